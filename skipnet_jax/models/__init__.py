@@ -1,0 +1,81 @@
+"""The networks: `create_model`, `list_models`, `model_info`."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from skipnet_jax.models.network import Network
+from skipnet_jax.models.zoo import find, list_models
+
+__all__ = ["ModelInfo", "create_model", "list_models", "model_info"]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    bn_group_size: int = 128,
+    gate_reduction: int = 0,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    remat: bool = False,
+) -> Network:
+    """Builds a network as a linen module; `specs.ModelSpec` describes the arguments.
+
+    Args:
+      num_classes: None = as in the published tables (1000 for ImageNet, 100 for CIFAR networks).
+
+    Raises:
+      ValueError: the name is unknown; the message lists the nearest ones.
+    """
+    plan, junction = find(name)
+    return Network(
+        plan,
+        junction,
+        num_classes=plan.num_classes if num_classes is None else num_classes,
+        dtype=dtype,
+        bn_group_size=bn_group_size,
+        gate_reduction=gate_reduction or plan.gate_reduction,
+        dropout=dropout,
+        drop_path=drop_path,
+        remat=remat,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a network without building its parameters.
+
+    Args:
+      published_name: as in the papers.
+      image_size: side of the training images in pixels.
+      num_classes: of the data set in the published tables; `params` counts for it.
+    """
+
+    name: str
+    published_name: str
+    image_size: int
+    num_classes: int
+
+    @functools.cached_property
+    def params(self) -> int:
+        """Number of parameters, running statistics excluded."""
+        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
+        init = functools.partial(create_model(self.name).init, train=False)
+        shapes = jax.eval_shape(init, jax.random.key(0), images)
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def model_info(name: str) -> ModelInfo:
+    """Facts about a network, by name.
+
+    Raises:
+      ValueError: the name is unknown; the message lists the nearest ones.
+    """
+    plan, junction = find(name)
+    return ModelInfo(name, junction.published_prefix + plan.published_name, plan.image_size, plan.num_classes)

@@ -1,0 +1,68 @@
+"""The residual block: shortcut, operation, noise, junction, post-activation.
+
+Source: He et al., CVPR 2016, with the addition generalised to a junction (Takeda, MIRU2020).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.junctions import State, fit_channels, make_state
+from skipnet_jax.models.layers import DropPath, Layers
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlan:
+    """What a family says about one block.
+
+    Args:
+      stride: 1 or 2; a block with a stride starts a section.
+      shortcut, operation: module factories that take `layers=` and `name=`.
+    """
+
+    stride: int
+    shortcut: Callable[..., nn.Module]
+    operation: Callable[..., nn.Module]
+
+
+def stage_strides(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields (stage, stride) of each block: the first of a stage has stride 2, except in the first stage.
+
+    Args:
+      blocks: number of blocks per stage.
+    """
+    for stage, count in enumerate(blocks):
+        for i in range(count):
+            yield stage, 2 if stage and not i else 1
+
+
+class Block(nn.Module):
+    """One block: returns its output and the state that later blocks of the section may see.
+
+    Args:
+      junction: module factory that takes `name=`.
+      drop_path: probability of dropping the branch, in training.
+      shortcut_first: the operation reads the shortcut's output (ConvNeXt, Swin), not the block's input.
+      post_activation: apply the activation after the junction.
+    """
+
+    plan: BlockPlan
+    layers: Layers
+    junction: Callable[..., nn.Module]
+    drop_path: float
+    shortcut_first: bool
+    post_activation: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool
+    ) -> tuple[Float[Array, "b h2 w2 d"], State]:
+        z = self.plan.shortcut(layers=self.layers, name="shortcut")(x, train=train)
+        y = self.plan.operation(layers=self.layers, name="operation")(z if self.shortcut_first else x, train=train)
+        y = DropPath(self.drop_path, name="drop_path")(y, train=train)
+        state = make_state(z)
+        states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]
+        out = self.junction(name="junction")(y, states, train=train)
+        return self.layers.act(out) if self.post_activation else out, state

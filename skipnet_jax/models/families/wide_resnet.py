@@ -1,0 +1,53 @@
+"""WideResNet: a shallow, wide CIFAR ResNet with pre-activation.
+
+Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016.
+
+Deviations, as in the published SkipResNet tables: the stem has a norm, a block's shortcut is a 1x1
+convolution and norm of the block's raw input, and there is no dropout between the convolutions.
+"""
+
+import functools
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.network import Plan
+from skipnet_jax.models.shortcuts import LinearShortcut
+from skipnet_jax.models.stems import SmallStem
+
+
+class PreActivationOperation(nn.Module):
+    """Two 3x3 convolutions, each after norm and activation.
+
+    Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016.
+    """
+
+    features: int
+    stride: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        x = self.layers.act(self.layers.norm(name="norm1")(x, train=train))
+        x = self.layers.conv(self.features, 3, stride=self.stride, name="conv1")(x)
+        x = self.layers.act(self.layers.norm(name="norm2")(x, train=train))
+        return self.layers.conv(self.features, 3, name="conv2")(x)
+
+
+def _plan(name: str, blocks: tuple[int, ...], width: int) -> Plan:
+    plans = []
+    for stage, stride in stage_strides(blocks):
+        features = width * 2**stage
+        shortcut = functools.partial(LinearShortcut, features, stride)
+        plans.append(BlockPlan(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
+    stem = functools.partial(SmallStem, 16, act=False)
+    return Plan(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
+
+
+PLANS = {
+    "wide_resnet28_10": _plan("WideResNet-28-k10", (4, 4, 4), 160),
+    "wide_resnet40_4": _plan("WideResNet-40-k4", (6, 6, 6), 64),
+    "wide_resnet40_10": _plan("WideResNet-40-k10", (6, 6, 6), 160),
+}

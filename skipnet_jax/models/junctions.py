@@ -1,0 +1,159 @@
+"""The junctions: how a block's branch y meets the states s_1..s_n that it sees.
+
+A plain residual network adds: `y + s_1`. A SkipResNet puts a gate there, a small attention module that
+weighs the branch and the states, per sample and channel. The other four are the paper's ablations.
+
+The gate's input is the spatial mean of y and of every state. Mean and concatenation commute, so a
+state is pooled once, when it is made, and carries its mean along: no gate ever concatenates feature
+maps, and its only pass over them is the weighted sum.
+
+Source: Takeda, MIRU2020.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
+from skipnet_jax.models.layers import Layers, mean_pool, param_dtype
+
+
+class State(NamedTuple):
+    """The output of a block's shortcut, and its mean over height and width."""
+
+    value: Float[Array, "b h w c"]
+    pooled: Float[Array, "b c"]
+
+
+def make_state(value: Float[Array, "b h w c"]) -> State:
+    """Pools a state, once for all the gates that will look at it."""
+    return State(value, mean_pool(value))
+
+
+def fit_channels(state: State, channels: int) -> State:
+    """Cuts the state to `channels`, or pads it with zeros at the end (the widths differ in PyramidNet)."""
+    missing = channels - state.value.shape[-1]
+    if missing <= 0:
+        return State(state.value[..., :channels], state.pooled[..., :channels])
+    return State(
+        jnp.pad(state.value, ((0, 0), (0, 0), (0, 0), (0, missing))), jnp.pad(state.pooled, ((0, 0), (0, missing)))
+    )
+
+
+class Gate(nn.Module):
+    """Attention over the branch and the states; the heart of Skip- and Dense- networks.
+
+        v = act(norm(W1 [mean(y), mean(s_1), ..., mean(s_n)]))
+        a = W2 v + b2,   g = sigmoid(a_0),   p = softmax(a_1..a_n) over the states
+        out = g * y + sum_k p_k * s_k
+
+    The state weights are sown as `weights` [b, n, c] into the collection `intermediates`.
+
+    Args:
+      layers: the norm and activation between the two linear layers are the network's own.
+      reduction: the hidden width is c / reduction, rounded up to a multiple of 8.
+      weigh_branch: False leaves g out (the ablation "dynamic"); the parameters stay.
+    """
+
+    layers: Layers
+    reduction: int
+    weigh_branch: bool = True
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        channels, n = y.shape[-1], len(states)
+        hidden = -(-max(channels // self.reduction, 1) // 8) * 8
+        v = jnp.concatenate([mean_pool(y), *(state.pooled for state in states)], axis=-1)
+        v = self.layers.dense(hidden, use_bias=False, name="reduce")(v)
+        v = self.layers.act(self.layers.norm(name="norm")(v, train=train))
+        a = self.layers.dense((1 + n) * channels, name="expand")(v).reshape(-1, 1 + n, channels)
+        a = a.astype(param_dtype(a.dtype))  # the softmax in float32, also in a bfloat16 network
+        weights = nn.softmax(a[:, 1:], axis=1)
+        self.sow("intermediates", "weights", weights)
+        if self.weigh_branch:
+            y = y * _per_pixel(nn.sigmoid(a[:, 0]), y)
+        return y + sum(state.value * _per_pixel(weights[:, k], y) for k, state in enumerate(states))
+
+
+class Static(nn.Module):
+    """Weights that are learned but do not look at the sample: a softmax over a table [n, c]."""
+
+    layers: Layers
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        del train
+        shape = (len(states), y.shape[-1])
+        logits = self.param("logits", nn.initializers.normal(1.0), shape, param_dtype(self.layers.dtype))
+        weights = nn.softmax(logits, axis=0).astype(y.dtype)
+        self.sow("intermediates", "weights", weights[None])
+        return y + sum(state.value * weights[k] for k, state in enumerate(states))
+
+
+class Sum(nn.Module):
+    """The branch plus all states; over its own state alone, the addition of a plain residual network."""
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        del train
+        return y + sum(state.value for state in states)
+
+
+class Mean(nn.Module):
+    """The branch plus the mean of the states."""
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        del train
+        return y + sum(state.value for state in states) / len(states)
+
+
+def _per_pixel(weight: Float[Array, "b c"], y: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+    return weight[:, None, None].astype(y.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Junction:
+    """One row of `JUNCTIONS`.
+
+    Args:
+      published_prefix: of the network's published name.
+      distances: the wiring: number of earlier blocks in the section -> distances of the states seen.
+      make: (layers, gate_reduction) -> a factory that takes the module's name.
+    """
+
+    published_prefix: str
+    distances: Callable[[int], tuple[int, ...]]
+    make: Callable[[Layers, int], Callable[..., nn.Module]]
+
+
+def _gate(layers: Layers, reduction: int) -> Callable[..., nn.Module]:
+    return functools.partial(Gate, layers, reduction)
+
+
+def _dynamic(layers: Layers, reduction: int) -> Callable[..., nn.Module]:
+    return functools.partial(Gate, layers, reduction, weigh_branch=False)
+
+
+JUNCTIONS = {
+    "add": Junction("", own_distance, lambda layers, reduction: Sum),
+    "skip": Junction("Skip-", skip_distances, _gate),
+    "dense": Junction("Dense-", dense_distances, _gate),
+    "dynamic": Junction("Dynamic-", skip_distances, _dynamic),
+    "static": Junction("Static-", skip_distances, lambda layers, reduction: functools.partial(Static, layers)),
+    "mean": Junction("Mean-", skip_distances, lambda layers, reduction: Mean),
+    "sum": Junction("Sum-", skip_distances, lambda layers, reduction: Sum),
+}

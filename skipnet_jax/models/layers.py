@@ -1,0 +1,235 @@
+"""The layers that the networks are made of, with torch's conventions.
+
+Flax's own defaults differ from torch's in padding, initialisation, epsilon and running variance, and
+each difference shows in the last digits (or in the first). So the convolution, the linear layer and the
+norms are spelled out here. The blocks get them as one `Layers`, bound to the network's precision, norm
+and activation, and so carry none of these settings themselves.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+
+# Uniform in +-1/sqrt(fan_in), torch's default for every convolution and linear layer, gates included.
+KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
+
+
+def param_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Parameters and statistics are float32 whatever the computation, and float64 in float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _bias_init(fan_in: int) -> Callable[..., Array]:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Convolution with explicit, symmetric padding (flax's SAME pads even sizes on one side only).
+
+    Args:
+      features: output channels.
+      kernel: side of the kernel.
+      padding: pixels on every side; None = kernel // 2.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    padding: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", KERNEL_INIT, shape, param_dtype(self.dtype))
+        pad = self.kernel // 2 if self.padding is None else self.padding
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            fan_in = self.kernel**2 * shape[2]
+            y += self.param("bias", _bias_init(fan_in), (self.features,), param_dtype(self.dtype)).astype(self.dtype)
+        return y
+
+
+class Dense(nn.Module):
+    """Linear layer over the last axis."""
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features), param_dtype(self.dtype))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", _bias_init(x.shape[-1]), (self.features,), param_dtype(self.dtype))
+            y += bias.astype(self.dtype)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over groups of examples, the same on any number of devices.
+
+    The published runs normalised over the examples of one device. Under `jit` the plain layer would see
+    the global batch instead, so the batch axis is cut into groups of `group_size` consecutive examples.
+    Groups that do not straddle devices need no communication. The running statistics move by the mean
+    over the groups, the variance with the unbiased estimate n / (n - 1), as in torch.
+
+    Args:
+      group_size: examples per group; 0, or a batch smaller than this: one group.
+
+    Raises:
+      ValueError: in training, if the batch is not a multiple of the group, or if a group has a single
+        value per channel, which has no variance.
+    """
+
+    group_size: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw c"]:
+        dtype, shape = param_dtype(self.dtype), (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
+            return ((x.astype(dtype) - running_mean.value) * factor + bias).astype(self.dtype)
+        groups = x.astype(dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
+        axes = tuple(range(1, groups.ndim - 1))
+        count = groups.size // (groups.shape[0] * groups.shape[-1])
+        if count < 2:
+            raise ValueError(
+                f"batch norm in training: got one value per channel (input {x.shape}), which has no variance; "
+                f"expected at least 2. Use a larger --config.batch_size or --config.model.bn_group_size."
+            )
+        mean = groups.mean(axes, keepdims=True)
+        centred = groups - mean
+        var = jnp.square(centred).mean(axes, keepdims=True)
+        if not self.is_initializing():
+            unbiased = var.mean(0).reshape(shape) * (count / (count - 1))
+            running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0).reshape(shape) - running_mean.value)
+            running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
+        y = centred * (scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + bias
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _groups(self, batch: int) -> int:
+        if not self.group_size or batch <= self.group_size:
+            return 1
+        if batch % self.group_size:
+            raise ValueError(
+                f"batch norm in training: got a batch of {batch}, expected a multiple of the group of {self.group_size} "
+                f"examples. Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
+            )
+        return batch // self.group_size
+
+
+class LayerNorm(nn.LayerNorm):
+    """Flax's layer norm with the call of the batch norm."""
+
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
+        del train
+        return super().__call__(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers of one network, bound to its precision: what blocks build themselves from.
+
+    Args:
+      norm: makes the network's norm layer: `norm(name=...)(x, train=...)`.
+      act: the network's activation.
+      dtype: of the computation.
+    """
+
+    norm: Callable[..., nn.Module]
+    act: Callable[[Array], Array]
+    dtype: DTypeLike
+
+    def conv(
+        self, features: int, kernel: int, *, stride: int = 1, groups: int = 1, use_bias: bool = False, name: str
+    ) -> Conv:
+        """A convolution that keeps the size (at stride 1)."""
+        return Conv(features, kernel, stride, groups, use_bias, dtype=self.dtype, name=name)
+
+    def patch_conv(self, features: int, patch: int, *, name: str) -> Conv:
+        """A convolution with bias that turns each patch of pixels into one."""
+        return Conv(features, patch, stride=patch, use_bias=True, padding=0, dtype=self.dtype, name=name)
+
+    def dense(self, features: int, *, use_bias: bool = True, name: str) -> Dense:
+        """A linear layer."""
+        return Dense(features, use_bias, dtype=self.dtype, name=name)
+
+
+def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
+    """Batch norm and ReLU: every family but ConvNeXt and Swin."""
+
+    def norm(*, name: str) -> BatchNorm:
+        return BatchNorm(bn_group_size, dtype=dtype, name=name)
+
+    return Layers(norm, nn.relu, dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a sample's whole branch, and rescales the rest to keep the mean.
+
+    Args:
+      rate: probability of dropping, 0..1.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth, ECCV 2016.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw c"]:
+        if not train or not self.rate:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a sigmoid of all channels' means.
+
+    Args:
+      hidden: width of the layer between.
+
+    Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
+    """
+
+    hidden: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        v = x.mean((1, 2), keepdims=True)
+        v = nn.relu(self.layers.dense(self.hidden, name="reduce")(v))
+        return x * nn.sigmoid(self.layers.dense(x.shape[-1], name="expand")(v))
+
+
+def mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+    """Global average pool, summed in float32 at least."""
+    return x.mean((1, 2), dtype=param_dtype(x.dtype))

@@ -1,0 +1,131 @@
+"""The network: stem -> blocks over the states of their section -> head -> pool -> classifier."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.block import Block, BlockPlan
+from skipnet_jax.models.junctions import Junction, State
+from skipnet_jax.models.layers import Layers, batch_norm_relu, mean_pool, param_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A network as its family describes it, before a junction is chosen.
+
+    Args:
+      published_name: as in the papers, without the junction's prefix.
+      image_size: side of the training images in pixels.
+      num_classes: of the data set in the published tables.
+      stem: module factory that takes `layers=` and `name=`.
+      blocks: in order.
+      layers: (dtype, bn_group_size) -> the family's norm and activation.
+      head_norm, head_act: what stands between the last block and the pool.
+      classifier_norm: norm between the pool and the classifier.
+      gate_reduction: see `junctions.Gate`.
+      shortcut_first, post_activation: see `block.Block`.
+    """
+
+    published_name: str
+    image_size: int
+    num_classes: int
+    stem: Callable[..., nn.Module]
+    blocks: tuple[BlockPlan, ...]
+    layers: Callable[[DTypeLike, int], Layers] = batch_norm_relu
+    head_norm: bool = False
+    head_act: bool = False
+    classifier_norm: bool = False
+    gate_reduction: int = 8
+    shortcut_first: bool = False
+    post_activation: bool = True
+
+
+class Network(nn.Module):
+    """A residual network of any family with any junction.
+
+    Args:
+      junction: a row of `junctions.JUNCTIONS`.
+      num_classes, dtype, bn_group_size, gate_reduction, dropout, drop_path, remat: see
+        `specs.ModelSpec`; gate_reduction is the resolved one.
+    """
+
+    plan: Plan
+    junction: Junction
+    num_classes: int
+    dtype: DTypeLike
+    bn_group_size: int
+    gate_reduction: int
+    dropout: float
+    drop_path: float
+    remat: bool
+
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b n"]:
+        """Classifies.
+
+        Args:
+          images: normalised.
+          train: batch statistics and noise (needs the collection `batch_stats` mutable and, with dropout or
+            drop path, the random stream `dropout`).
+
+        Returns:
+          Logits, in float32 at least.
+        """
+        _, logits = self._run(images, train=train, classify=True)
+        return logits
+
+    def features(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+        """The last output of each section, in order: a feature pyramid for detection and segmentation.
+
+        Call it as `model.apply(variables, images, train=False, method="features")`; parameters of head
+        and classifier are not needed.
+        """
+        stages, _ = self._run(images, train=train, classify=False)
+        return stages
+
+    @nn.compact
+    def _run(self, images: Array, *, train: bool, classify: bool) -> tuple[list[Array], Array | None]:
+        layers = self.plan.layers(self.dtype, self.bn_group_size)
+        x = self.plan.stem(layers=layers, name="stem")(images, train=train)
+        stages: list[Array] = []
+        states: list[State] = []  # of the section, oldest first
+        for i, plan in enumerate(self.plan.blocks):
+            if plan.stride != 1 and i:
+                stages.append(x)
+                states = []
+            seen = [states[-distance] for distance in self.junction.distances(len(states)) if distance]
+            x, state = self._block(i, layers)(x, seen, train)
+            states.append(state)
+        stages.append(x)
+        return stages, self._classify(x, layers, train=train) if classify else None
+
+    def _block(self, i: int, layers: Layers) -> Callable[[Array, list[State], bool], tuple[Array, State]]:
+        block = Block(
+            self.plan.blocks[i],
+            layers,
+            self.junction.make(layers, self.gate_reduction),
+            drop_path=self.drop_path * (i + 1) / len(self.plan.blocks),
+            shortcut_first=self.plan.shortcut_first,
+            post_activation=self.plan.post_activation,
+            name=f"blocks_{i}",
+        )
+
+        def run(block: Block, x: Array, seen: list[State], train: bool) -> tuple[Array, State]:
+            return block(x, seen, train=train)
+
+        return functools.partial(nn.remat(run, static_argnums=(3,)) if self.remat else run, block)
+
+    def _classify(self, x: Array, layers: Layers, *, train: bool) -> Array:
+        if self.plan.head_norm:
+            x = layers.norm(name="head_norm")(x, train=train)
+        if self.plan.head_act:
+            x = layers.act(x)
+        v = mean_pool(x)
+        layers = self.plan.layers(param_dtype(self.dtype), self.bn_group_size)  # the rest costs nothing in float32
+        if self.plan.classifier_norm:
+            v = layers.norm(name="classifier_norm")(v, train=train)
+        v = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(v)
+        return layers.dense(self.num_classes, name="classifier")(v)
