@@ -161,17 +161,17 @@ class TrainSpec:
             )
 
 
-def _require_at_least(name: str, value: float, least: float) -> None:
+def _require_at_least(name: str, value: int | float, least: int | float) -> None:
     if value < least:
         raise ValueError(f"{name}: got {value}, expected at least {least}. Change --config.{name}.")
 
 
-def _require_positive(name: str, value: float) -> None:
+def _require_positive(name: str, value: int | float) -> None:
     if not value > 0:
         raise ValueError(f"{name}: got {value}, expected more than 0. Change --config.{name}.")
 
 
-def _require_fraction(name: str, value: float) -> None:
+def _require_fraction(name: str, value: int | float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, expected 0..1. Change --config.{name}.")
 

@@ -7,6 +7,7 @@ and activation, and so carry none of these settings themselves.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -189,6 +190,18 @@ def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
         return BatchNorm(bn_group_size, dtype=dtype, name=name)
 
     return Layers(norm, nn.relu, dtype)
+
+
+def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Layers:
+    """Layer norm and the exact (not the tanh) GELU: ConvNeXt and Swin, with an epsilon each."""
+    del bn_group_size
+
+    def norm(*, name: str) -> LayerNorm:
+        return LayerNorm(
+            epsilon=epsilon, dtype=dtype, param_dtype=param_dtype(dtype), use_fast_variance=False, name=name
+        )
+
+    return Layers(norm, functools.partial(nn.gelu, approximate=False), dtype)
 
 
 class DropPath(nn.Module):

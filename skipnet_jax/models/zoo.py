@@ -6,13 +6,17 @@ The rows with their numbers stand in the family's file; here they meet the junct
 import difflib
 import fnmatch
 
-from skipnet_jax.models.families import resnet, wide_resnet
+from skipnet_jax.models.families import convnext, pyramidnet, regnet, resnet, swin, wide_resnet
 from skipnet_jax.models.junctions import JUNCTIONS, Junction
 from skipnet_jax.models.network import Plan
 
 NETWORKS: dict[str, Plan] = {
     **resnet.PLANS,
     **wide_resnet.PLANS,
+    **pyramidnet.PLANS,
+    **regnet.PLANS,
+    **convnext.PLANS,
+    **swin.PLANS,
 }
 
 

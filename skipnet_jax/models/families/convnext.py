@@ -1,0 +1,79 @@
+"""ConvNeXt: depthwise 7x7 convolutions with a transformer's proportions.
+
+Source: Liu et al., A ConvNet for the 2020s, CVPR 2022.
+
+Deviations, as in the published SkipResNet tables: the downsampling between stages is the shortcut of the next
+stage's first block, so that it makes the state that gates see; convolutions and linear layers start from
+torch's default and not from a truncated normal.
+"""
+
+import functools
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.layers import Layers, layer_norm_gelu, param_dtype
+from skipnet_jax.models.network import Plan
+from skipnet_jax.models.stems import PatchStem
+
+LAYER_NORM_EPSILON = 1e-6
+LAYER_SCALE_INIT = 1e-6
+
+
+class ConvNeXtOperation(nn.Module):
+    """Depthwise 7x7 convolution, norm, and a two-layer perceptron of four times the width, per pixel."""
+
+    features: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        x = self.layers.conv(self.features, 7, groups=self.features, use_bias=True, name="dwconv")(x)
+        x = self.layers.norm(name="norm")(x, train=train)
+        x = self.layers.act(self.layers.dense(4 * self.features, name="pwconv1")(x))
+        x = self.layers.dense(self.features, name="pwconv2")(x)
+        init = nn.initializers.constant(LAYER_SCALE_INIT)
+        scale = self.param("layer_scale", init, (self.features,), param_dtype(self.layers.dtype))
+        return x * scale.astype(x.dtype)
+
+
+class ConvNeXtShortcut(nn.Module):
+    """Norm and a 2x2 convolution with stride 2, where the width changes."""
+
+    features: int
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        if x.shape[-1] == self.features:
+            return x
+        x = self.layers.norm(name="norm")(x, train=train)
+        return self.layers.patch_conv(self.features, 2, name="conv")(x)
+
+
+def _plan(name: str, blocks: tuple[int, ...], width: int) -> Plan:
+    plans = []
+    for stage, stride in stage_strides(blocks):
+        features = width * 2**stage
+        shortcut = functools.partial(ConvNeXtShortcut, features)
+        plans.append(BlockPlan(stride, shortcut, functools.partial(ConvNeXtOperation, features)))
+    return Plan(
+        name,
+        224,
+        1000,
+        functools.partial(PatchStem, width),
+        tuple(plans),
+        layers=functools.partial(layer_norm_gelu, LAYER_NORM_EPSILON),
+        classifier_norm=True,
+        shortcut_first=True,
+        post_activation=False,
+    )
+
+
+PLANS = {
+    "convnext_tiny": _plan("ConvNeXt-T", (3, 3, 9, 3), 96),
+    "convnext_small": _plan("ConvNeXt-S", (3, 3, 27, 3), 96),
+    "convnext_base": _plan("ConvNeXt-B", (3, 3, 27, 3), 128),
+    "convnext_large": _plan("ConvNeXt-L", (3, 3, 27, 3), 192),
+}
