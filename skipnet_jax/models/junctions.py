@@ -65,9 +65,7 @@ class Gate(nn.Module):
     weigh_branch: bool = True
 
     @nn.compact
-    def __call__(
-        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         channels, n = y.shape[-1], len(states)
         hidden = -(-max(channels // self.reduction, 1) // 8) * 8
         v = jnp.concatenate([mean_pool(y), *(state.pooled for state in states)], axis=-1)
@@ -88,24 +86,20 @@ class Static(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(
-        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
         shape = (len(states), y.shape[-1])
         logits = self.param("logits", nn.initializers.normal(1.0), shape, param_dtype(self.layers.dtype))
-        weights = nn.softmax(logits, axis=0).astype(y.dtype)
-        self.sow("intermediates", "weights", weights[None])
-        return y + sum(state.value * weights[k] for k, state in enumerate(states))
+        weights = nn.softmax(logits, axis=0)[None]
+        self.sow("intermediates", "weights", weights)
+        return y + sum(state.value * _per_pixel(weights[:, k], y) for k, state in enumerate(states))
 
 
 class Sum(nn.Module):
     """The branch plus all states; over its own state alone, the addition of a plain residual network."""
 
     @nn.compact
-    def __call__(
-        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
         return y + sum(state.value for state in states)
 
@@ -114,14 +108,12 @@ class Mean(nn.Module):
     """The branch plus the mean of the states."""
 
     @nn.compact
-    def __call__(
-        self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool
-    ) -> Float[Array, "b h w c"]:
+    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
         return y + sum(state.value for state in states) / len(states)
 
 
-def _per_pixel(weight: Float[Array, "b c"], y: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+def _per_pixel(weight: Float[Array, "_b c"], y: Float[Array, "b h w c"]) -> Float[Array, "_b 1 1 c"]:
     return weight[:, None, None].astype(y.dtype)
 
 

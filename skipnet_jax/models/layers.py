@@ -13,8 +13,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 # Uniform in +-1/sqrt(fan_in), torch's default for every convolution and linear layer, gates included.
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -33,6 +33,11 @@ def _bias_init(fan_in: int) -> Callable[..., Array]:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
     return init
+
+
+def per_channel(vector: Float[Array, "c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+    """Gives a vector over channels the rank of x, so that the two broadcast, in the type of x."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -67,7 +72,7 @@ class Conv(nn.Module):
         )
         if self.use_bias:
             fan_in = self.kernel**2 * shape[2]
-            y += self.param("bias", _bias_init(fan_in), (self.features,), param_dtype(self.dtype)).astype(self.dtype)
+            y += per_channel(self.param("bias", _bias_init(fan_in), (self.features,), param_dtype(self.dtype)), y)
         return y
 
 
@@ -83,8 +88,7 @@ class Dense(nn.Module):
         kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features), param_dtype(self.dtype))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            bias = self.param("bias", _bias_init(x.shape[-1]), (self.features,), param_dtype(self.dtype))
-            y += bias.astype(self.dtype)
+            y += per_channel(self.param("bias", _bias_init(x.shape[-1]), (self.features,), param_dtype(self.dtype)), y)
         return y
 
 
@@ -114,10 +118,12 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
+        x = x.astype(dtype)
         if not train:
             factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
-            return ((x.astype(dtype) - running_mean.value) * factor + bias).astype(self.dtype)
-        groups = x.astype(dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
+            y = (x - per_channel(running_mean.value, x)) * per_channel(factor, x) + per_channel(bias, x)
+            return y.astype(self.dtype)
+        groups = x.reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
         axes = tuple(range(1, groups.ndim - 1))
         count = groups.size // (groups.shape[0] * groups.shape[-1])
         if count < 2:
@@ -132,7 +138,7 @@ class BatchNorm(nn.Module):
             unbiased = var.mean(0).reshape(shape) * (count / (count - 1))
             running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0).reshape(shape) - running_mean.value)
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
-        y = centred * (scale * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + bias
+        y = centred * (per_channel(scale, groups) * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + per_channel(bias, groups)
         return y.reshape(x.shape).astype(self.dtype)
 
     def _groups(self, batch: int) -> int:
@@ -140,8 +146,8 @@ class BatchNorm(nn.Module):
             return 1
         if batch % self.group_size:
             raise ValueError(
-                f"batch norm in training: got a batch of {batch}, expected a multiple of the group of {self.group_size} "
-                f"examples. Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
+                f"batch norm in training: got a batch of {batch}, expected a multiple of the group "
+                f"({self.group_size} examples). Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
             )
         return batch // self.group_size
 

@@ -12,7 +12,8 @@ def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 
     if stride == 1:
         return x
     pad = ((0, -x.shape[1] % stride), (0, -x.shape[2] % stride))
-    return nn.avg_pool(x, (stride, stride), (stride, stride), padding=pad, count_include_pad=False)
+    pooled = nn.avg_pool(x, (stride, stride), (stride, stride), padding=pad, count_include_pad=False)
+    return pooled.astype(x.dtype)  # the counts that it divides by are float32
 
 
 class LinearShortcut(nn.Module):

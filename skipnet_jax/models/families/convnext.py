@@ -13,7 +13,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.block import BlockPlan, stage_strides
-from skipnet_jax.models.layers import Layers, layer_norm_gelu, param_dtype
+from skipnet_jax.models.layers import Layers, layer_norm_gelu, param_dtype, per_channel
 from skipnet_jax.models.network import Plan
 from skipnet_jax.models.stems import PatchStem
 
@@ -35,7 +35,7 @@ class ConvNeXtOperation(nn.Module):
         x = self.layers.dense(self.features, name="pwconv2")(x)
         init = nn.initializers.constant(LAYER_SCALE_INIT)
         scale = self.param("layer_scale", init, (self.features,), param_dtype(self.layers.dtype))
-        return x * scale.astype(x.dtype)
+        return x * per_channel(scale, x)
 
 
 class ConvNeXtShortcut(nn.Module):

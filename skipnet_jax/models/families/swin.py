@@ -88,9 +88,9 @@ class AttentionOperation(nn.Module):
         logits = jnp.einsum("bwihd,bwjhd->bwhij", q * q.shape[-1] ** -0.5, k).astype(dtype)
         shape = ((2 * self.window - 1) ** 2, self.heads)
         table = self.param("attn_position_bias", POSITION_BIAS_INIT, shape, dtype)
-        logits += jnp.moveaxis(table[position_index(self.window)], -1, 0)
+        logits += jnp.moveaxis(table[position_index(self.window)], -1, 0)[None, None]
         if mask is not None:
-            logits += jnp.where(mask, 0.0, MASKED)[:, None].astype(dtype)
+            logits += jnp.where(mask, 0.0, MASKED)[None, :, None].astype(dtype)
         weights = nn.softmax(logits).astype(v.dtype)
         out = jnp.einsum("bwhij,bwjhd->bwihd", weights, v).reshape(x.shape)
         return self.layers.dense(self.features, name="attn_proj")(out)
@@ -125,9 +125,7 @@ class PatchMerging(nn.Module):
         return self.layers.dense(self.features, use_bias=False, name="reduction")(x)
 
 
-def _plan(
-    name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: int = 7, image_size: int = 224
-) -> Plan:
+def _plan(name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: int = 7, image_size: int = 224) -> Plan:
     """`pairs` of an attention and a perceptron block per stage."""
     plans = []
     for stage, count in enumerate(pairs):
