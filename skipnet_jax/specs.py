@@ -162,7 +162,7 @@ class TrainSpec:
 
 
 def _require_at_least(name: str, value: int | float, least: int | float) -> None:
-    if value < least:
+    if not value >= least:  # not a number is refused too
         raise ValueError(f"{name}: got {value}, expected at least {least}. Change --config.{name}.")
 
 

@@ -54,7 +54,7 @@ class ModelInfo:
     Args:
       published_name: as in the papers.
       image_size: side of the training images in pixels.
-      num_classes: of the data set in the published tables; `params` counts for it.
+      num_classes: of the data set in the published tables; `params` and `flops` count for it.
     """
 
     name: str
@@ -69,6 +69,13 @@ class ModelInfo:
         init = functools.partial(create_model(self.name).init, train=False)
         shapes = jax.eval_shape(init, jax.random.key(0), images)
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """FLOPs of classifying one image, as the published tables count: see `analysis.complexity`."""
+        from skipnet_jax.analysis.complexity import count  # which reads the networks: they do not need it
+
+        return count(self.name).flops
 
 
 def model_info(name: str) -> ModelInfo:

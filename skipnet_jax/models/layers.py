@@ -147,7 +147,7 @@ class BatchNorm(nn.Module):
         if batch % self.group_size:
             raise ValueError(
                 f"batch norm in training: got a batch of {batch}, expected a multiple of the group "
-                f"({self.group_size} examples). Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
+                f"({self.group_size}). Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
             )
         return batch // self.group_size
 
@@ -155,7 +155,7 @@ class BatchNorm(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """Flax's layer norm with the call of the batch norm."""
 
-    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:  # type: ignore[override]
         del train
         return super().__call__(x)
 

@@ -74,8 +74,7 @@ class Network(nn.Module):
         Returns:
           Logits, in float32 at least.
         """
-        _, logits = self._run(images, train=train, classify=True)
-        return logits
+        return self._run(images, train=train, classify=True)[-1]
 
     def features(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
         """The last output of each section, in order: a feature pyramid for detection and segmentation.
@@ -83,24 +82,24 @@ class Network(nn.Module):
         Call it as `model.apply(variables, images, train=False, method="features")`; parameters of head
         and classifier are not needed.
         """
-        stages, _ = self._run(images, train=train, classify=False)
-        return stages
+        return self._run(images, train=train, classify=False)
 
     @nn.compact
-    def _run(self, images: Array, *, train: bool, classify: bool) -> tuple[list[Array], Array | None]:
+    def _run(self, images: Array, *, train: bool, classify: bool) -> list[Array]:
+        """The last output of each section, and then the logits if asked to classify."""
         layers = self.plan.layers(self.dtype, self.bn_group_size)
         x = self.plan.stem(layers=layers, name="stem")(images, train=train)
-        stages: list[Array] = []
+        outputs = []
         states: list[State] = []  # of the section, oldest first
         for i, plan in enumerate(self.plan.blocks):
             if plan.stride != 1 and i:
-                stages.append(x)
+                outputs.append(x)
                 states = []
             seen = [states[-distance] for distance in self.junction.distances(len(states)) if distance]
             x, state = self._block(i, layers)(x, seen, train)
             states.append(state)
-        stages.append(x)
-        return stages, self._classify(x, layers, train=train) if classify else None
+        outputs.append(x)
+        return [*outputs, self._classify(x, layers, train=train)] if classify else outputs
 
     def _block(self, i: int, layers: Layers) -> Callable[[Array, list[State], bool], tuple[Array, State]]:
         block = Block(

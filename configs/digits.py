@@ -1,0 +1,15 @@
+"""Skip-ResNet-20 on scikit-learn's digits: the embedded data set, no download.
+
+    python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
+
+Nothing is published for it.
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The digits recipe as it is."""
+    return recipes.digits()

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Makes .venv beside this repository's setup.cfg, or brings it up to date.
+#
+#   bash scripts/setup_venv.sh run     what training needs
+#   bash scripts/setup_venv.sh test    and the tools that check.sh needs
+#
+# Does nothing where the last installation still fits. PYTHON=... chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+wanted=${1:?expected run or test}
+case "$wanted" in
+    run) target=. ;;
+    test) target=".[test]" ;;
+    *) echo "setup_venv.sh: got '$wanted', expected run or test" >&2; exit 2 ;;
+esac
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    local found
+    found=$("${PYTHON:-python3}" --version 2>&1) || found="none"
+    echo "Python 3.11, 3.12 or 3.13 is needed; found: $found." >&2
+    echo "Install one (Debian, Ubuntu: apt install python3 python3-venv), or name one: PYTHON=/path/to/python3.11 bash ..." >&2
+    return 1
+}
+
+# The folder belongs to it: a moved checkout would go on importing the old one.
+fingerprint=$(printf '%s' "$PWD" | cat - setup.cfg pyproject.toml | cksum)
+for stamp in ".venv/installed-$wanted" .venv/installed-test; do
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && .venv/bin/python -c '' 2>/dev/null; then
+        exit 0
+    fi
+done
+
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    echo "Making .venv with $("$python" --version)"
+    rm -rf .venv
+    if ! "$python" -m venv .venv; then
+        rm -rf .venv
+        echo "Python's venv module does not work. Install it (Debian, Ubuntu: apt install python3-venv) and try again." >&2
+        exit 1
+    fi
+fi
+
+echo "Installing skipnet_jax's dependencies into .venv (2.5 GB; a minute or more the first time)"
+rm -f .venv/installed-*
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$target"
+echo "$fingerprint" >".venv/installed-$wanted"

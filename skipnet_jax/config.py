@@ -1,0 +1,163 @@
+"""A run's config on its way from the command line to the typed specs, and into the workdir and back.
+
+ml_collections ends here: below, a hyperparameter is a field of a dataclass. Reading is strict in both
+directions, because a misspelt or forgotten key that falls back to a default costs a whole training run.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+import re
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from skipnet_jax import specs
+
+_SIMILAR = 0.6  # difflib's own default for what counts as a close match
+
+
+def train_spec(config: ml_collections.ConfigDict) -> specs.TrainSpec:
+    """Reads a ConfigDict, as `configs/` makes it and flags may have changed it.
+
+    Raises:
+      ValueError: for an unknown or missing key, a value of the wrong type or out of range.
+    """
+    return from_dict(config.to_dict())
+
+
+def from_dict(mapping: Mapping[str, Any]) -> specs.TrainSpec:
+    """Reads plain nested data, such as the JSON that a workdir keeps; the inverse of `to_dict`.
+
+    Every field has to be there, those with a default too: what was recorded must not change its meaning
+    when a default does.
+
+    Raises:
+      ValueError: as for `train_spec`.
+    """
+    return _read(specs.TrainSpec, mapping, prefix="")
+
+
+def to_dict(spec: specs.TrainSpec) -> dict[str, Any]:
+    """The spec as nested dicts of strings and numbers, ready for JSON."""
+    return dataclasses.asdict(spec)
+
+
+def to_config_dict(spec: specs.TrainSpec) -> ml_collections.ConfigDict:
+    """The spec as a locked ConfigDict, for `config_flags` to override.
+
+    Raises:
+      ValueError: if a field's value is not of the field's type.
+    """
+    # Dataclasses do not check types, and ConfigDict takes a field's type from its value: an `lr=1` would
+    # refuse `--config.optim.lr=0.5` later. Reading the dict back makes it the float that it should be.
+    return ml_collections.ConfigDict(to_dict(from_dict(to_dict(spec)))).lock()
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Refuses a `--config` file that is not there and overrides of fields that do not exist.
+
+    To be called before absl parses the flags: ml_collections answers to both mistakes with a stack trace
+    of its inner life, or, to a missing file without overrides, not at all.
+
+    Args:
+      argv: the command line, program name first.
+
+    Raises:
+      ValueError: one line, with the nearest right name.
+    """
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            return
+        if argument in ("--config", "-config"):
+            _check_file("".join(argv[i + 1 : i + 2]))
+        elif match := re.match(r"--?config=(.*)", argument):
+            _check_file(match[1])
+        elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+            _check_field(match[1])
+
+
+def _check_field(path: str) -> None:
+    if path not in _paths(specs.TrainSpec):
+        raise ValueError(_unknown(path))
+
+
+def _check_file(value: str) -> None:
+    path = pathlib.Path(value.split(":", 1)[0])  # what follows the colon is the argument of get_config
+    if not path.is_file():
+        there = {other.stem: str(other) for other in sorted(path.parent.glob("*.py")) if other.stem != "recipes"}
+        near = [there[stem] for stem in _nearest(path.stem, there)] or list(there.values())
+        hint = f"did you mean {_alternatives(near)}?" if near else "its folder holds no config."
+        raise ValueError(f"--config: got {value!r}, which is no file; {hint}")
+
+
+_Spec = typing.TypeVar("_Spec")
+
+
+def _read(cls: type[_Spec], mapping: Any, prefix: str) -> _Spec:
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"config.{prefix[:-1]}: got {mapping!r}, expected the fields of {cls.__name__}.")
+    types = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in types:
+            raise ValueError(_unknown(f"{prefix}{key}"))
+    for name in types:
+        if name not in mapping:
+            near = _alternatives(_nearest(name, mapping))
+            raise ValueError(
+                f"config.{prefix}{name}: missing key, expected {_type_name(types[name])}; "
+                f"nearest key that is there: {near or 'none'}. Add config.{prefix}{name}."
+            )
+    return cls(**{name: _read_field(kind, mapping[name], f"{prefix}{name}") for name, kind in types.items()})
+
+
+def _read_field(kind: type, value: Any, path: str) -> Any:
+    if _is_section(kind):
+        return _read(kind, value, prefix=f"{path}.")
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # not isinstance: a bool is an int to Python, but not a batch size
+        got = f"{value!r} ({type(value).__name__})"
+        raise ValueError(f"config.{path}: got {got}, expected {_type_name(kind)}. Change --config.{path}.")
+    return value
+
+
+def _is_section(kind: type) -> bool:
+    return dataclasses.is_dataclass(kind)
+
+
+def _paths(cls: type, prefix: str = "") -> list[str]:
+    """Dotted names of all fields that hold a value: batch_size, optim.lr, ..."""
+    paths = []
+    for name, kind in typing.get_type_hints(cls).items():
+        paths += _paths(kind, f"{prefix}{name}.") if _is_section(kind) else [f"{prefix}{name}"]
+    return paths
+
+
+def _unknown(path: str) -> str:
+    known = _paths(specs.TrainSpec)
+    near = [f"--config.{other}" for other in _nearest(path, known)]
+    hint = f"did you mean {_alternatives(near)}?" if near else f"expected one of {', '.join(known)}."
+    return f"config.{path}: no such field; {hint}"
+
+
+def _nearest(path: str, known: Iterable[str]) -> list[str]:
+    """The most similar names; none if nothing is close. The last part counts alone too: lr finds optim.lr."""
+
+    def similarity(other: str) -> float:
+        pairs = ((path, other), (path.rpartition(".")[2], other.rpartition(".")[2]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    scores = {other: similarity(other) for other in known}
+    best = max(scores.values(), default=0.0)
+    return [other for other, score in scores.items() if score == best] if best >= _SIMILAR else []
+
+
+def _alternatives(names: Iterable[str]) -> str:
+    return " or ".join(names)
+
+
+def _type_name(kind: type) -> str:
+    return f"the fields of {kind.__name__}" if _is_section(kind) else f"type {kind.__name__}"

@@ -1,0 +1,1 @@
+"""Learning rates and optimisers, put together from Optax's parts."""

@@ -1,0 +1,31 @@
+"""What every test runs under: eight virtual CPU devices, no silent broadcasting, a quiet TensorFlow."""
+
+import os
+
+# All of these are read once, when the library is imported or first used.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+# [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Computes in float64 where asked to, for as long as the test runs."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of measured numbers to compare with."""
+    return pathlib.Path(__file__).parent / "golden"

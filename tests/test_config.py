@@ -1,0 +1,220 @@
+import dataclasses
+import json
+import re
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from skipnet_jax import config
+from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
+
+# No field has its default, so that one which is lost on the way shows.
+SPEC = TrainSpec(
+    model=ModelSpec(
+        name="resnet20",
+        num_classes=7,
+        dtype="bfloat16",
+        bn_group_size=16,
+        gate_reduction=4,
+        dropout=0.25,
+        drop_path=0.5,
+        remat=True,
+    ),
+    data=DataSpec(name="cifar100", dir="somewhere", image_size=24, pad_crop=3, flip=False),
+    mixing=MixingSpec(cutmix_prob=0.5, cutmix_alpha=0.2, label_smoothing=0.1),
+    optim=OptimSpec(lr=0.3, momentum=0.8, nesterov=False, weight_decay=1e-3, warmup_epochs=2, last_lr=1e-5),
+    batch_size=64,
+    epochs=3,
+    eval_batch_size=32,
+    seed=5,
+    log_every_steps=7,
+    checkpoint_every_epochs=2,
+)
+
+
+def test_spec_of_this_file_has_no_default_left():
+    for cls, spec in ((type(part), part) for part in (SPEC, SPEC.model, SPEC.data, SPEC.mixing, SPEC.optim)):
+        for field in dataclasses.fields(cls):
+            assert getattr(spec, field.name) != field.default, field.name
+
+
+def test_round_trip_through_json_changes_nothing():
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(SPEC)))) == SPEC
+
+
+def test_round_trip_through_config_dict_changes_nothing():
+    assert config.train_spec(config.to_config_dict(SPEC)) == SPEC
+
+
+def test_config_dict_is_locked_all_the_way_down():
+    config_dict = config.to_config_dict(SPEC)
+    with pytest.raises(AttributeError):
+        config_dict.batch_sise = 1
+    with pytest.raises(AttributeError):
+        config_dict.optim.lrr = 1
+
+
+def _changed(path, value):
+    mapping = config.to_dict(SPEC)
+    *sections, name = path.split(".")
+    part = mapping
+    for section in sections:
+        part = part[section]
+    part[name] = value
+    return mapping
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("batch_sise", "--config.batch_size"),
+        ("optim.weight_dekay", "--config.optim.weight_decay"),
+        ("lr", "--config.optim.lr"),
+        ("model.batch_size", "--config.batch_size"),
+        ("model.gate_redution", "--config.model.gate_reduction"),
+    ],
+)
+def test_unknown_key_is_named_with_path_and_nearest(path, nearest):
+    with pytest.raises(ValueError, match=re.escape(f"config.{path}: no such field; did you mean {nearest}?")):
+        config.from_dict(_changed(path, 1))
+
+
+def test_unknown_key_that_two_names_fit_equally_gets_both():
+    with pytest.raises(ValueError, match=r"did you mean --config\.model\.name or --config\.data\.name\?"):
+        config.from_dict(_changed("name", "x"))
+
+
+def test_unknown_key_unlike_any_other_gets_the_list():
+    with pytest.raises(ValueError, match=r"expected one of model\.name, .*checkpoint_every_epochs"):
+        config.from_dict(_changed("zzz", 1))
+
+
+@pytest.mark.parametrize("path", ["seed", "optim.warmup_epochs"])
+def test_missing_key_raises_even_where_the_spec_has_a_default(path):
+    mapping = config.to_dict(SPEC)
+    part = mapping[path.split(".")[0]] if "." in path else mapping
+    del part[path.split(".")[-1]]
+    with pytest.raises(ValueError, match=re.escape(f"config.{path}: missing key, expected type int")):
+        config.from_dict(mapping)
+
+
+def test_missing_key_names_the_nearest_that_is_there():
+    mapping = config.to_dict(SPEC)
+    del mapping["batch_size"]
+    with pytest.raises(ValueError, match="nearest key that is there: eval_batch_size"):
+        config.from_dict(mapping)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("batch_size", True, "True (bool), expected type int"),
+        ("batch_size", 64.0, "64.0 (float), expected type int"),
+        ("batch_size", "64", "'64' (str), expected type int"),
+        ("batch_size", None, "None (NoneType), expected type int"),
+        ("optim.lr", "0.1", "'0.1' (str), expected type float"),
+        ("optim.lr", True, "True (bool), expected type float"),
+        ("optim.nesterov", 1, "1 (int), expected type bool"),
+        ("model.name", 20, "20 (int), expected type str"),
+        ("optim", 0.1, "0.1, expected the fields of OptimSpec"),
+    ],
+)
+def test_wrong_type_is_refused_with_got_and_expected(path, value, expected):
+    with pytest.raises(ValueError, match=re.escape(f"config.{path}: got {expected}")):
+        config.from_dict(_changed(path, value))
+
+
+def test_int_is_taken_for_a_float_and_becomes_one():
+    lr = config.from_dict(_changed("optim.lr", 1)).optim.lr
+    assert lr == 1.0
+    assert isinstance(lr, float)
+
+
+def test_float_field_filled_with_an_int_can_still_be_set_to_a_fraction():
+    spec = dataclasses.replace(SPEC, optim=OptimSpec())
+    object.__setattr__(spec.optim, "lr", 1)  # as a recipe may write it; under pytest the constructor is type-checked
+    config_dict = config.to_config_dict(spec)
+    config_dict.optim.lr = 0.5  # a ConfigDict whose lr is the int 1 refuses this
+    assert config.train_spec(config_dict).optim.lr == 0.5
+
+
+def test_values_out_of_range_are_refused_on_reading():
+    with pytest.raises(ValueError, match=r"batch_size: got 0.*--config\.batch_size"):
+        config.from_dict(_changed("batch_size", 0))
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(
+        "from skipnet_jax import config\n"
+        f"def get_config():\n    return config.to_config_dict(config.from_dict({config.to_dict(SPEC)!r}))\n"
+    )
+    return path
+
+
+def _parse(argv):
+    config.check_command_line(argv)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return config.train_spec(holder.value)
+
+
+def test_command_line_overrides_reach_the_spec(config_file):
+    argv = ["main", f"--config={config_file}", "--config.optim.lr=0.7", "--noconfig.model.remat", "--config.seed", "9"]
+    spec = _parse(argv)
+    assert spec == dataclasses.replace(
+        SPEC,
+        optim=dataclasses.replace(SPEC.optim, lr=0.7),
+        model=dataclasses.replace(SPEC.model, remat=False),
+        seed=9,
+    )
+
+
+@pytest.mark.parametrize("override", ["--config.batch_sise=64", "-config.batch_sise=64", "--noconfig.batch_sise"])
+def test_misspelt_override_is_refused_in_one_line(config_file, override):
+    with pytest.raises(ValueError, match=r"^config\.batch_sise: no such field; did you mean --config\.batch_size\?$"):
+        config.check_command_line(["main", f"--config={config_file}", override])
+
+
+def test_override_inside_a_field_is_refused(config_file):
+    with pytest.raises(ValueError, match=r"config\.optim\.lr\.x: no such field"):
+        config.check_command_line(["main", f"--config={config_file}", "--config.optim.lr.x=1"])
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_missing_config_file_is_refused_with_the_nearest(config_file, separate):
+    (config_file.parent / "wide.py").touch()
+    wrong = f"{config_file.parent / 'smal.py'}:variant"
+    argv = ["main", "--config", wrong] if separate else ["main", f"--config={wrong}"]
+    nearest = re.escape(f"did you mean {config_file}?")
+    with pytest.raises(ValueError, match=rf"^--config: got '.*smal\.py:variant', which is no file; {nearest}$"):
+        config.check_command_line(argv)
+
+
+def test_missing_config_file_unlike_any_other_gets_the_list(config_file):
+    (config_file.parent / "recipes.py").touch()
+    with pytest.raises(ValueError, match=re.escape(f"did you mean {config_file}?")):
+        config.check_command_line(["main", f"--config={config_file.parent / 'zzz'}"])
+
+
+@pytest.mark.parametrize("argv", [["main", "--config="], ["main", "--config"]])
+def test_empty_config_is_refused(argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--config: got '', which is no file; its folder holds no config"):
+        config.check_command_line(argv)
+
+
+def test_check_leaves_other_arguments_alone(config_file):
+    argv = ["main", f"--config={config_file}:variant", "--workdir=x", "--mode", "train", "--", "--config.whatever=1"]
+    config.check_command_line(argv)
+    config.check_command_line(["main", "--mode=evaluate", "--workdir=x"])
+
+
+def test_misspelt_key_in_a_config_dict_built_by_hand_is_refused():
+    config_dict = ml_collections.ConfigDict(_changed("optim.learning", 1.0))
+    with pytest.raises(ValueError, match=r"config\.optim\.learning: no such field"):
+        config.train_spec(config_dict)
