@@ -1,0 +1,1 @@
+"""What is measured about networks and runs, and how it is shown."""

@@ -1,0 +1,155 @@
+"""Checkpoints of a run: the newest to go on from and the best to keep, written by Orbax in the background.
+
+Every checkpoint carries the exact results of the network it holds, so that a finished run can be reported without
+evaluating it again. Reading is strict: a checkpoint fits the network to the last array, or it is an error that
+names what does not fit.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from orbax import checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+STATE = "state"  # name of Orbax's item that holds the TrainState
+NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
+
+
+def open_manager(directory: epath.PathLike) -> ocp.CheckpointManager:
+    """Opens the folder of checkpoints, and creates it where there is none.
+
+    Two are kept: the newest and the one with the best validation accuracy (one, when they are the same). What an
+    interrupted write left behind is removed. Use it in a `with` block: leaving it waits for writes under way.
+
+    Args:
+      directory: `checkpoints` of a workdir.
+    """
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=_accuracy, reverse=False, n=1)]),
+        best_fn=_accuracy,  # BestN alone forgets the metrics on disk, and with them the best
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    return ocp.CheckpointManager(directory, options=options, item_handlers={STATE: ocp.PyTreeCheckpointHandler()})
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: Mapping[str, float | int]) -> None:
+    """Copies the state off the devices and writes it in the background.
+
+    The state may be donated to the next step as soon as this returns.
+
+    Args:
+      manager: of the run.
+      step: training steps behind the state.
+      state: TrainState.
+      metrics: results of the state; `accuracy` decides which checkpoint is the best.
+    """
+    manager.save(step, args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state)}), metrics=dict(metrics))
+
+
+def find(manager: ocp.CheckpointManager, which: str) -> int:
+    """The step of the checkpoint that the user asks for.
+
+    Args:
+      manager: of the run.
+      which: best, latest or a step.
+
+    Raises:
+      ValueError: there is no such checkpoint, or it is not whole.
+    """
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise ValueError(f"{manager.directory}: got no checkpoint, expected at least one. Train into this --workdir.")
+    if which == "latest":
+        step = steps[-1]
+    elif which == "best":
+        step = manager.best_step()
+    else:
+        step = int(which) if which.isdecimal() else None
+    if step not in steps:
+        raise ValueError(
+            f"--checkpoint: got {which!r}, expected best, latest or one of the steps in {manager.directory}: "
+            f"{', '.join(map(str, steps))}."
+        )
+    _require_whole(manager, step)
+    return step
+
+
+def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
+    """Reads a checkpoint straight onto the devices.
+
+    Args:
+      manager: of the run.
+      step: of the checkpoint.
+      target: a TrainState or a dict of some of its fields, with a `jax.ShapeDtypeStruct` (and its sharding) for every
+        array. Fields that it does not have stay unread; within a field everything has to fit.
+
+    Returns:
+      The target's structure with arrays.
+
+    Raises:
+      ValueError: the checkpoint is of another network, or not whole.
+    """
+    _require_whole(manager, step)
+    stored = _shapes(manager.item_metadata(step)[STATE].tree)
+    expected = _shapes(target)
+    fields = {path.split("/")[0] for path in expected}
+    stored = {path: shape for path, shape in stored.items() if path.split("/")[0] in fields}
+    _require_fit(str(manager.directory / str(step)), stored, expected)
+    arguments = ocp.args.PyTreeRestore(
+        item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    return manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
+
+
+def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """What `restore` needs to know of an array that the checkpoint's will stand in for."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _accuracy(metrics: Mapping[str, float | int]) -> float:
+    return metrics["accuracy"]
+
+
+def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
+    directory = manager.directory / str(step)
+    if not (directory / STATE / "_METADATA").exists() or manager.metrics(step) is None:
+        others = [str(other) for other in sorted(manager.all_steps()) if other != step]
+        remedy = f"the run then goes on from step {others[-1]}" if others else "the run then starts anew"
+        raise ValueError(
+            f"{directory}: got an incomplete checkpoint, expected the files that a finished write leaves. "
+            f"Remove this folder: {remedy}."
+        )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Path of every array: its type and shape, as in float32[3, 2]."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+def _require_fit(name: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    misfits = {
+        "missing in the checkpoint": sorted(expected.keys() - stored.keys()),
+        "unknown to the network": sorted(stored.keys() - expected.keys()),
+        "different": [
+            f"{path} (got {stored[path]}, expected {expected[path]})"
+            for path in sorted(stored.keys() & expected.keys())
+            if stored[path] != expected[path]
+        ],
+    }
+    lines = []
+    for kind, paths in misfits.items():
+        if paths:
+            more = f", and {len(paths) - NAMED_AT_MOST} more" if len(paths) > NAMED_AT_MOST else ""
+            lines.append(f"  {kind}: {', '.join(paths[:NAMED_AT_MOST])}{more}")
+    if lines:
+        raise ValueError(
+            "\n".join([f"{name}: got a checkpoint of another network, expected one of this config's.", *lines])
+            + "\n  Use the config that made it, or another --workdir."
+        )

@@ -1,0 +1,136 @@
+r"""Trains and evaluates SkipResNets.
+
+For example:
+
+  Train on the digits that come with scikit-learn:
+    python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
+
+  Go on after an interruption: the same command again.
+
+  Change any field of the config:
+    python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits_dense \
+        --config.model.name=dense_resnet20 --config.optim.lr=0.05
+
+  Evaluate the best checkpoint, the latest, or that of a step; no config needed:
+    python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits
+    python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits --checkpoint=latest
+
+  Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes with
+  --distributed alone, elsewhere with
+    python -m skipnet_jax.main ... --distributed --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from skipnet_jax import config
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint to evaluate: best, latest or a step.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of a run before anything else.")
+COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
+
+USER_ERROR = 2
+INTERRUPTED = 130  # as shells do: 128 + SIGINT
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the flags say.
+
+    Args:
+      argv: what is left of the command line, program name first.
+
+    Returns:
+      Exit status.
+    """
+    try:
+        _check_flags(argv)
+        _dispatch()
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped before training began. Run the same command again.", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, FloatingPointError) as error:
+        if not _is_for_the_user(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    return 0
+
+
+def _check_flags(argv: Sequence[str]) -> None:
+    if argv[1:]:
+        raise ValueError(f"command line: got {argv[1]!r}, expected flags only (--name=value). See --help.")
+    if WORKDIR.value is None:
+        raise ValueError("--workdir: got nothing, expected the folder of the run. Give --workdir=runs/NAME.")
+    if MODE.value == "train" and CONFIG.value is None:
+        raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
+    if MODE.value == "evaluate" and CONFIG.value is not None:
+        raise ValueError("--config: got one, expected none, since the workdir remembers its own. Leave out --config.")
+    if MODE.value == "train" and CHECKPOINT.present:
+        raise ValueError("--checkpoint: got one, expected none, since training goes on from the latest. Leave it out.")
+    if not DISTRIBUTED.value and any(flag.present for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)):
+        raise ValueError(
+            "--distributed: got no, expected yes with the address or number of a process. Add --distributed."
+        )
+
+
+def _dispatch() -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell every move at INFO
+    if DISTRIBUTED.value:
+        import jax
+
+        jax.distributed.initialize(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    _tame_tensorflow()
+    if MODE.value == "train":
+        from skipnet_jax.train import train_and_evaluate
+
+        train_and_evaluate(CONFIG.value, WORKDIR.value)
+    else:
+        from skipnet_jax.evaluate import evaluate_workdir
+
+        evaluate_workdir(WORKDIR.value, CHECKPOINT.value)
+
+
+def _tame_tensorflow() -> None:
+    """Keeps TensorFlow, which only reads data here, off the accelerators and off the screen."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether this project raised the error, with a text for the user; others are bugs and keep their trace."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    package = os.path.dirname(os.path.abspath(__file__))
+    return last.filename.startswith(package + os.sep) and (last.line or "").startswith("raise ")
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; help ends with status 0, a mistake with one line and not with a stack trace."""
+    if {"--help", "-help", "-h", "-?"} & set(argv):
+        print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
+        sys.exit(0)
+    try:
+        config.check_command_line(argv)
+        return flags.FLAGS(argv)
+    except (ValueError, flags.Error) as error:
+        # Where a recipe refuses its argument, ml_collections puts the whole stack trace before the recipe's words.
+        _, _, words = str(error).rpartition("\nValueError: ")
+        print(f"error: {words.strip()}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,145 @@
+"""What a run says of itself while it trains: a bar on a terminal or plain lines, and numbers for the workdir."""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import jax
+import tqdm
+from etils import epath
+
+from skipnet_jax import evaluate, steps
+from skipnet_jax import workdir as workdirs
+
+LINE_EVERY_SECONDS = 30.0  # without a terminal: a sign of life within long epochs
+BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
+
+
+class Progress:
+    """Collects the numbers of a run, measures its speed, and shows and writes both.
+
+    Numbers stay on the device until `fetch`. Speed is measured from fetch to fetch, without the first step
+    (compilation) and without evaluation. Hosts other than the first collect too, but show and write nothing.
+    """
+
+    def __init__(self, workdir: epath.Path, *, start: int, total: int, steps_per_epoch: int) -> None:
+        """Opens the logs.
+
+        Args:
+          workdir: of the run.
+          start: step that training goes on from.
+          total: steps of the whole run.
+          steps_per_epoch: floor(training examples / batch size).
+        """
+        self._first_host = jax.process_index() == 0
+        self._log = workdirs.MetricsLog(workdir, step=start) if self._first_host else None
+        self._bar: tqdm.tqdm | None = None
+        self._start, self._done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
+        self._window: list[steps.Metrics] = []  # since the last fetch
+        self._epoch: list[steps.Metrics] = []  # fetched, since the last epoch
+        self._speed = ""  # in words, of the last fetch that has one
+        self._untimed = 0  # steps of the window that its time does not cover
+        self._began = self._mark = self._shown = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._first_host:
+            tqdm.tqdm.write(text)
+            sys.stdout.flush()
+        self._shown = time.perf_counter()
+
+    def step(self, sums: steps.Metrics) -> None:
+        """One more step is on its way.
+
+        Args:
+          sums: of `steps.train_step`, on the device.
+        """
+        self._window.append(sums)
+        self._done += 1
+        if self._done == self._start + 1:
+            jax.block_until_ready(sums)
+            self.say(f"compiled and made the first step in {time.perf_counter() - self._mark:.1f} s")
+            self._untimed = 1
+            self._began = self._mark = time.perf_counter()
+            self._open_bar()
+        elif self._bar is not None:
+            self._bar.set_description_str(self._position(), refresh=False)
+            self._bar.update()
+
+    def fetch(self) -> dict[str, float | int]:
+        """Waits for the steps since the last fetch and writes their means.
+
+        Returns:
+          "train/loss", "train/accuracy", "learning_rate" (of the last step), "grad_norm" (mean), "images_per_second"
+          (absent if no step was timed).
+        """
+        window = jax.device_get(self._window)
+        numbers = evaluate.means(window, {"train/loss": "loss", "train/accuracy": "correct"})
+        numbers["learning_rate"] = float(window[-1]["learning_rate"])
+        numbers["grad_norm"] = float(sum(batch["grad_norm"] for batch in window) / len(window))
+        if timed := window[self._untimed :]:
+            seconds = time.perf_counter() - self._mark
+            numbers["images_per_second"] = sum(int(batch["count"]) for batch in timed) / seconds
+        self._epoch += window
+        self._window, self._untimed, self._mark = [], 0, time.perf_counter()
+        self._write(numbers)
+        self._show(numbers)
+        return numbers
+
+    def epoch(self, results: Mapping[str, float | int]) -> None:
+        """An epoch is evaluated.
+
+        Args:
+          results: of `evaluate.evaluate` on the test images.
+        """
+        self._write({f"test/{name}": results[name] for name in evaluate.MEANS})
+        means = evaluate.means(self._epoch, {"loss": "loss", "accuracy": "correct"})
+        self.say(
+            f"{self._position()}  step {self._done}"
+            f"  training: loss {means['loss']:.4f}, accuracy {means['accuracy']:7.2%}"
+            f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}"
+            f"{self._speed}, {self._time_left()} left"
+        )
+        self._epoch, self._mark = [], time.perf_counter()
+
+    def close(self) -> None:
+        """Takes the bar away and closes the logs."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _open_bar(self) -> None:
+        if self._first_host and sys.stderr.isatty():
+            # smoothing=0: the time left follows from the mean over all steps since the first, evaluations included
+            self._bar = tqdm.tqdm(
+                total=self._total,
+                initial=self._done,
+                desc=self._position(),
+                bar_format=BAR,
+                smoothing=0,
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def _write(self, numbers: Mapping[str, float | int]) -> None:
+        if self._log is not None:
+            self._log.write(self._done, {"epoch": self._done / self._steps_per_epoch, **numbers})
+
+    def _show(self, numbers: Mapping[str, float | int]) -> None:
+        if "images_per_second" in numbers:
+            self._speed = f", {numbers['images_per_second']:,.0f} images/s"
+        text = f"loss {numbers['train/loss']:.4f}, accuracy {numbers['train/accuracy']:.2%}{self._speed}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+        elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
+            self.say(f"{self._position()}  step {self._done}/{self._total}: {text}, {self._time_left()} left")
+
+    def _position(self) -> str:
+        epochs = self._total // self._steps_per_epoch
+        return f"epoch {-(-self._done // self._steps_per_epoch):{len(str(epochs))}}/{epochs}"
+
+    def _time_left(self) -> str:
+        timed = self._done - self._start - 1
+        seconds = (time.perf_counter() - self._began) / timed * (self._total - self._done) if timed else 0
+        return tqdm.tqdm.format_interval(seconds)

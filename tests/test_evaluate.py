@@ -1,0 +1,104 @@
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipnet_jax import evaluate, sharding, specs, steps, train, workdir
+from skipnet_jax.data import sources
+
+
+class TinyNet(nn.Module):
+    """The interface of the project's networks at a hundredth of their compile time."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(self.width, (3, 3), strides=2, name="conv")(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
+
+
+SPEC = specs.TrainSpec(
+    model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
+    data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
+    mixing=specs.MixingSpec(),
+    optim=specs.OptimSpec(lr=0.05, warmup_epochs=0),
+    batch_size=256,
+    epochs=2,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of TinyNet: its workdir and what training returned."""
+    path = tmp_path_factory.mktemp("evaluate") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "create_model", lambda **_: TinyNet())
+        return path, train.train_and_evaluate(SPEC, path)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet())
+
+
+def test_means_weigh_batches_by_their_examples():
+    sums = [{"loss": 6.0, "correct": 3, "count": 4}, {"loss": 9.0, "correct": 0, "count": 1}]
+    assert evaluate.means(sums, {"a": "loss", "b": "correct"}) == {"a": 3.0, "b": 0.6}
+
+
+@pytest.mark.parametrize("eval_batch_size", [7, 64, 1000])  # 7 is rounded up to the 8 devices
+def test_every_example_counts_once_whatever_the_batch_size(eval_batch_size):
+    source = sources.load(SPEC.data, "test")
+    model, mesh = TinyNet(), sharding.make_mesh()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh)
+    batches = evaluate.batches(source, dataclasses.replace(SPEC, eval_batch_size=eval_batch_size), mesh)
+    results = evaluate.evaluate(eval_step, variables, batches, mesh)
+
+    images = (source.images / 255 - np.array(source.mean)[None, None, None]) / np.array(source.std)[None, None, None]
+    logits = np.asarray(model.apply(variables, images.astype(np.float32), train=False))
+    ranks = (logits > logits[np.arange(len(logits)), source.labels][:, None]).sum(-1)
+    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), source.labels]
+    assert results["count"] == source.num_examples == 360
+    assert results["accuracy"] == np.mean(ranks < 1)
+    assert results["top5_accuracy"] == np.mean(ranks < 5)
+    assert results["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_the_workdir_alone_reproduces_the_final_result_exactly(run, tiny, capsys):
+    path, trained = run
+    result = evaluate.evaluate_workdir(path, "latest")
+    assert {name: result[name] for name in ("accuracy", "top5_accuracy", "loss", "count")} == {
+        name: value for name, value in trained.items() if name != "epoch"
+    }
+    assert result["step"] == 10 and result["checkpoint"] == str(path / "checkpoints" / "10")
+    assert json.loads((path / workdir.EVALUATION).read_text()) == result
+    assert f"test accuracy {trained['accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_the_best_is_the_default(run, tiny):
+    path, _ = run
+    lines = [line for line in workdir.read_metrics(path) if "test/accuracy" in line]
+    best = max(lines, key=lambda line: line["test/accuracy"])
+    result = evaluate.evaluate_workdir(path)
+    assert (result["accuracy"], result["step"]) == (best["test/accuracy"], best["step"])
+
+
+def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):
+    path, _ = run
+    monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet(width=16))
+    with pytest.raises(
+        ValueError, match=r"another network(.|\n)*params/conv/bias \(got float32\[8\], expected float32\[16\]"
+    ):
+        evaluate.evaluate_workdir(path)
+
+
+def test_no_run_no_evaluation(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        evaluate.evaluate_workdir(tmp_path)

@@ -1,0 +1,136 @@
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from skipnet_jax import main, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = [
+    "--config=configs/digits.py",
+    "--config.data.image_size=8",
+    "--config.batch_size=64",
+    "--config.model.name=resnet20",
+    "--config.epochs=4",
+    "--config.checkpoint_every_epochs=1",
+]
+
+
+def command(*flags):
+    return [sys.executable, "-m", "skipnet_jax.main", *flags]
+
+
+def call(*flags, env=None):
+    return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def test_help_shows_examples():
+    done = call("--help")
+    assert done.returncode == 0
+    assert "python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits" in done.stdout
+    assert "--mode=evaluate --workdir=" in done.stdout
+    assert "--workdir: Folder of the run" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdri=x"], "workdri"),
+        (["--config=configs/digits.py", "--config.bach_size=1", "--workdir=x"], "did you mean --config.batch_size"),
+        (["--config=configs/digits.py", "--config.batch_size=many", "--workdir=x"], "--config.batch_size=many"),
+        (["--config=configs/digit.py", "--workdir=x"], "configs/digits.py"),
+        (["--config=configs/resnet110.py:cifar", "--workdir=x"], "error: data set: got 'cifar', expected cifar10 or"),
+        (["--config=configs/digits.py"], "--workdir: got nothing"),
+        (["--workdir=x"], "--config: got nothing"),
+        (["x"], "expected flags only"),
+        (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "Leave out --config"),
+        (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
+        (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
+        (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
+    ],
+)
+def test_a_mistake_is_one_message_without_a_stack_trace(flags, message):
+    done = call(*flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.fixture
+def dispatch(monkeypatch):
+    """Makes `main` run the given function instead of a run."""
+    monkeypatch.setattr(main, "_check_flags", lambda argv: None)
+    return lambda function: monkeypatch.setattr(main, "_dispatch", function)
+
+
+def test_what_the_project_raises_is_for_the_user(dispatch, tmp_path, capsys):
+    dispatch(lambda: workdir.read_spec(tmp_path))
+    assert main.main(["main"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --workdir: got {tmp_path}, which has no config.json")
+
+
+def test_what_surfaces_from_a_library_keeps_its_trace(dispatch):
+    dispatch(lambda: np.zeros(3) + np.zeros(4))
+    with pytest.raises(ValueError, match="broadcast"):
+        main.main(["main"])
+    dispatch(lambda: workdir.read_spec(None))  # a bug below a line of the project
+    with pytest.raises(TypeError):
+        main.main(["main"])
+
+
+def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt("stopped at step 3 of 9")
+
+    dispatch(interrupted)
+    assert main.main(["main"]) == 130
+    assert capsys.readouterr().err == "stopped at step 3 of 9\n"
+
+
+@pytest.mark.slow
+def test_killed_run_again_evaluated(tmp_path):
+    path = tmp_path / "run"
+    env = {
+        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    train = [*TINY, f"--workdir={path}"]
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(command(*train), cwd=ROOT, env=env, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 240
+            while (
+                not any(folder.name.isdigit() for folder in path.glob("checkpoints/*")) and time.monotonic() < deadline
+            ):
+                assert process.poll() is None, (tmp_path / "output").read_text()
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert "finished" not in (tmp_path / "output").read_text()
+
+    again = call(*train, env=env)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    assert "going on from step" in again.stdout
+    steps = [line["step"] for line in workdir.read_metrics(path) if "test/accuracy" in line]
+    assert steps == [22, 44, 66, 88]  # every epoch once
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = ["--distributed", f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"]
+    evaluated = call("--mode=evaluate", f"--workdir={path}", "--checkpoint=latest", *flags, env=env)
+    assert evaluated.returncode == 0, evaluated.stderr
+    result = json.loads((path / workdir.EVALUATION).read_text())
+    assert result["accuracy"] == workdir.read_metrics(path)[-1]["test/accuracy"]
+    assert result["step"] == 88

@@ -1,0 +1,84 @@
+import io
+import re
+import sys
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from skipnet_jax import workdir
+from skipnet_jax.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def sums(loss, *, correct=5, count=10):
+    return {
+        "loss": jnp.asarray(loss * count),
+        "correct": jnp.asarray(correct),
+        "count": jnp.asarray(count),
+        "grad_norm": jnp.asarray(2.0),
+        "learning_rate": jnp.asarray(0.1),
+    }
+
+
+RESULTS = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "count": 360}
+
+
+def run(path, *, start=0):
+    progress = Progress(epath.Path(path), start=start, total=8, steps_per_epoch=4)
+    for step in range(start + 1, 9):
+        progress.step(sums(1.0 / step, correct=step))
+        if step % 3 == 0 or step % 4 == 0:
+            progress.fetch()
+        if step % 4 == 0:
+            progress.epoch(RESULTS)
+    progress.close()
+
+
+def test_writes_the_mean_over_the_steps_since_the_last_fetch(tmp_path):
+    run(tmp_path)
+    lines = workdir.read_metrics(tmp_path)
+    assert [(line["step"], line["epoch"]) for line in lines] == [
+        (3, 0.75), (4, 1.0), (4, 1.0), (6, 1.5), (8, 2.0), (8, 2.0)
+    ]  # fmt: skip
+    assert lines[0]["train/loss"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    assert lines[0]["train/accuracy"] == pytest.approx(0.2)
+    assert lines[1]["train/loss"] == pytest.approx(1 / 4)
+    assert lines[2]["test/accuracy"] == 0.75 and "train/loss" not in lines[2]
+
+
+def test_the_first_step_is_not_timed(tmp_path):
+    progress = Progress(epath.Path(tmp_path), start=0, total=8, steps_per_epoch=4)
+    progress.step(sums(1.0))
+    assert "images_per_second" not in progress.fetch()
+    progress.step(sums(1.0))
+    assert progress.fetch()["images_per_second"] > 0
+    progress.close()
+
+
+def test_plain_lines_without_a_terminal(tmp_path, capsys):
+    run(tmp_path)
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0].startswith("compiled and made the first step in ")
+    assert re.fullmatch(
+        r"epoch 1/2  step 4  training: loss 0\.5208, accuracy  25\.00%"
+        r"  test: loss 0\.5000, accuracy  75\.00%, [\d,]+ images/s, \S+ left",
+        lines[1],
+    )
+    assert lines[2].startswith("epoch 2/2") and len(lines) == 3
+
+
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TQDM_MININTERVAL", "0")
+    run(tmp_path, start=4)
+    text = terminal.getvalue()
+    assert re.search(r"epoch 2/2 \|.*\| step [5-8]/8", text)
+    assert text.endswith("\r")  # nothing of it stays

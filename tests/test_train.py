@@ -1,0 +1,211 @@
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from skipnet_jax import checkpoint, config, specs, steps, train, workdir
+from skipnet_jax.data import pipeline
+
+STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
+TIMINGS = {"images_per_second"}
+
+
+class TinyNet(nn.Module):
+    """The interface of the project's networks at a hundredth of their compile time."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(10, name="classifier")(x)
+
+
+def make_spec(**changes):
+    return dataclasses.replace(
+        specs.TrainSpec(
+            model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
+            data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
+            mixing=specs.MixingSpec(cutmix_prob=0.5),
+            optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
+            batch_size=256,
+            epochs=3,
+            log_every_steps=2,
+        ),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Every run compiles the same two steps; on disk the first one's serve all."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted: its workdir and results."""
+    path = tmp_path_factory.mktemp("train") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "create_model", lambda **_: TinyNet())
+        return path, train.train_and_evaluate(make_spec(), path)
+
+
+def interrupt_before(monkeypatch, step):
+    """Ctrl-C while the host waits for the batch of that step."""
+    original = pipeline.train_batches
+
+    def batches(*args, start_step, **kwargs):
+        for i, batch in enumerate(original(*args, start_step=start_step, **kwargs), start_step + 1):
+            if i == step:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(pipeline, "train_batches", batches)
+
+
+def poison_after(monkeypatch, step):
+    """Parameters turn to NaN in the update of that step."""
+    original = steps.make_train_step
+
+    def make(*args, **kwargs):
+        train_step = original(*args, **kwargs)
+
+        def poisoned(state, batch):
+            state, sums = train_step(state, batch)
+            if state.step == step:
+                state = state.replace(params=jax.tree.map(lambda x: x * math.nan, state.params))
+            return state, sums
+
+        return poisoned
+
+    monkeypatch.setattr(steps, "make_train_step", make)
+
+
+def last_state(path):
+    """The arrays of the newest checkpoint, as the network of this file has them."""
+    with checkpoint.open_manager(path / workdir.CHECKPOINTS) as manager:
+        step = checkpoint.find(manager, "latest")
+        metadata = manager.item_metadata(step)["state"].tree
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), metadata)
+        return step, jax.tree.map(np.asarray, checkpoint.restore(manager, step, target))
+
+
+def untimed(path):
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(path)]
+
+
+def test_a_run_learns_and_leaves_its_workdir(tmp_path, capsys):
+    path = tmp_path / "run"
+    results = train.train_and_evaluate(make_spec(epochs=8), path)
+    out = capsys.readouterr().out
+    assert results["epoch"] == 8 and results["count"] == 360
+    assert results["accuracy"] > 0.6  # chance is 0.1
+    assert f"test accuracy {results['accuracy']:.2%}" in out.splitlines()[-1]
+    assert "1,437 training and 360 test images" in out
+
+    lines = workdir.read_metrics(path)
+    assert [line["step"] for line in lines if "train/loss" in line][:6] == [2, 4, 5, 6, 8, 10]
+    assert [line["step"] for line in lines if "test/loss" in line] == list(range(5, 41, 5))
+    assert lines[-1]["test/accuracy"] == results["accuracy"]
+    for name in (workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.ENVIRONMENT, workdir.TENSORBOARD):
+        assert (path / name).exists()
+    assert last_state(path)[0] == 40
+
+
+def test_a_finished_run_says_so_and_does_nothing(whole, capsys, monkeypatch):
+    path, first = whole
+    lines = workdir.read_metrics(path)
+    (path / workdir.CURVES).unlink()  # as if killed before the last touch
+    monkeypatch.setattr(steps, "make_train_step", None)
+    assert train.train_and_evaluate(make_spec(), path) == first
+    assert capsys.readouterr().out.startswith("complete already: 3 epochs, test accuracy")
+    assert workdir.read_metrics(path) == lines
+    assert (path / workdir.CURVES).exists()
+
+
+@pytest.mark.parametrize("step", [1, 8, 11])  # before anything is saved; within an epoch; at its beginning
+def test_interrupted_and_run_again_equals_never_interrupted(whole, tmp_path, step, capsys):
+    (whole, expected), parts = whole, tmp_path / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_before(patch, step)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            train.train_and_evaluate(make_spec(), parts)
+    saved = (step - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+    assert f"stopped at step {step} of 15" in str(stop.value)
+    assert (f"saved is step {saved} (epoch {saved // 5})" if saved else "nothing is saved yet") in str(stop.value)
+    capsys.readouterr()
+    assert train.train_and_evaluate(make_spec(), parts) == expected
+    assert ("going on from step" in capsys.readouterr().out) == (saved > 0)
+    jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
+    assert untimed(parts) == untimed(whole)
+
+
+def test_saves_every_so_many_epochs_and_at_the_end(tmp_path):
+    train.train_and_evaluate(make_spec(epochs=3, checkpoint_every_epochs=2), tmp_path / "a")
+    with checkpoint.open_manager(tmp_path / "a" / workdir.CHECKPOINTS) as manager:
+        assert set(manager.all_steps()) <= {10, 15} and manager.latest_step() == 15
+
+
+@pytest.mark.parametrize("step", [7, 10])  # 7 shows in the training loss; 10, an epoch's last, only in the evaluation
+def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step):
+    poison_after(monkeypatch, step)
+    with pytest.raises(FloatingPointError, match="nan, expected finite") as error:
+        train.train_and_evaluate(make_spec(), tmp_path)
+    assert "saved is step 5 (epoch 1)" in str(error.value)
+    assert "--config.optim.lr (now 0.05)" in str(error.value)
+    saved, state = last_state(tmp_path)
+    assert saved == 5
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": specs.ModelSpec(name="skip_resnet20", num_classes=7)},
+            r"num_classes: got 7, expected 10.*num_classes=10",
+        ),
+        ({"batch_size": 100}, r"batch_size: got 100, expected a multiple of the number of devices \(8\)"),
+        ({"batch_size": 2048}, "batch_size: got 2048, expected at most the 1437 training images"),
+        ({"model": specs.ModelSpec(name="skip_resnet20", num_classes=10, dtype="float64")}, "JAX_ENABLE_X64=1"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(steps, "init_state", None)
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(make_spec(**changes), tmp_path)
+
+
+def test_another_configs_run_is_left_alone(whole):
+    path, _ = whole
+    before = workdir.read_metrics(path)
+    with pytest.raises(ValueError, match="seed: got 1, expected 0"):
+        train.train_and_evaluate(make_spec(seed=1), path)
+    assert workdir.read_metrics(path) == before
+
+
+def test_takes_the_config_dict_of_a_recipe(whole):
+    path, results = whole
+    assert train.train_and_evaluate(config.to_config_dict(make_spec()), path) == results

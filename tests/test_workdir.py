@@ -1,0 +1,116 @@
+import dataclasses
+import json
+
+import pytest
+from etils import epath
+
+from skipnet_jax import specs, workdir
+
+
+def make_spec(**changes):
+    return dataclasses.replace(
+        specs.TrainSpec(
+            model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
+            data=specs.DataSpec(name="digits", image_size=8, pad_crop=1),
+            mixing=specs.MixingSpec(),
+            optim=specs.OptimSpec(lr=0.1),
+            batch_size=64,
+            epochs=4,
+        ),
+        **changes,
+    )
+
+
+def with_checkpoint(path, spec):
+    run = workdir.open_for_training(path, spec)
+    (run / workdir.CHECKPOINTS / "10").mkdir(parents=True)
+    return run
+
+
+def test_a_new_workdir_remembers_its_config(tmp_path):
+    run = workdir.open_for_training(tmp_path / "runs" / "new", make_spec(seed=3))
+    assert workdir.read_spec(run) == make_spec(seed=3)
+    assert workdir.open_for_training(run, make_spec(seed=3)) == run
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=r"--workdir: got .*file, which is a file, expected a folder"):
+        workdir.open_for_training(file, make_spec())
+    assert file.read_text() == "mine"
+
+
+def test_what_cannot_be_written_is_said_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "below", "/proc/no/such"):  # even root cannot write there
+        with pytest.raises(ValueError, match=r"which cannot be written .* Choose another --workdir"):
+            workdir.open_for_training(path, make_spec())
+
+
+def test_another_configs_run_lists_what_differs(tmp_path):
+    run = with_checkpoint(tmp_path / "run", make_spec())
+    other = make_spec(batch_size=32, optim=specs.OptimSpec(lr=0.2))
+    with pytest.raises(ValueError, match="holds a run with another config") as error:
+        workdir.open_for_training(run, other)
+    lines = str(error.value).splitlines()
+    assert lines[1:3] == ["  batch_size: got 32, expected 64", "  optim.lr: got 0.2, expected 0.1"]
+    assert len(lines) == 4 and "another --workdir" in lines[3]
+    assert workdir.read_spec(run) == make_spec()
+
+
+def test_how_a_run_is_watched_may_change(tmp_path):
+    run = with_checkpoint(tmp_path / "run", make_spec())
+    data = dataclasses.replace(make_spec().data, dir="/elsewhere")
+    changed = make_spec(log_every_steps=7, eval_batch_size=8, checkpoint_every_epochs=2, data=data)
+    workdir.open_for_training(run, changed)
+    assert workdir.read_spec(run) == changed
+
+
+def test_without_a_checkpoint_nothing_holds_a_config_back(tmp_path):
+    run = workdir.open_for_training(tmp_path / "run", make_spec(epochs=1))
+    workdir.open_for_training(run, make_spec(epochs=2))
+    assert workdir.read_spec(run).epochs == 2
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(ValueError, match=r"which has no config\.json, expected a run's workdir"):
+        workdir.read_spec(tmp_path)
+    (tmp_path / workdir.CONFIG).write_text('{"model": ')
+    with pytest.raises(ValueError, match=r"config\.json: got no valid JSON"):
+        workdir.read_spec(tmp_path)
+
+
+def test_a_resumed_log_drops_what_will_come_again(tmp_path):
+    log = workdir.MetricsLog(epath.Path(tmp_path), step=0)
+    for step in (5, 10, 15):
+        log.write(step, {"train/loss": step / 10})
+    log.close()
+    with (tmp_path / workdir.METRICS).open("a") as file:
+        file.write('{"step": 20, "train')  # kill -9 in the middle of a line
+    log = workdir.MetricsLog(epath.Path(tmp_path), step=10)
+    log.write(15, {"train/loss": 7.0})
+    log.close()
+    assert workdir.read_metrics(tmp_path) == [
+        {"step": 5, "train/loss": 0.5},
+        {"step": 10, "train/loss": 1.0},
+        {"step": 15, "train/loss": 7.0},
+    ]
+    assert len(list((tmp_path / workdir.TENSORBOARD).glob("events.out.tfevents.*"))) == 2
+
+
+def test_every_line_is_json_even_of_a_run_that_diverged(tmp_path):
+    log = workdir.MetricsLog(epath.Path(tmp_path), step=0)
+    log.write(5, {"train/loss": float("nan"), "grad_norm": float("inf"), "epoch": 1.0})
+    log.close()
+    assert (tmp_path / workdir.METRICS).read_text() == (
+        '{"step": 5, "train/loss": null, "grad_norm": null, "epoch": 1.0}\n'
+    )
+
+
+def test_every_start_is_recorded(tmp_path):
+    workdir.record_environment(epath.Path(tmp_path))
+    workdir.record_environment(epath.Path(tmp_path))
+    starts = json.loads((tmp_path / workdir.ENVIRONMENT).read_text())
+    assert len(starts) == 2
+    assert starts[0]["libraries"]["jax"] and starts[0]["devices"][0] == 8
