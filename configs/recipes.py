@@ -23,10 +23,10 @@ def digits() -> ml_collections.ConfigDict:
         TrainSpec(
             model=ModelSpec(name="skip_resnet20", num_classes=10),
             data=DataSpec(name="digits", image_size=16, pad_crop=2, flip=False),
-            mixing=MixingSpec(),
+            mixing=MixingSpec(cutmix_prob=0.5, label_smoothing=0.1),
             optim=OptimSpec(lr=0.1, weight_decay=5e-4),
             batch_size=128,
-            epochs=40,
+            epochs=30,
             log_every_steps=10,
             checkpoint_every_epochs=10,
         )

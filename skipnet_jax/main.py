@@ -29,6 +29,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from skipnet_jax import config
+from skipnet_jax.data import sources
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
@@ -84,20 +85,28 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _dispatch() -> None:
-    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS tell every move at INFO
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every move, and warn of what is no concern of the user
+    if MODE.value == "train":
+        spec = config.train_spec(CONFIG.value)
+        sources.require_available(spec.data)  # before the many seconds that the other imports take
+        _join_hosts()
+        _tame_tensorflow()
+        from skipnet_jax.train import train_and_evaluate
+
+        train_and_evaluate(spec, WORKDIR.value)
+    else:
+        _join_hosts()
+        _tame_tensorflow()
+        from skipnet_jax.evaluate import evaluate_workdir
+
+        evaluate_workdir(WORKDIR.value, CHECKPOINT.value)
+
+
+def _join_hosts() -> None:
     if DISTRIBUTED.value:
         import jax
 
         jax.distributed.initialize(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    _tame_tensorflow()
-    if MODE.value == "train":
-        from skipnet_jax.train import train_and_evaluate
-
-        train_and_evaluate(CONFIG.value, WORKDIR.value)
-    else:
-        from skipnet_jax.evaluate import evaluate_workdir
-
-        evaluate_workdir(WORKDIR.value, CHECKPOINT.value)
 
 
 def _tame_tensorflow() -> None:
@@ -122,6 +131,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if {"--help", "-help", "-h", "-?"} & set(argv):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
         sys.exit(0)
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # configs/ import each other
     try:
         config.check_command_line(argv)
         return flags.FLAGS(argv)

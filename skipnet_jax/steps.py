@@ -58,8 +58,7 @@ def init_state(
       seed: of the initial numbers.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
-    # The hardware's generator, since drawing from JAX's own compiles four times as long for each shape of a parameter.
-    variables = model.lazy_init(jax.random.key(seed, impl="rbg"), images, train=False)
+    variables = model.lazy_init(jax.random.key(seed), images, train=False)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -26,7 +26,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "objectives": {"specs"},
     "sharding": {"specs"},
     "analysis": {"specs", "models"},
-    "interop": {"specs", "models"},
+    "interop": {"specs", "models", "checkpoint", "workdir"},
     "config": {"specs"},
     "steps": {"specs", "models", "optim", "mixing", "objectives", "sharding"},
     "checkpoint": {"specs", "sharding"},
@@ -34,7 +34,8 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "evaluate": {*_LAYERS, "config", "workdir"},
     "progress": {"specs", "steps", "workdir", "evaluate"},
     "train": {*_LAYERS, "config", "workdir", "analysis", "evaluate", "progress"},
-    "main": {"specs", "config", "workdir", "train", "evaluate"},
+    # data: to tell within seconds, before anything heavy is imported, that there is none
+    "main": {"specs", "config", "workdir", "train", "evaluate", "data"},
 }
 
 # And those that it may import only when asked, inside a function: a network's facts include its FLOPs, whose counter
@@ -55,7 +56,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "sharding": _CORE,
     "data": {*_CORE, "absl", "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
     "analysis": {*_CORE, "etils", "matplotlib"},
-    "interop": {*_CORE, "torch"},
+    "interop": {*_CORE, "etils", "safetensors", "torch"},
     "config": {"ml_collections"},
     "checkpoint": {*_CORE, "absl", "etils", "orbax"},
     "workdir": {*_CORE, "absl", "etils", "clu"},
@@ -65,7 +66,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "main": {"absl", "jax", "ml_collections", "tensorflow"},
 }
 
-ONLY_INSIDE_FUNCTIONS = {"tensorflow", "tensorflow_datasets", "torch"}
+ONLY_INSIDE_FUNCTIONS = {"tensorflow", "tensorflow_datasets", "torch", "safetensors"}
 
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
@@ -73,7 +74,7 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "tensorflow": "tensorflow-cpu",
 }
-UNDECLARED = {"torch"}  # whoever converts weights of the original has it
+OPTIONAL = {"torch", "safetensors"}  # for weights from elsewhere: the extra `interop`
 
 
 def _part(path: pathlib.Path) -> str:
@@ -142,7 +143,7 @@ def test_every_imported_library_is_declared_in_setup_cfg():
     required = setup["options"]["install_requires"].splitlines()
     declared = {re.match(r"[\w-]*", line)[0] for line in required}
     imported = {name.split(".")[0] for path in SOURCES for name, _, _ in _imports(path)}
-    imported -= {PACKAGE.name, *sys.stdlib_module_names, *UNDECLARED}
+    imported -= {PACKAGE.name, *sys.stdlib_module_names, *OPTIONAL}
     wanted = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in imported}
     assert wanted <= {name.replace("_", "-") for name in declared}
 

@@ -83,7 +83,7 @@ def test_initial_state_is_that_of_the_network_and_its_seed():
     state, _, mesh = set_up()
     again, _, _ = set_up(devices=jax.devices()[:1])
     other, _, _ = set_up(spec=make_spec(seed=1))
-    expected = TinyNet().init(jax.random.key(0, impl="rbg"), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+    expected = TinyNet().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
     jax.tree.map(np.testing.assert_array_equal, state.variables, expected)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(again))
     assert np.any(state.params["conv"]["kernel"] != other.params["conv"]["kernel"])

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
-from skipnet_jax.models.layers import Layers, mean_pool, param_dtype
+from skipnet_jax.models.layers import HostDraw, Layers, mean_pool, param_dtype
 
 
 class State(NamedTuple):
@@ -89,7 +89,7 @@ class Static(nn.Module):
     def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
         shape = (len(states), y.shape[-1])
-        logits = self.param("logits", nn.initializers.normal(1.0), shape, param_dtype(self.layers.dtype))
+        logits = self.param("logits", HostDraw(bound=None), shape, param_dtype(self.layers.dtype))
         weights = nn.softmax(logits, axis=0)[None]
         self.sow("intermediates", "weights", weights)
         return y + sum(state.value * _per_pixel(weights[:, k], y) for k, state in enumerate(states))

@@ -8,16 +8,15 @@ and activation, and so carry none of these settings themselves.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
-
-# Uniform in +-1/sqrt(fan_in), torch's default for every convolution and linear layer, gates included.
-KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+from jaxtyping import Array, Float, PRNGKeyArray
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
@@ -28,11 +27,46 @@ def param_dtype(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _bias_init(fan_in: int) -> Callable[..., Array]:
-    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+@dataclasses.dataclass(frozen=True)
+class HostDraw:
+    """An initialiser that NumPy draws: of the standard normal distribution, or uniform in +-bound.
 
-    return init
+    So the numbers are the same on every platform, jitted or not, and no random number generator is compiled, which
+    takes half a second for each of the many shapes of a network's parameters.
+
+    Args:
+      bound: None = normal.
+    """
+
+    bound: float | None
+
+    def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        # Equal draws are equal callbacks: JAX prepares each only once.
+        draw = _Draw(self.bound, tuple(shape), np.dtype(dtype))
+        result = jax.ShapeDtypeStruct(draw.shape, draw.dtype)
+        return jax.pure_callback(draw, result, jax.random.key_data(key), vmap_method="sequential")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    bound: float | None
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __call__(self, words: np.ndarray) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(np.asarray(words).tolist()))
+        if self.bound is None:
+            return generator.standard_normal(self.shape).astype(self.dtype)
+        return generator.uniform(-self.bound, self.bound, self.shape).astype(self.dtype)
+
+
+def uniform_by_fan_in(fan_in: int) -> HostDraw:
+    """Uniform in +-1/sqrt(fan_in): torch's default for the weights and biases of every layer, gates included.
+
+    Args:
+      fan_in: inputs of each output, per group.
+    """
+    return HostDraw(fan_in**-0.5)
 
 
 def per_channel(vector: Float[Array, "c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
@@ -60,7 +94,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", KERNEL_INIT, shape, param_dtype(self.dtype))
+        init = uniform_by_fan_in(math.prod(shape[:-1]))
+        kernel = self.param("kernel", init, shape, param_dtype(self.dtype))
         pad = self.kernel // 2 if self.padding is None else self.padding
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
@@ -71,8 +106,7 @@ class Conv(nn.Module):
             feature_group_count=self.groups,
         )
         if self.use_bias:
-            fan_in = self.kernel**2 * shape[2]
-            y += per_channel(self.param("bias", _bias_init(fan_in), (self.features,), param_dtype(self.dtype)), y)
+            y += per_channel(self.param("bias", init, (self.features,), param_dtype(self.dtype)), y)
         return y
 
 
@@ -85,10 +119,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
-        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features), param_dtype(self.dtype))
+        init = uniform_by_fan_in(x.shape[-1])
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), param_dtype(self.dtype))
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
-            y += per_channel(self.param("bias", _bias_init(x.shape[-1]), (self.features,), param_dtype(self.dtype)), y)
+            y += per_channel(self.param("bias", init, (self.features,), param_dtype(self.dtype)), y)
         return y
 
 
