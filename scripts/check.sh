@@ -3,13 +3,14 @@
 #
 #   bash scripts/check.sh                       on a fresh machine too: it sets up .venv by itself
 #   bash scripts/check.sh tests/test_config.py  arguments are pytest's
+#   CHECK_WITH=peer bash scripts/check.sh       with PyTorch and timm, without which their tests are skipped
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 section() { printf '\n=== %s ===\n' "$1"; }
 
 section "environment"
-bash scripts/setup_venv.sh test
+bash scripts/setup_venv.sh "${CHECK_WITH:-test}"
 python=$PWD/.venv/bin/python
 "$python" --version
 

@@ -1,16 +1,14 @@
 #!/usr/bin/env python
 """Weights of PyTorch into a workdir, and back.
 
-Examples:
+The original's weights: a checkpoint of PyTorch Lightning or a bare state dict (.ckpt, .pt, .pth), or .safetensors
+  python scripts/convert_torch.py skip_resnet50.ckpt runs/skip_resnet50 --model=skip_resnet50
 
-  The original's weights: a checkpoint of PyTorch Lightning or a bare state dict (.ckpt, .pt, .pth), or .safetensors
-    python scripts/convert_torch.py skip_resnet50.ckpt runs/skip_resnet50 --model=skip_resnet50
+timm's ImageNet weights into a plain network, or into all but the junctions of another
+  python scripts/convert_torch.py model.safetensors runs/start --model=skip_resnet50 --timm
 
-  timm's ImageNet weights into a plain network, or into all but the junctions of another
-    python scripts/convert_torch.py model.safetensors runs/start --model=skip_resnet50 --timm
-
-  A workdir, of a run or converted, into the original's form
-    python scripts/convert_torch.py weights.safetensors runs/skip_resnet50 --to-torch
+A workdir, of a run or converted, into the original's form
+  python scripts/convert_torch.py weights.safetensors runs/skip_resnet50 --to-torch
 """
 
 import argparse
@@ -69,7 +67,9 @@ def _from_torch(arguments: argparse.Namespace) -> None:
 
 def _network(arguments: argparse.Namespace, recorded: str | None) -> str:
     if arguments.model is None and recorded is None:
-        raise ValueError(f"--model: got nothing, and {arguments.file} does not tell; expected the network. Give --model=...")
+        raise ValueError(
+            f"--model: got nothing, and {arguments.file} does not tell; expected the network. Give --model=..."
+        )
     if arguments.model is not None and recorded not in (None, arguments.model):
         raise ValueError(
             f"--model: got {arguments.model!r}, expected {recorded!r}, which the config in {arguments.file} names. "

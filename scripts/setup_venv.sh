@@ -3,16 +3,18 @@
 #
 #   bash scripts/setup_venv.sh run     what training needs
 #   bash scripts/setup_venv.sh test    and the tools that check.sh needs
+#   bash scripts/setup_venv.sh peer    and PyTorch and timm, which some tests compare with
 #
 # Does nothing where the last installation still fits. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-wanted=${1:?expected run or test}
+wanted=${1:?expected run, test or peer}
 case "$wanted" in
     run) target=. ;;
     test) target=".[test]" ;;
-    *) echo "setup_venv.sh: got '$wanted', expected run or test" >&2; exit 2 ;;
+    peer) target=".[test,peer]" ;;
+    *) echo "setup_venv.sh: got '$wanted', expected run, test or peer" >&2; exit 2 ;;
 esac
 
 find_python() {
@@ -32,7 +34,9 @@ find_python() {
 
 # The folder belongs to it: a moved checkout would go on importing the old one.
 fingerprint=$(printf '%s' "$PWD" | cat - setup.cfg pyproject.toml | cksum)
-for stamp in ".venv/installed-$wanted" .venv/installed-test; do
+stamps=".venv/installed-$wanted .venv/installed-peer"
+[ "$wanted" = run ] && stamps="$stamps .venv/installed-test"
+for stamp in $stamps; do
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && .venv/bin/python -c '' 2>/dev/null; then
         exit 0
     fi

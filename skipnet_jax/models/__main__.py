@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("pattern", nargs="?", default="*", help="a name, or a shell pattern such as 'skip_*'")
     parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="json: exact numbers")
+    parser.add_argument("--published", action="store_true", help="only those of the published tables")
     parser.add_argument("--features", action="store_true", help="add the channels and strides of the feature pyramid")
     parser.add_argument("--xla", action="store_true", help="add XLA's estimate of the FLOPs (a multiply-add counts 2)")
     arguments = parser.parse_args(argv)
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             model_info(arguments.pattern)  # knows the nearest names
         except ValueError as error:
             parser.error(str(error))
+    if arguments.published:
+        names = [name for name in names if model_info(name).published_name in tables.published_results()]
     rows = (tables.make_row(name, xla=arguments.xla) for name in names)
     columns = tables.columns(xla=arguments.xla, features=arguments.features)
     if arguments.format == "json":

@@ -53,7 +53,7 @@ class _Draw:
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def __call__(self, words: np.ndarray) -> np.ndarray:
+    def __call__(self, words: np.ndarray | Array) -> np.ndarray:
         generator = np.random.Generator(np.random.Philox(np.asarray(words).tolist()))
         if self.bound is None:
             return generator.standard_normal(self.shape).astype(self.dtype)

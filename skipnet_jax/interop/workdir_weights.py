@@ -1,0 +1,104 @@
+"""Weights in a workdir: of a run, or converted from elsewhere.
+
+A converted workdir holds checkpoints like a run's, and in place of the run's config
+
+    model.json     the network, its number of classes, and where its weights are from
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from skipnet_jax import checkpoint, workdir
+from skipnet_jax.interop.torch_weights import variable_shapes
+
+MODEL = "model.json"
+
+# Every checkpoint carries the results of its network. These weights have not been evaluated here.
+NO_RESULTS = {"accuracy": float("nan")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What model.json tells.
+
+    Args:
+      name, num_classes: of the network.
+      source: the file that the weights are from.
+      fresh: the arrays that the file does not cover, joined with slashes: they hold random initial numbers.
+    """
+
+    name: str
+    num_classes: int
+    source: str
+    fresh: tuple[str, ...] = ()
+
+
+def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> None:
+    """Writes a converted workdir, with one checkpoint of step 0 that has no optimizer's state.
+
+    Args:
+      path: a new or empty folder, local or in a bucket.
+      origin: of the weights.
+      variables: "params" and, where the network has any, "batch_stats".
+
+    Raises:
+      ValueError: the folder holds something, or cannot be written.
+    """
+    directory = epath.Path(path)
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ValueError(
+            f"--workdir: got {path}, which is there already, expected a new folder. Choose another --workdir."
+        )
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": variables["params"],
+        "batch_stats": variables.get("batch_stats", {}),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with checkpoint.open_manager(directory / workdir.CHECKPOINTS) as manager:
+            checkpoint.save(manager, 0, state, NO_RESULTS)
+        workdir.write_json(directory / MODEL, dataclasses.asdict(origin))
+    except OSError as error:
+        raise ValueError(
+            f"--workdir: got {path}, which cannot be written ({error.strerror or error}), expected a folder that can."
+        ) from error
+
+
+def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]]:
+    """Reads the weights of a run's workdir or of a converted one, onto the first device.
+
+    Args:
+      path: the workdir.
+      which: best (by validation accuracy), latest, or a step.
+
+    Returns:
+      Name of the network, and {"params": ..., "batch_stats": ...} for `model.apply`.
+
+    Raises:
+      ValueError: the folder is neither, has no such checkpoint, or the checkpoint is of another network.
+    """
+    directory = epath.Path(path)
+    if (directory / MODEL).exists():
+        told = json.loads((directory / MODEL).read_text())
+        name, num_classes = told["name"], told["num_classes"]
+    else:
+        model = workdir.read_spec(directory).model
+        name, num_classes = model.name, model.num_classes
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = flax.traverse_util.unflatten_dict(
+        {
+            key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            for key, leaf in variable_shapes(name, num_classes).items()
+        }
+    )
+    with checkpoint.open_manager(directory / workdir.CHECKPOINTS) as manager:
+        step = checkpoint.find(manager, which)
+        return name, checkpoint.restore(manager, step, shapes)

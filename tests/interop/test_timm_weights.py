@@ -1,0 +1,207 @@
+"""timm's weights, against timm's own logits.
+
+`tests/golden/timm.json` holds what timm says: which arrays its networks have, and the logits of one network of each
+naming, in float64. Weights and images follow from names and seeds as in `tests.golden_rules`. So most tests need
+neither torch nor timm; where these are installed, the last ones build timm's networks and compare. To measure anew:
+
+    python -m tests.interop.test_timm_weights
+"""
+
+import functools
+import json
+import re
+import zlib
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipnet_jax.interop import timm_weights, torch_weights
+from skipnet_jax.models import create_model
+from tests import golden_rules
+
+FILE = golden_rules.FOLDER / "timm.json"
+NUM_CLASSES = 10
+IMAGE_SIZES = {  # of the networks whose logits are in the file; together they use every line of every table
+    "resnet18": 64,
+    "seresnext50_32x4d": 64,
+    "resnet50d": 64,
+    "regnety_008": 64,
+    "convnext_tiny": 64,
+    "swin_tiny": 224,  # timm's Swin takes no other size
+}
+# Deeper and wider ones of the same naming take minutes to trace in all, and their sizes are tested elsewhere.
+NAMED = [name for name in timm_weights.NETWORKS if not re.search(r"101|152|small|base|large", name)]
+KINDS = (
+    (r"running_(mean|var)$", r"running_\1"),
+    (r"gamma$", "layer_scale"),
+    (r"relative_position_bias_table$", "position_bias"),
+)
+
+
+def weight(name, shape):
+    """By the rule of its kind, which the name tells; a bias by that of a norm's."""
+    for pattern, kind in KINDS:
+        if match := re.search(pattern, name):
+            return golden_rules.weight(name, shape, match.expand(kind))
+    if name.endswith(".weight"):
+        return golden_rules.weight(name, shape, "kernel" if len(shape) > 1 else "norm_scale")
+    return golden_rules.weight(name, shape, "norm_bias")
+
+
+@functools.cache
+def golden():
+    return json.loads(FILE.read_text())
+
+
+@functools.cache
+def state_dict(name):
+    """timm's names -> arrays of a network in the file."""
+    return {key: weight(key, shape) for key, shape in golden()["networks"][name]["state"]}
+
+
+def images(name):
+    return golden_rules.images(0, 1, IMAGE_SIZES[name], IMAGE_SIZES[name])
+
+
+def digest(names):
+    """Tells whether two networks have arrays of the same names."""
+    return zlib.crc32("\n".join(sorted(names)).encode())
+
+
+def test_every_network_of_the_tables_is_measured():
+    assert golden()["names"].keys() == timm_weights.NETWORKS.keys()
+    used = {id(timm_weights.NETWORKS[name][1]) for name in IMAGE_SIZES}
+    assert used == {id(naming) for _, naming in timm_weights.NETWORKS.values()}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_our_arrays_have_timm_s_names(name):
+    theirs = golden()["names"][name]
+    shapes = torch_weights.variable_shapes(name, NUM_CLASSES)
+    names = timm_weights.timm_names(name, shapes)
+    assert set(names.values()) == shapes.keys()
+    assert (len(names), digest(names)) == (theirs["count"], theirs["digest"])
+    assert sum(leaf.size for leaf in shapes.values()) == theirs["size"]
+
+
+@pytest.mark.parametrize("name", IMAGE_SIZES)
+def test_logits_are_timm_s(name):
+    variables, fresh = timm_weights.from_timm(name, state_dict(name))
+    assert fresh == []
+    logits = create_model(name, num_classes=NUM_CLASSES).apply(variables, jnp.asarray(images(name)), train=False)
+    expected = np.asarray(golden()["networks"][name]["logits"])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_gated_network_keeps_fresh_gates_and_nothing_else():
+    plain, _ = timm_weights.from_timm("resnet18", state_dict("resnet18"))
+    gated, fresh = timm_weights.from_timm("skip_resnet18", state_dict("resnet18"))
+    plain, gated = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (plain, gated))
+    shapes = torch_weights.variable_shapes("skip_resnet18", NUM_CLASSES)
+    assert {path: leaf.shape for path, leaf in gated.items()} == {"/".join(p): s.shape for p, s in shapes.items()}
+    assert set(fresh) == gated.keys() - plain.keys()
+    assert {path.split("/")[2] for path in fresh} == {"junction"}
+    for path, array in plain.items():
+        np.testing.assert_array_equal(gated[path], array, strict=True)
+    kernels = {path: array for path, array in gated.items() if path in fresh and path.endswith("kernel")}
+    assert all(np.std(kernel) > 0 for kernel in kernels.values())
+
+
+def test_the_seed_decides_what_is_fresh():
+    first, second, again = (
+        timm_weights.from_timm("static_resnet18", state_dict("resnet18"), seed=seed)[0]["params"]["blocks_1"][
+            "junction"
+        ]
+        for seed in (1, 2, 1)
+    )
+    np.testing.assert_array_equal(first["logits"], again["logits"])
+    assert np.abs(first["logits"] - second["logits"]).max() > 0.1
+
+
+def test_junctions_without_parameters_leave_nothing_fresh():
+    assert timm_weights.from_timm("mean_resnet18", state_dict("resnet18"))[1] == []
+
+
+def test_all_keys_that_do_not_fit_are_listed_together():
+    spoilt = dict(state_dict("resnet18"))
+    del spoilt["layer2.0.downsample.0.weight"]
+    spoilt["layer2.0.downsample.2.weight"] = np.zeros(3)
+    spoilt["conv1.weight"] = np.zeros((64, 3, 3, 3))
+    with pytest.raises(ValueError) as error:
+        timm_weights.from_timm("skip_resnet18", spoilt)
+    message = str(error.value)
+    assert "for skip_resnet18 with 10 classes: got 3 keys that do not fit, expected names and shapes of timm" in message
+    assert "missing: layer2.0.downsample.0.weight" in message
+    assert "not of this network: layer2.0.downsample.2.weight" in message
+    assert "shape: conv1.weight is (64, 3, 3, 3), expected one that gives (7, 7, 3, 64)" in message
+
+
+@pytest.mark.parametrize("name", ["skip_seresnet110", "wide_resnet28_10", "skip_wide_resnet28_10"])
+def test_a_network_that_timm_does_not_have_is_an_error(name):
+    with pytest.raises(ValueError, match=f"--model: got '{name}', expected a network that timm has too.*resnet18, "):
+        timm_weights.from_timm(name, state_dict("resnet18"))
+
+
+def import_timm():
+    """timm, as far as its networks go.
+
+    It imports torchvision, whose compiled operators need CUDA's libraries and, where these are missing, are missing
+    too. The networks do not use them; declared, they let the rest of torchvision be imported.
+    """
+    torch = pytest.importorskip("torch")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    pytest.importorskip("torchvision")
+    return torch, pytest.importorskip("timm")
+
+
+def peer_state(peer):
+    """Names and shapes of the arrays that hold weights."""
+    state = peer.state_dict().items()
+    return [[key, list(tensor.shape)] for key, tensor in state if not torch_weights.IGNORED.search(key)]
+
+
+def measure_names(name):
+    torch, timm = import_timm()
+    with torch.device("meta"):
+        state = peer_state(timm.create_model(timm_weights.NETWORKS[name][0], num_classes=NUM_CLASSES))
+    size = sum(int(np.prod(shape)) for _, shape in state)
+    return {"count": len(state), "digest": digest(key for key, _ in state), "size": size}
+
+
+def measure_network(name):
+    torch, timm = import_timm()
+    peer = timm.create_model(timm_weights.NETWORKS[name][0], num_classes=NUM_CLASSES).eval()
+    state = peer_state(peer)
+    peer.load_state_dict({key: torch.tensor(weight(key, shape)) for key, shape in state}, strict=False)
+    with torch.no_grad():
+        logits = peer.double()(torch.tensor(images(name).transpose(0, 3, 1, 2)).double())
+    return {"state": state, "logits": logits.tolist()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", timm_weights.NETWORKS)
+def test_the_file_has_the_names_of_the_timm_that_is_installed(name):
+    assert measure_names(name) == golden()["names"][name]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", IMAGE_SIZES)
+def test_the_file_has_the_logits_of_the_timm_that_is_installed(name):
+    measured, expected = measure_network(name), golden()["networks"][name]
+    assert measured["state"] == expected["state"]
+    np.testing.assert_allclose(measured["logits"], expected["logits"], rtol=1e-10, atol=1e-10)
+
+
+if __name__ == "__main__":
+    torch, timm = import_timm()
+    content = {
+        "timm": timm.__version__,
+        "names": {name: measure_names(name) for name in timm_weights.NETWORKS},
+        "networks": {name: measure_network(name) for name in IMAGE_SIZES},
+    }
+    FILE.write_text(json.dumps(content, separators=(",", ":")) + "\n")

@@ -1,0 +1,163 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from skipnet_jax.interop.torch_weights import from_state_dict, num_classes_of, original_name, to_state_dict
+from skipnet_jax.models import create_model, model_info
+from tests import golden_rules
+
+CLASSES = 3
+
+
+def make_state_dict(name, dtype=np.float32):
+    """Random weights under the original's names and in its layout, worked out from our own parameters' shapes."""
+    rng = np.random.default_rng(0)
+    side = model_info(name).image_size
+    model = create_model(name, num_classes=CLASSES)
+    shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, side, side, 3)), train=False), jax.random.key(0))
+    return {
+        original_name(path): np.asarray(rng.standard_normal(_torch_shape(path, leaf.shape)), dtype)
+        for collection in shapes.values()
+        for path, leaf in traverse_util.flatten_dict(collection).items()
+    }
+
+
+def _torch_shape(path, shape):
+    if path[-1] != "kernel":
+        return shape
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return make_state_dict("skip_resnet20")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("stem/conv/kernel", "stem.conv.weight"),
+        ("stem/norm/mean", "stem.norm.running_mean"),
+        ("blocks_12/shortcut/norm/var", "blocks.12.downsample.norm.running_var"),
+        ("blocks_3/operation/conv1/kernel", "blocks.3.operation.conv1.weight"),
+        ("blocks_3/operation/norm2/scale", "blocks.3.operation.norm2.weight"),
+        ("blocks_3/junction/reduce/kernel", "blocks.3.junction.op.conv1.weight"),
+        ("blocks_3/junction/norm/bias", "blocks.3.junction.op.norm1.bias"),
+        ("blocks_3/junction/expand/bias", "blocks.3.junction.op.conv2.bias"),
+        ("blocks_3/operation/squeeze_excite/expand/bias", "blocks.3.operation.semodule.op.conv2.bias"),
+        ("head_norm/scale", "head.norm.weight"),
+        ("classifier_norm/bias", "classifier.norm.bias"),
+        ("classifier/kernel", "classifier.conv.weight"),
+    ],
+)
+def test_names(ours, theirs):
+    assert original_name(ours.split("/")) == theirs
+
+
+def test_layouts(state_dict):
+    variables = from_state_dict("skip_resnet20", state_dict, num_classes=CLASSES)
+    params, stats = variables["params"], variables["batch_stats"]
+    kernel = state_dict["blocks.4.operation.conv2.weight"]
+    np.testing.assert_array_equal(params["blocks_4"]["operation"]["conv2"]["kernel"], kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(params["classifier"]["kernel"], state_dict["classifier.conv.weight"].T)
+    np.testing.assert_array_equal(stats["stem"]["norm"]["var"], state_dict["stem.norm.running_var"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+def test_linear_layers_come_as_1x1_convolutions_too(state_dict):
+    as_convolutions = {key: value[:, :, None, None] if value.ndim == 2 else value for key, value in state_dict.items()}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        from_state_dict("skip_resnet20", as_convolutions, num_classes=CLASSES),
+        from_state_dict("skip_resnet20", state_dict, num_classes=CLASSES),
+    )
+
+
+def test_all_misfits_are_listed_in_one_error(state_dict):
+    wrong = dict(state_dict)
+    del wrong["stem.conv.weight"]
+    del wrong["blocks.7.junction.op.norm1.running_var"]
+    wrong["blocks.9.operation.conv1.weight"] = np.zeros((64, 64, 3, 3), np.float32)
+    wrong["classifier.conv.weight"] = np.zeros((10, 64, 1, 1), np.float32)
+    wrong["blocks.0.operation.conv1.weight"] = np.zeros((16, 16, 3), np.float32)
+    with pytest.raises(ValueError, match="skip_resnet20 with 3 classes: got 5 keys") as error:
+        from_state_dict("skip_resnet20", wrong, num_classes=CLASSES)
+    for line in (
+        "missing: stem.conv.weight",
+        "missing: blocks.7.junction.op.norm1.running_var",
+        "not of this network: blocks.9.operation.conv1.weight",
+        "shape: classifier.conv.weight is (10, 64, 1, 1), expected one that gives (64, 3)",
+        "shape: blocks.0.operation.conv1.weight is (16, 16, 3), expected one that gives (3, 3, 16, 16)",
+    ):
+        assert line in str(error.value)
+
+
+def test_weights_of_the_plain_network_are_not_taken_for_the_gated_one():
+    with pytest.raises(ValueError, match=r"missing: blocks\.0\.junction\.op\.conv1\.weight"):
+        from_state_dict("skip_resnet20", make_state_dict("resnet20"), num_classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    ["stem.norm.num_batches_tracked", "blocks.0.operation.attn_attn.relative_position_index", "blocks.0.attn_mask"],
+)
+def test_buffers_that_hold_no_weights_are_left_out(state_dict, buffer):
+    variables = from_state_dict("skip_resnet20", state_dict | {buffer: np.zeros(())}, num_classes=CLASSES)
+    assert set(variables) == {"params", "batch_stats"}
+
+
+def test_networks_without_batch_norm_have_no_statistics():
+    variables = from_state_dict("convnext_tiny", make_state_dict("convnext_tiny"), num_classes=CLASSES)
+    assert set(variables) == {"params"}
+
+
+def test_float64_is_kept_under_x64(x64):
+    given = make_state_dict("skip_resnet20", np.float64)
+    variables = from_state_dict("skip_resnet20", given, num_classes=CLASSES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float64)}
+    np.testing.assert_array_equal(variables["params"]["stem"]["norm"]["bias"], given["stem.norm.bias"])
+    single = from_state_dict("skip_resnet20", make_state_dict("skip_resnet20"), num_classes=CLASSES)
+    assert {leaf.dtype for leaf in jax.tree.leaves(single)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "dense-resnet-50-64x64",
+        "se-resnet-50-64x64",
+        "static-resnet-110-32x32",
+        "convnext-t-64x64",
+        "skip-regnety-1.6-64x64",
+    ],
+)
+def test_there_and_back_is_the_same_state_dict(stem):
+    network = golden_rules.GoldenNetwork.load(stem)
+    name = {
+        "Dense-ResNet-50": "dense_resnet50",
+        "SE-ResNet-50": "seresnet50",
+        "Static-ResNet-110": "static_resnet110",
+        "ConvNeXt-T": "convnext_tiny",
+        "Skip-RegNetY-1.6": "skip_regnety_016",
+    }[network.record["model"]]
+    variables = from_state_dict(name, network.state_dict, num_classes=network.record["num_classes"])
+    back = to_state_dict(name, variables)
+    assert back.keys() == network.state_dict.keys()
+    assert num_classes_of(back) == network.record["num_classes"]
+    for key, value in network.state_dict.items():
+        assert back[key].shape == value.shape, key
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def test_going_back_is_strict(state_dict):
+    variables = from_state_dict("skip_resnet20", state_dict, num_classes=CLASSES)
+    stem = variables["params"].pop("stem")
+    variables["params"]["trunk"] = stem
+    with pytest.raises(ValueError, match=r"missing: params/stem/conv/kernel[\s\S]*not of this network: params/trunk"):
+        to_state_dict("skip_resnet20", variables)
+
+
+def test_number_of_classes_of_something_else_is_an_error():
+    with pytest.raises(ValueError, match=r"got no 'classifier\.conv\.weight' among 1 keys"):
+        num_classes_of({"fc.weight": np.zeros((10, 4))})
