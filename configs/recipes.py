@@ -26,9 +26,10 @@ def digits() -> ml_collections.ConfigDict:
             mixing=MixingSpec(cutmix_prob=0.5, label_smoothing=0.1),
             optim=OptimSpec(lr=0.1, weight_decay=5e-4),
             batch_size=128,
-            epochs=30,
+            eval_batch_size=120,
+            epochs=24,
             log_every_steps=10,
-            checkpoint_every_epochs=10,
+            checkpoint_every_epochs=4,
         )
     )
 
