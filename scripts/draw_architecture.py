@@ -79,7 +79,14 @@ def draw_gate(axes: Axes) -> None:
         arrow(axes, (x, 8.8), (x, 7.75), color)
         box(axes, x, 7.4, 1.8, "mean", color, height=0.6)
         arrow(axes, (x, 7.08), (4.25 + (x - 4.25) * 0.45, 6.25), color)
-    axes.text(8.6, 7.4, "over height and\nwidth; a state's is\ntaken once, when\nit is made", fontsize=7.5, va="center", color="#555555")
+    axes.text(
+        8.6,
+        7.4,
+        "over height and\nwidth; a state's is\ntaken once, when\nit is made",
+        fontsize=7.5,
+        va="center",
+        color="#555555",
+    )
     box(axes, 4.25, 5.9, 6.4, "concatenate, $W_1$, norm, activation", GATE)
     arrow(axes, (4.25, 5.5), (4.25, 4.95))
     box(axes, 4.25, 4.6, 6.4, "$W_2$: a number per input and channel", GATE)

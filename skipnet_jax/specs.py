@@ -41,8 +41,8 @@ class ModelSpec:
         _require_at_least("model.num_classes", self.num_classes, 1)
         _require_at_least("model.bn_group_size", self.bn_group_size, 0)
         _require_at_least("model.gate_reduction", self.gate_reduction, 0)
-        _require_fraction("model.dropout", self.dropout)
-        _require_fraction("model.drop_path", self.drop_path)
+        _require_below_one("model.dropout", self.dropout)
+        _require_below_one("model.drop_path", self.drop_path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +174,11 @@ def _require_positive(name: str, value: int | float) -> None:
 def _require_fraction(name: str, value: int | float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value}, expected 0..1. Change --config.{name}.")
+
+
+def _require_below_one(name: str, value: int | float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: got {value}, expected 0 or more and less than 1. Change --config.{name}.")
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,0 +1,84 @@
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipnet_jax.models.block import Block, BlockPlan, stage_strides
+from skipnet_jax.models.junctions import Sum, make_state
+from skipnet_jax.models.layers import Layers
+
+
+class Times(nn.Module):
+    """Multiplies, and takes every `stride`-th pixel."""
+
+    factor: float
+    layers: Layers
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return self.factor * x[:, :: self.stride, :: self.stride]
+
+
+LAYERS = Layers(norm=Times, act=lambda x: x + 1000, dtype=jnp.float32)
+X = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+
+
+def make_block(*, stride=1, drop_path=0.0, shortcut_first=False, post_activation=False):
+    plan = BlockPlan(
+        stride,
+        functools.partial(Times, 10.0, stride=stride),
+        functools.partial(Times, 100.0, stride=1 if shortcut_first else stride),
+    )
+    return Block(plan, LAYERS, Sum, drop_path, shortcut_first, post_activation)
+
+
+def run(block, x=X, earlier=(), *, train=False, seed=0):
+    return block.apply({}, x, list(earlier), train=train, rngs={"dropout": jax.random.key(seed)})
+
+
+def test_adds_branch_and_shortcut():
+    out, state = run(make_block())
+    np.testing.assert_allclose(out, 100 * X + 10 * X)
+    np.testing.assert_allclose(state.value, 10 * X)  # the shortcut's output, not the block's
+    np.testing.assert_allclose(state.pooled, [[10 * 8.5]])
+
+
+def test_adds_the_earlier_states():
+    earlier = [make_state(jnp.full_like(X, 7.0)), make_state(jnp.full((1, 4, 4, 3), 0.5))]  # the wider one is cut
+    out, _ = run(make_block(), earlier=earlier)
+    np.testing.assert_allclose(out, 100 * X + 10 * X + 7.5)
+
+
+def test_shortcut_first_feeds_the_operation_with_the_shortcuts_output():
+    out, _ = run(make_block(stride=2, shortcut_first=True))
+    np.testing.assert_allclose(out, 100 * 10 * X[:, ::2, ::2] + 10 * X[:, ::2, ::2])
+
+
+def test_post_activation_acts_on_the_sum_and_not_on_the_state():
+    out, state = run(make_block(post_activation=True))
+    np.testing.assert_allclose(out, 110 * X + 1000)
+    np.testing.assert_allclose(state.value, 10 * X)
+
+
+def test_drop_path_drops_the_branch_only():
+    x = jnp.ones((64, 2, 2, 1))
+    out, state = run(make_block(drop_path=0.5), x, train=True)
+    np.testing.assert_allclose(np.unique(out), [10, 210])
+    np.testing.assert_allclose(state.value, 10 * x)
+    out, _ = run(make_block(drop_path=0.5), x, train=False)
+    np.testing.assert_allclose(out, 110 * x)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ((2, 1, 3), [(0, 1), (0, 1), (1, 2), (2, 2), (2, 1), (2, 1)]),
+        ((1,), [(0, 1)]),
+    ],
+)
+def test_every_stage_but_the_first_starts_with_a_stride(blocks, expected):
+    assert list(stage_strides(blocks)) == expected

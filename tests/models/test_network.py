@@ -1,0 +1,275 @@
+"""The network: wiring over sections, precision, rematerialisation, feature pyramid."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipnet_jax.models import create_model
+from skipnet_jax.models.block import Block, BlockPlan
+from skipnet_jax.models.families.resnet import BasicOperation
+from skipnet_jax.models.junctions import JUNCTIONS
+from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.network import Network, Plan
+from skipnet_jax.models.shortcuts import LinearShortcut
+from skipnet_jax.models.stems import SmallStem
+
+CLASSES = 5
+
+
+def images_of(*size, batch=4, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, *size, 3)), dtype)
+
+
+def make_network(*, junction="skip", dtype=jnp.float32, dropout=0.0, drop_path=0.0, remat=False):
+    """A network of real parts, but of three blocks only, in two sections."""
+    blocks = tuple(
+        BlockPlan(
+            stride,
+            functools.partial(LinearShortcut, features, stride),
+            functools.partial(BasicOperation, features, stride),
+        )
+        for features, stride in ((8, 1), (8, 1), (16, 2))
+    )
+    plan = Plan("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks)
+    return Network(plan, JUNCTIONS[junction], CLASSES, dtype, 0, 2, dropout, drop_path, remat)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of this network with the gate; with statistics that are not the initial ones."""
+    variables = make_network().init(jax.random.key(0), images_of(8, 8), train=False)
+    stats = jax.tree.map(lambda leaf: leaf + 0.1, variables["batch_stats"])
+    return {"params": variables["params"], "batch_stats": stats}
+
+
+def evaluate(model, variables, images):
+    return jax.jit(functools.partial(model.apply, train=False))(variables, images)
+
+
+class Tap(nn.Module):
+    """A shortcut whose output follows from its own parameter alone, as far as gradients go."""
+
+    layers: Layers
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = jax.lax.stop_gradient(x)[:, :: self.stride, :: self.stride]
+        return x + self.param("tap", nn.initializers.zeros, (1, 1, 1, x.shape[-1]))
+
+
+class Still(nn.Module):
+    """A branch through which no gradient flows."""
+
+    layers: Layers
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return jax.lax.stop_gradient(jnp.sin(x))[:, :: self.stride, :: self.stride]
+
+
+class Widen(nn.Module):
+    """A stem that only widens the image."""
+
+    layers: Layers
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return jnp.tile(x, (1, 1, 1, 2))
+
+
+STRIDES = (1,) * 6 + (2, 1)  # sections of 6 and 2 blocks
+
+# What each block sees, by absolute number.
+OWN = [{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}]
+SKIP = [{0}, {0, 1}, {1, 2}, {0, 2, 3}, {1, 3, 4}, {2, 4, 5}, {6}, {6, 7}]
+DENSE = [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}, {1, 2, 3, 4, 5}, {6}, {6, 7}]
+
+
+@pytest.mark.parametrize("name", JUNCTIONS)
+def test_blocks_see_exactly_the_wired_states(name):
+    """The gradient of block i's junction with respect to the state of block j is zero unless i sees j."""
+    blocks = tuple(BlockPlan(s, functools.partial(Tap, stride=s), functools.partial(Still, stride=s)) for s in STRIDES)
+    plan = Plan("Toy", 4, CLASSES, Widen, blocks)
+    model = Network(plan, JUNCTIONS[name], CLASSES, jnp.float32, 0, 1, 0.0, 0.0, False)
+    images = images_of(4, 4)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    order = [f"blocks_{i}" for i in range(len(blocks))]
+
+    def junction_outputs(taps):
+        params = {**variables["params"]}
+        for block, tap in taps.items():
+            params[block] = {**params[block], "shortcut": {"tap": tap}}
+        _, sown = model.apply(
+            {**variables, "params": params},
+            images,
+            train=False,
+            mutable=["intermediates"],
+            capture_intermediates=lambda module, _: module.name == "junction",
+        )
+        outputs = [sown["intermediates"][block]["junction"]["__call__"][0] for block in order]
+        return jnp.stack([jnp.square(out).sum() for out in outputs])
+
+    taps = {block: variables["params"][block]["shortcut"]["tap"] for block in order}
+    jacobian = jax.jit(jax.jacrev(junction_outputs))(taps)
+    expected = {"add": OWN, "dense": DENSE}.get(name, SKIP)
+    assert [{j for j, block in enumerate(order) if jacobian[block][i].any()} for i in range(len(order))] == expected
+
+
+def test_evaluation_is_deterministic_and_sees_each_image_alone(variables):
+    model = make_network(dropout=0.5, drop_path=0.5)
+    images = images_of(8, 8)
+    logits = evaluate(model, variables, images)
+    np.testing.assert_array_equal(logits, evaluate(make_network(), variables, images))
+    np.testing.assert_allclose(logits[:1], evaluate(model, variables, images[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(variables):
+    images, model = images_of(8, 8), make_network(dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, updates = jax.eval_shape(train, variables, images)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
+    exact, rounded = evaluate(make_network(), variables, images), evaluate(model, variables, images)
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.parametrize("name", ["skip_resnet20", "skip_convnext_tiny", "skip_swin_tiny", "skip_regnety_008"])
+def test_bfloat16_computes_its_blocks_in_bfloat16(name):
+    model = create_model(name, num_classes=CLASSES, dtype=jnp.bfloat16)
+    outputs = []
+
+    def record(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if isinstance(context.module, Block):
+            outputs.extend([result[0].dtype, result[1].value.dtype])
+        return result
+
+    with nn.intercept_methods(record):
+        logits, _ = jax.eval_shape(
+            functools.partial(model.init_with_output, train=False), jax.random.key(0), images_of(32, 32)
+        )
+    assert set(outputs) == {jnp.dtype(jnp.bfloat16)}
+    assert logits.dtype == jnp.float32
+
+
+def test_rematerialisation_changes_nothing_but_memory(variables):
+    images = images_of(8, 8)
+
+    def make_step(*, remat):
+        model = make_network(drop_path=0.3, remat=remat)
+
+        def loss_of(params):
+            rngs = {"dropout": jax.random.key(1)}
+            logits, updates = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs=rngs
+            )
+            return jnp.square(logits).sum(), updates
+
+        return jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+
+    plain, remat = make_step(remat=False), make_step(remat=True)
+    assert "remat" not in str(jax.make_jaxpr(plain)(variables["params"]))
+    assert "remat" in str(jax.make_jaxpr(remat)(variables["params"]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max())),
+        plain(variables["params"]),
+        remat(variables["params"]),
+    )
+
+
+def test_features_are_the_last_outputs_of_the_sections(variables):
+    model, images = make_network(), images_of(33, 37)
+    params = {name: value for name, value in variables["params"].items() if name != "classifier"}
+    backbone = {"params": params, "batch_stats": variables["batch_stats"]}
+    stages = jax.jit(functools.partial(model.apply, train=False, method="features"))(backbone, images)
+    assert [stage.shape for stage in stages] == [(4, 33, 37, 8), (4, 17, 19, 16)]
+    kernel, bias = (np.asarray(variables["params"]["classifier"][name]) for name in ("kernel", "bias"))
+    logits = np.asarray(stages[-1]).mean((1, 2)) @ kernel + bias
+    np.testing.assert_allclose(evaluate(model, variables, images), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "widths"),
+    [
+        ("skip_resnet50", (4, 8, 16, 32), (256, 512, 1024, 2048)),
+        ("regnety_016", (4, 8, 16, 32), (48, 120, 336, 888)),
+        ("skip_convnext_tiny", (4, 8, 16, 32), (96, 192, 384, 768)),
+        ("swin_tiny", (4, 8, 16, 32), (96, 192, 384, 768)),
+        ("skip_wide_resnet28_10", (1, 2, 4), (160, 320, 640)),
+        ("pyramidnet110_a48", (1, 2, 4), (32, 48, 64)),
+    ],
+)
+@pytest.mark.parametrize("size", [(64, 96), (33, 37)])
+def test_feature_pyramids(name, strides, widths, size):
+    model = create_model(name, num_classes=CLASSES)
+
+    def run(key, images):
+        variables = model.init(key, images, train=False)
+        return model.apply(variables, images, train=False, method="features")
+
+    stages = jax.eval_shape(run, jax.random.key(0), images_of(*size, batch=2))
+    assert tuple(stage.shape[-1] for stage in stages) == widths
+    for stage, stride in zip(stages, strides, strict=True):
+        for side, whole in zip(stage.shape[1:3], size, strict=True):
+            assert side in {whole // stride, -(-whole // stride)}
+
+
+@pytest.mark.parametrize("name", ["skip_resnet20", "mean_swin_tiny"])
+def test_stochastic_depth_grows_linearly_with_the_block(name):
+    model = create_model(name, num_classes=CLASSES, drop_path=0.4)
+    rates = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, Block):
+            rates.append(context.module.drop_path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
+    blocks = {"skip_resnet20": 9, "mean_swin_tiny": 24}[name]  # Swin's attention and perceptron count separately
+    np.testing.assert_allclose(rates, [0.4 * (i + 1) / blocks for i in range(blocks)])
+
+
+def test_noise_follows_the_key(variables):
+    images, model = images_of(8, 8), make_network(drop_path=0.9)
+
+    @jax.jit
+    def logits(key):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+
+    np.testing.assert_array_equal(logits(jax.random.key(0)), logits(jax.random.key(0)))
+    assert not np.array_equal(logits(jax.random.key(0)), logits(jax.random.key(1)))
+
+
+def test_dropout_stands_before_the_classifier(variables):
+    seen = []
+
+    def record(call, args, kwargs, context):
+        if context.module.name == "classifier":
+            seen.append(np.asarray(args[0]))
+        return call(*args, **kwargs)
+
+    images, rngs = images_of(8, 8, batch=64), {"dropout": jax.random.key(1)}
+    with nn.intercept_methods(record):
+        for dropout in (0.0, 0.5):
+            make_network(dropout=dropout).apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+    plain, noisy = seen
+    kept = (noisy != 0) | (plain == 0)
+    assert 0.4 < kept[plain > 0].mean() < 0.6
+    np.testing.assert_allclose(noisy, np.where(kept, 2 * plain, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["skip_resnet20", "skip_swin_tiny", "convnext_tiny"])
+def test_collections(name):
+    model = create_model(name, num_classes=CLASSES)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
+    has_batch_norm = "resnet" in name
+    assert {"params", "batch_stats"} & set(shapes) == ({"params", "batch_stats"} if has_batch_norm else {"params"})
