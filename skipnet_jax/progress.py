@@ -11,6 +11,7 @@ from etils import epath
 from skipnet_jax import evaluate, steps
 from skipnet_jax import workdir as workdirs
 
+IN_FLIGHT = 2  # steps that the host may be ahead of the device: more would only pile up batches in its memory
 LINE_EVERY_SECONDS = 30.0  # without a terminal: a sign of life within long epochs
 BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
 
@@ -18,8 +19,8 @@ BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} 
 class Progress:
     """Collects the numbers of a run, measures its speed, and shows and writes both.
 
-    Numbers stay on the device until `fetch`. Speed is measured from fetch to fetch, without the first step
-    (compilation) and without evaluation. Hosts other than the first collect too, but show and write nothing.
+    Numbers stay on the device until `fetch`; a step only waits for the one before the last two. Speed is measured from
+    fetch to fetch, without the first step (compilation) and without evaluation. Hosts other than the first collect too, but show and write nothing.
     """
 
     def __init__(self, workdir: epath.Path, *, start: int, total: int, steps_per_epoch: int) -> None:
@@ -62,7 +63,10 @@ class Progress:
             self._untimed = 1
             self._began = self._mark = time.perf_counter()
             self._open_bar()
-        elif self._bar is not None:
+            return
+        if len(self._window) > IN_FLIGHT:
+            jax.block_until_ready(self._window[-1 - IN_FLIGHT])
+        if self._bar is not None:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()
 
