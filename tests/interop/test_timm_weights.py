@@ -144,18 +144,23 @@ def test_a_network_that_timm_does_not_have_is_an_error(name):
         timm_weights.from_timm(name, state_dict("resnet18"))
 
 
-def import_timm():
-    """timm, as far as its networks go.
+def import_torchvision():
+    """torch and torchvision, as far as the latter's networks go.
 
-    It imports torchvision, whose compiled operators need CUDA's libraries and, where these are missing, are missing
-    too. The networks do not use them; declared, they let the rest of torchvision be imported.
+    Its compiled operators need CUDA's libraries and, where these are missing, are missing too. The networks do not use
+    them; declared, they let the rest of torchvision be imported.
     """
     torch = pytest.importorskip("torch")
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    pytest.importorskip("torchvision")
+    return torch, pytest.importorskip("torchvision")
+
+
+def import_timm():
+    """torch and timm, which imports torchvision."""
+    torch, _ = import_torchvision()
     return torch, pytest.importorskip("timm")
 
 
