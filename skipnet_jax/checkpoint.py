@@ -17,20 +17,24 @@ STATE = "state"  # name of Orbax's item that holds the TrainState
 NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
 
 
-def open_manager(directory: epath.PathLike) -> ocp.CheckpointManager:
-    """Opens the folder of checkpoints, and creates it where there is none.
+def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
+    """Opens the folder of checkpoints; to write, creates it where there is none.
 
     Two are kept: the newest and the one with the best validation accuracy (one, when they are the same). What an
-    interrupted write left behind is removed. Use it in a `with` block: leaving it waits for writes under way.
+    interrupted write left behind is removed, unless read_only: it may be a write that is still going on. Use it in a
+    `with` block: leaving it waits for writes under way.
 
     Args:
-      directory: `checkpoints` of a workdir.
+      directory: `checkpoints` of a workdir, absolute (Orbax refuses others, but only when it saves).
+      read_only: for all but the run itself.
     """
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=_accuracy, reverse=False, n=1)]),
         best_fn=_accuracy,  # BestN alone forgets the metrics on disk, and with them the best
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=True,
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=not read_only,
+        create=not read_only,
+        read_only=read_only,
     )
     return ocp.CheckpointManager(directory, options=options, item_handlers={STATE: ocp.PyTreeCheckpointHandler()})
 

@@ -28,7 +28,7 @@ def train_spec(config: ml_collections.ConfigDict) -> specs.TrainSpec:
     return from_dict(config.to_dict())
 
 
-def from_dict(mapping: Mapping[str, Any]) -> specs.TrainSpec:
+def from_dict(mapping: Any) -> specs.TrainSpec:
     """Reads plain nested data, such as the JSON that a workdir keeps; the inverse of `to_dict`.
 
     Every field has to be there, those with a default too: what was recorded must not change its meaning
@@ -98,7 +98,8 @@ _Spec = typing.TypeVar("_Spec")
 
 def _read(cls: type[_Spec], mapping: Any, prefix: str) -> _Spec:
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"config.{prefix[:-1]}: got {mapping!r}, expected the fields of {cls.__name__}.")
+        name = f"config.{prefix}".removesuffix(".")
+        raise ValueError(f"{name}: got {mapping!r}, expected the fields of {cls.__name__}.")
     types = typing.get_type_hints(cls)
     for key in mapping:
         if key not in types:

@@ -59,12 +59,12 @@ def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any
     Raises:
       ValueError: there is no run, no such checkpoint, or the checkpoint is of another network.
     """
-    workdir = epath.Path(path)
+    workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
     source = sources.load(spec.data, "test")
     mesh = sharding.make_mesh()
     model = create_model(**dataclasses.asdict(spec.model))
-    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS) as manager:
+    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, which)
         variables = checkpoint.restore(manager, step, _abstract_variables(model, spec.data.image_size, mesh))
     eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh)

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 def _check_flags(argv: Sequence[str]) -> None:
     if argv[1:]:
         raise ValueError(f"command line: got {argv[1]!r}, expected flags only (--name=value). See --help.")
-    if WORKDIR.value is None:
+    if not WORKDIR.value:
         raise ValueError("--workdir: got nothing, expected the folder of the run. Give --workdir=runs/NAME.")
     if MODE.value == "train" and CONFIG.value is None:
         raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")

@@ -19,8 +19,9 @@ BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} 
 class Progress:
     """Collects the numbers of a run, measures its speed, and shows and writes both.
 
-    Numbers stay on the device until `fetch`; a step only waits for the one before the last two. Speed is measured from
-    fetch to fetch, without the first step (compilation) and without evaluation. Hosts other than the first collect too, but show and write nothing.
+    Numbers stay on the device until `fetch`; a step only waits for the one before the last two. Speed is measured
+    from fetch to fetch, without the first step (compilation) and without evaluation. Hosts other than the first collect
+    too, but show and write nothing.
     """
 
     def __init__(self, workdir: epath.Path, *, start: int, total: int, steps_per_epoch: int) -> None:

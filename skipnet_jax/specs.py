@@ -80,7 +80,7 @@ class MixingSpec:
 
     Args:
       cutmix_prob: share of the examples that get CutMix, 0..1.
-      cutmix_alpha: lambda ~ Beta(alpha, alpha).
+      cutmix_alpha: of lambda ~ Beta(alpha, alpha), of which the larger of lambda and 1 - lambda is kept.
       label_smoothing: k in (1 - k) * target + k / classes, after mixing.
     """
 
@@ -133,7 +133,7 @@ class TrainSpec:
         floor(training examples / batch_size) steps.
       eval_batch_size: the same for evaluation; the result does not depend on it.
       epochs: length of the run.
-      seed: of initialisation, order, augmentation and mixing.
+      seed: of initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
       checkpoint_every_epochs: the last epoch is always saved.
     """
@@ -152,7 +152,10 @@ class TrainSpec:
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epochs", "log_every_steps", "checkpoint_every_epochs"):
             _require_at_least(name, getattr(self, name), 1)
-        _require_at_least("seed", self.seed, 0)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"seed: got {self.seed}, expected 0..4294967295, all that JAX tells apart. Change --config.seed."
+            )
         group = self.model.bn_group_size
         if group and self.batch_size > group and self.batch_size % group:
             raise ValueError(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
@@ -107,7 +106,6 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
 
 
 def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> None:
-    sharding.require_divisible("batch_size", spec.batch_size, mesh)
     if spec.model.num_classes != source.num_classes:
         raise ValueError(
             f"model.num_classes: got {spec.model.num_classes}, expected {source.num_classes}, the classes of "
@@ -118,11 +116,7 @@ def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> None:
             f"batch_size: got {spec.batch_size}, expected at most the {source.num_examples} training images of "
             f"{source.name}. Lower --config.batch_size."
         )
-    if spec.model.dtype == "float64" and jnp.result_type(float) != jnp.float64:
-        raise ValueError(
-            "model.dtype: got float64, expected JAX to be told so. Set the environment variable JAX_ENABLE_X64=1, or "
-            "give --config.model.dtype=float32."
-        )
+    sharding.require_divisible("batch_size", spec.batch_size, mesh)
 
 
 def _require_finite(
@@ -130,11 +124,11 @@ def _require_finite(
 ) -> None:
     bad = [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]
     if bad:
+        in_float32 = "" if spec.model.dtype == "float32" else " or compute in float32 (--config.model.dtype)"
         raise FloatingPointError(
             f"training diverged: at step {step} got {', '.join(bad)}, expected finite numbers; {_saved(manager)}. "
             f"Lower --config.optim.lr (now {spec.optim.lr:g}), warm up longer (--config.optim.warmup_epochs, now "
-            f"{spec.optim.warmup_epochs}) or compute in float32 (--config.model.dtype, now {spec.model.dtype}), "
-            f"in a new --workdir."
+            f"{spec.optim.warmup_epochs}){in_float32}, in a new --workdir."
         )
 
 

@@ -18,6 +18,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import subprocess
@@ -58,6 +59,12 @@ LIBRARIES = (
 CHANGEABLE = ("eval_batch_size", "log_every_steps", "checkpoint_every_epochs", "data.dir")
 
 
+def locate(path: epath.PathLike) -> epath.Path:
+    """The absolute path of a workdir that may be given relative to the current directory, or to ~."""
+    located = epath.Path(path).expanduser()
+    return located if "://" in str(path) else epath.Path(os.path.abspath(located))
+
+
 def open_for_training(path: epath.PathLike, spec: TrainSpec) -> epath.Path:
     """Opens the workdir of a run, and creates it where there is none.
 
@@ -74,7 +81,7 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec) -> epath.Path:
     Raises:
       ValueError: it cannot be written, or holds another config's run.
     """
-    workdir = epath.Path(path)
+    workdir = locate(path)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir: got {workdir}, which is a file, expected a folder or a new path.")
     wanted = config.to_dict(spec)
@@ -98,21 +105,22 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
     Raises:
       ValueError: there is no run, or its config cannot be read.
     """
-    file = epath.Path(path) / CONFIG
+    file = locate(path) / CONFIG
     if not file.exists():
         raise ValueError(
             f"--workdir: got {path}, which has no {CONFIG}, expected a run's workdir. Give the --workdir of a run."
         )
+    content = read_json(file)
     try:
-        return config.from_dict(json.loads(file.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: got no valid JSON ({error}), expected the config that training wrote.") from error
+        return config.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def record_environment(workdir: epath.Path) -> None:
     """Appends to the workdir who made it: code, libraries, devices and command of this start."""
     file = workdir / ENVIRONMENT
-    starts = json.loads(file.read_text()) if file.exists() else []
+    starts = read_json(file) if file.exists() else []
     starts.append(
         {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -165,13 +173,31 @@ class MetricsLog:
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl, in order; none where there is no file. A torn last line (kill -9) is left out."""
     file = epath.Path(path) / METRICS
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+
+def read_json(file: epath.Path) -> Any:
+    """Reads a file that `write_json` wrote.
+
+    Raises:
+      ValueError: it holds something else by now.
+    """
+    return _parse(file.read_bytes(), str(file))
 
 
 def write_json(file: epath.Path, content: Any) -> None:
     """Writes JSON for people to read; an interrupted write leaves the old file."""
     _replace(file, json.dumps(content, indent=2) + "\n")
+
+
+def _parse(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{where}: got no valid JSON ({error}), expected what training wrote. Mend it, or choose another --workdir."
+        ) from error
 
 
 def _replace(file: epath.Path, text: str) -> None:

@@ -127,3 +127,12 @@ def test_an_incomplete_checkpoint_is_an_error_that_names_its_folder(tmp_path, co
         with pytest.raises(ValueError, match="checkpoints/20: got an incomplete checkpoint"):
             checkpoint.restore(manager, 20, target(make_state(0.0)))
         assert checkpoint.find(manager, "best") == 10
+
+
+def test_reading_leaves_alone_what_is_being_written(manager, tmp_path):
+    save_all(manager, {10: 0.5, 20: 0.9, 30: 0.8})
+    unfinished = tmp_path / "checkpoints" / "40.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    with checkpoint.open_manager(tmp_path / "checkpoints", read_only=True) as reader:
+        assert (checkpoint.find(reader, "best"), checkpoint.find(reader, "latest")) == (20, 30)
+    assert unfinished.exists()

@@ -102,3 +102,10 @@ def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):
 def test_no_run_no_evaluation(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         evaluate.evaluate_workdir(tmp_path)
+
+
+def test_a_relative_workdir_is_the_same_one(run, tiny, monkeypatch):
+    path, _ = run
+    expected = evaluate.evaluate_workdir(path)
+    monkeypatch.chdir(path.parent)
+    assert evaluate.evaluate_workdir("run") == expected

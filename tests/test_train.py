@@ -189,7 +189,6 @@ def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step):
         ),
         ({"batch_size": 100}, r"batch_size: got 100, expected a multiple of the number of devices \(8\)"),
         ({"batch_size": 2048}, "batch_size: got 2048, expected at most the 1437 training images"),
-        ({"model": specs.ModelSpec(name="skip_resnet20", num_classes=10, dtype="float64")}, "JAX_ENABLE_X64=1"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, changes, message):
@@ -209,3 +208,9 @@ def test_another_configs_run_is_left_alone(whole):
 def test_takes_the_config_dict_of_a_recipe(whole):
     path, results = whole
     assert train.train_and_evaluate(config.to_config_dict(make_spec()), path) == results
+
+
+def test_a_workdir_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train.train_and_evaluate(make_spec(epochs=1), "runs/relative")
+    assert (tmp_path / "runs" / "relative" / "checkpoints" / str(STEPS_PER_EPOCH)).is_dir()

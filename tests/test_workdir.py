@@ -114,3 +114,19 @@ def test_every_start_is_recorded(tmp_path):
     starts = json.loads((tmp_path / workdir.ENVIRONMENT).read_text())
     assert len(starts) == 2
     assert starts[0]["libraries"]["jax"] and starts[0]["devices"][0] == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"\xff\xfe", "no valid JSON"), (b"{", "no valid JSON"), (b"[1]", "got [1]")]
+)
+def test_a_damaged_config_is_named(tmp_path, content, found):
+    (tmp_path / workdir.CONFIG).write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        workdir.read_spec(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / workdir.CONFIG}: ") and found in str(error.value)
+
+
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
+    (tmp_path / workdir.METRICS).write_text('{"step": 1}\n{"step":\n{"st')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: got no valid JSON"):
+        workdir.read_metrics(tmp_path)

@@ -6,7 +6,6 @@ A converted workdir holds checkpoints like a run's, and in place of the run's co
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +50,7 @@ def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> 
     Raises:
       ValueError: the folder holds something, or cannot be written.
     """
-    directory = epath.Path(path)
+    directory = workdir.locate(path)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise ValueError(
             f"--workdir: got {path}, which is there already, expected a new folder. Choose another --workdir."
@@ -85,12 +84,17 @@ def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]
     Raises:
       ValueError: the folder is neither, has no such checkpoint, or the checkpoint is of another network.
     """
-    directory = epath.Path(path)
+    directory = workdir.locate(path)
     if (directory / MODEL).exists():
-        told = json.loads((directory / MODEL).read_text())
+        told = workdir.read_json(directory / MODEL)
         name, num_classes = told["name"], told["num_classes"]
     else:
         model = workdir.read_spec(directory).model
+        if model.gate_reduction or model.dtype == "float64":
+            raise ValueError(
+                f"{directory}: got model.gate_reduction={model.gate_reduction} and model.dtype={model.dtype}, expected "
+                f"the network's own gate_reduction (0) and parameters in float32, which alone have a form in torch."
+            )
         name, num_classes = model.name, model.num_classes
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = flax.traverse_util.unflatten_dict(
@@ -99,6 +103,6 @@ def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]
             for key, leaf in variable_shapes(name, num_classes).items()
         }
     )
-    with checkpoint.open_manager(directory / workdir.CHECKPOINTS) as manager:
+    with checkpoint.open_manager(directory / workdir.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, which)
         return name, checkpoint.restore(manager, step, shapes)

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from skipnet_jax.models.network import Network
@@ -31,9 +32,14 @@ def create_model(
       num_classes: None = as in the published tables (1000 for ImageNet, 100 for CIFAR networks).
 
     Raises:
-      ValueError: the name is unknown; the message lists the nearest ones.
+      ValueError: the name is unknown (the message lists the nearest ones), or float64 is not enabled in JAX.
     """
     plan, junction = find(name)
+    if jnp.dtype(dtype) == np.float64 and jnp.result_type(float) != np.float64:
+        raise ValueError(
+            "model.dtype: got float64, expected JAX to be told so. Set the environment variable JAX_ENABLE_X64=1, or "
+            "give --config.model.dtype=float32."
+        )
     return Network(
         plan,
         junction,

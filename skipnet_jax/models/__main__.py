@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(str(error))
     if arguments.published:
         names = [name for name in names if model_info(name).published_name in tables.published_results()]
+        if not names:
+            parser.error(f"--published: none of the networks {arguments.pattern} is in the published tables.")
     rows = (tables.make_row(name, xla=arguments.xla) for name in names)
     columns = tables.columns(xla=arguments.xla, features=arguments.features)
     if arguments.format == "json":

@@ -97,6 +97,11 @@ class Conv(nn.Module):
         init = uniform_by_fan_in(math.prod(shape[:-1]))
         kernel = self.param("kernel", init, shape, param_dtype(self.dtype))
         pad = self.kernel // 2 if self.padding is None else self.padding
+        if min(x.shape[1:3]) + 2 * pad < self.kernel:
+            raise ValueError(
+                f"image size: got a map of {x.shape[1]} x {x.shape[2]} pixels at a {self.kernel} x {self.kernel} "
+                f"convolution, expected at least its size. Use larger images: --config.data.image_size."
+            )
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),

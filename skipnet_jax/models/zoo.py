@@ -39,5 +39,6 @@ def find(name: str) -> tuple[Plan, Junction]:
         return NETWORKS[network], JUNCTIONS[prefix]
     nearest = difflib.get_close_matches(name, list_models(), n=5, cutoff=0.0)
     raise ValueError(
-        f"network: got {name!r}, expected a name of skipnet_jax.models.list_models(). Nearest: {', '.join(nearest)}."
+        f"model.name: got {name!r}, expected a name of skipnet_jax.models.list_models(). "
+        f"Nearest: {', '.join(nearest)}. Change --config.model.name."
     )

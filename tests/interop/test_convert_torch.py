@@ -75,7 +75,7 @@ def test_timm_s_weights_fill_a_gated_network_and_the_rest_is_reported(convert, t
     ("arguments", "message"),
     [
         ([], "error: --model: got nothing"),
-        (["--model=no_such_net"], "error: network: got 'no_such_net'"),
+        (["--model=no_such_net"], "error: model.name: got 'no_such_net'"),
         (["--model=resnet20"], "not of this network: blocks.0.junction.logits"),
         (["--model=resnet18", "--timm"], "got no 'fc.weight' among"),
         (["--to-torch"], "has no config.json"),

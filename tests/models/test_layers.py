@@ -244,3 +244,8 @@ def test_parameters_are_float32_at_least(dtype, expected, x64):
         out, variables = layer.init_with_output(jax.random.key(0), x)
         assert out.dtype == dtype
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(expected)}
+
+
+def test_an_image_that_vanishes_is_an_error():
+    with pytest.raises(ValueError, match=r"got a map of 3 x 9 pixels.*--config\.data\.image_size"):
+        layers.Conv(8, 4, stride=4, padding=0).init(jax.random.key(0), jnp.zeros((1, 3, 9, 3)))

@@ -54,6 +54,12 @@ def test_a_pattern_without_a_match_names_the_nearest(capsys):
     assert not captured.out
 
 
+def test_a_pattern_without_a_published_network_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        main(["sum_*", "--published"])
+    assert "none of the networks sum_* is in the published tables" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_without_a_pattern_all_networks_are_meant(style, monkeypatch, capsys):
     row = tables.make_row("resnet20", xla=False)

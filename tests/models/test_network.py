@@ -273,3 +273,8 @@ def test_collections(name):
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
     has_batch_norm = "resnet" in name
     assert {"params", "batch_stats"} & set(shapes) == ({"params", "batch_stats"} if has_batch_norm else {"params"})
+
+
+def test_float64_has_to_be_enabled():
+    with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
+        create_model("resnet20", dtype="float64")
