@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
-from skipnet_jax.models.layers import HostDraw, Layers, mean_pool, param_dtype
+from skipnet_jax.models.initializers import HostDraw
+from skipnet_jax.models.layers import Layers, mean_pool, param_dtype
 
 
 class State(NamedTuple):
