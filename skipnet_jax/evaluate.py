@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu.metrics import Average
 from etils import epath
@@ -16,7 +15,7 @@ from jaxtyping import PyTree
 from skipnet_jax import checkpoint, sharding, steps
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.data import pipeline, sources
-from skipnet_jax.models import create_model
+from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.specs import TrainSpec
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean: of its sum
@@ -66,7 +65,7 @@ def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any
     model = create_model(**dataclasses.asdict(spec.model))
     with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, which)
-        variables = checkpoint.restore(manager, step, _abstract_variables(model, spec.data.image_size, mesh))
+        variables = checkpoint.restore(manager, step, _replicated_variables(model, spec.data.image_size, mesh))
     eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh)
     results = evaluate(eval_step, variables, batches(source, spec, mesh), mesh)
     record = {
@@ -125,10 +124,9 @@ def means(sums: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[s
     return totals
 
 
-def _abstract_variables(model: nn.Module, image_size: int, mesh: Mesh) -> dict[str, PyTree]:
+def _replicated_variables(model: nn.Module, image_size: int, mesh: Mesh) -> dict[str, PyTree]:
     """Shapes and shardings of a network's arrays, without making any."""
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+    variables = abstract_variables(model, image_size)
     everywhere = sharding.replicated(mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),

@@ -4,7 +4,6 @@ Our tree mirrors the original's modules, so a name is translated component by co
 components have another name there. Torch itself is not needed: a state dict is a dict of arrays.
 """
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipnet_jax.models import create_model, model_info
+from skipnet_jax.models import abstract_variables, create_model, model_info
 
 Path = tuple[str, ...]  # of an array in our variables, the collection first
 
@@ -143,10 +142,8 @@ def num_classes_of(state_dict: Mapping[str, Any], classifier: str = CLASSIFIER) 
 
 def variable_shapes(name: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStruct]:
     """Shapes of all parameters and statistics of a network, without making any."""
-    size = model_info(name).image_size
-    init = functools.partial(create_model(name, num_classes=num_classes).init, train=False)
-    shapes = jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    return flax.traverse_util.flatten_dict(shapes)
+    model = create_model(name, num_classes=num_classes)
+    return flax.traverse_util.flatten_dict(abstract_variables(model, model_info(name).image_size))
 
 
 def translate(

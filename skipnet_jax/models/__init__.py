@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jax.typing import DTypeLike
 from skipnet_jax.models.network import Network
 from skipnet_jax.models.zoo import find, list_models
 
-__all__ = ["ModelInfo", "create_model", "list_models", "model_info"]
+__all__ = ["ModelInfo", "abstract_variables", "create_model", "list_models", "model_info"]
 
 
 def create_model(
@@ -53,6 +55,19 @@ def create_model(
     )
 
 
+def abstract_variables(model: nn.Module, image_size: int) -> dict[str, Any]:
+    """Shapes and types of a network's parameters and statistics, without making any.
+
+    Args:
+      image_size: side of the square images, in pixels.
+
+    Returns:
+      {"params": ..., "batch_stats": ...}, the latter only where the network has any.
+    """
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
     """What is known of a network without building its parameters.
@@ -71,9 +86,7 @@ class ModelInfo:
     @functools.cached_property
     def params(self) -> int:
         """Number of parameters, running statistics excluded."""
-        images = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
-        init = functools.partial(create_model(self.name).init, train=False)
-        shapes = jax.eval_shape(init, jax.random.key(0), images)
+        shapes = abstract_variables(create_model(self.name), self.image_size)
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
 
     @functools.cached_property
