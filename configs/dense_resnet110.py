@@ -1,7 +1,7 @@
 """Dense-ResNet-110 on CIFAR-10, or CIFAR-100 with `:cifar100` after the file's name.
 
     python -m skipnet_jax.main --config=configs/dense_resnet110.py --workdir=runs/dense_resnet110
-    python -m skipnet_jax.main --config=configs/dense_resnet110.py:cifar100 --workdir=runs/dense_resnet110_cifar100
+    python -m skipnet_jax.main --config=configs/dense_resnet110.py:cifar100 --workdir=runs/cifar100
 
 The published tables have no figure for it.
 """

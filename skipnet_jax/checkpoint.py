@@ -5,7 +5,8 @@ evaluating it again. Reading is strict: a checkpoint fits the network to the las
 names what does not fit.
 """
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +21,23 @@ NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
 def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens the folder of checkpoints; to write, creates it where there is none.
 
-    Two are kept: the newest and the one with the best validation accuracy (one, when they are the same). What an
+    Two are kept: the newest and the one with the best validation accuracy, that of the moving average where there is
+    one (a single one, when they are the same). What an
     interrupted write left behind is removed, unless read_only: it may be a write that is still going on. Use it in a
     `with` block: leaving it waits for writes under way.
 
     Args:
       directory: `checkpoints` of a workdir, absolute (Orbax refuses others, but only when it saves).
       read_only: for all but the run itself.
+
+    Raises:
+      ValueError: it is in a bucket, and the package for that is not installed.
     """
+    if "://" in str(directory) and not _has_cloud_storage():
+        raise ValueError(
+            f"{directory}: got a bucket, expected google-cloud-storage to be installed, which checkpoints there need. "
+            f'Run: pip install -e ".[gcs]"'
+        )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=_accuracy, reverse=False, n=1)]),
         best_fn=_accuracy,  # BestN alone forgets the metrics on disk, and with them the best
@@ -108,13 +118,53 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
     return manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
 
 
+def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
+    """What a checkpoint holds, as a target for `restore`: for weights whose network is not known beforehand.
+
+    Args:
+      manager: of the run.
+      step: of the checkpoint.
+      sharding: that restored arrays will have.
+
+    Returns:
+      Nested dicts of shapes, by the names of the TrainState's fields.
+
+    Raises:
+      ValueError: the checkpoint is not whole.
+    """
+    _require_whole(manager, step)
+    tree = manager.item_metadata(step)[STATE].tree
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
     """What `restore` needs to know of an array that the checkpoint's will stand in for."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
+def misfit_lines(misfits: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line of an error for each kind of misfit that there is, which names the first few arrays.
+
+    Args:
+      misfits: kind -> names of arrays.
+    """
+    lines = []
+    for kind, names in misfits.items():
+        if names:
+            more = f", and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+            lines.append(f"  {kind}: {', '.join(names[:NAMED_AT_MOST])}{more}")
+    return lines
+
+
+def _has_cloud_storage() -> bool:
+    try:
+        return importlib.util.find_spec("google.cloud.storage") is not None
+    except ModuleNotFoundError:  # of google.cloud
+        return False
+
+
 def _accuracy(metrics: Mapping[str, float | int]) -> float:
-    return metrics["accuracy"]
+    return metrics.get("average_accuracy", metrics["accuracy"])
 
 
 def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
@@ -147,11 +197,7 @@ def _require_fit(name: str, stored: Mapping[str, str], expected: Mapping[str, st
             if stored[path] != expected[path]
         ],
     }
-    lines = []
-    for kind, paths in misfits.items():
-        if paths:
-            more = f", and {len(paths) - NAMED_AT_MOST} more" if len(paths) > NAMED_AT_MOST else ""
-            lines.append(f"  {kind}: {', '.join(paths[:NAMED_AT_MOST])}{more}")
+    lines = misfit_lines(misfits)
     if lines:
         raise ValueError(
             "\n".join([f"{name}: got a checkpoint of another network, expected one of this config's.", *lines])

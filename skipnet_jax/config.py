@@ -114,18 +114,20 @@ def _read(cls: type[_Spec], mapping: Any, prefix: str) -> _Spec:
     return cls(**{name: _read_field(kind, mapping[name], f"{prefix}{name}") for name, kind in types.items()})
 
 
-def _read_field(kind: type, value: Any, path: str) -> Any:
+def _read_field(kind: Any, value: Any, path: str) -> Any:
     if _is_section(kind):
         return _read(kind, value, prefix=f"{path}.")
     if kind is float and type(value) is int:
         return float(value)
+    if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return tuple(value)  # JSON knows lists only
     if type(value) is not kind:  # not isinstance: a bool is an int to Python, but not a batch size
         got = f"{value!r} ({type(value).__name__})"
         raise ValueError(f"config.{path}: got {got}, expected {_type_name(kind)}. Change --config.{path}.")
     return value
 
 
-def _is_section(kind: type) -> bool:
+def _is_section(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
 
 
@@ -160,5 +162,7 @@ def _alternatives(names: Iterable[str]) -> str:
     return " or ".join(names)
 
 
-def _type_name(kind: type) -> str:
-    return f"the fields of {kind.__name__}" if _is_section(kind) else f"type {kind.__name__}"
+def _type_name(kind: Any) -> str:
+    if _is_section(kind):
+        return f"the fields of {kind.__name__}"
+    return "whole numbers, as in (0,1,2)" if kind == tuple[int, ...] else f"type {kind.__name__}"

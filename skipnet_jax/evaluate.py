@@ -43,6 +43,31 @@ def evaluate(
     return means(sums, MEANS) | {"count": int(sum(batch["count"] for batch in sums))}
 
 
+def evaluate_state(
+    eval_step: Callable[[dict[str, PyTree], steps.Batch], steps.Metrics],
+    state: steps.TrainState,
+    source: sources.Source,
+    spec: TrainSpec,
+    mesh: Mesh,
+) -> dict[str, float | int]:
+    """Scores a network on a whole split, and beside it its moving average where there is one.
+
+    Args:
+      eval_step: of `steps.make_eval_step`.
+      state: with "params", "batch_stats" and "average".
+      source: the split.
+      spec: says the batch size.
+
+    Returns:
+      Those of `evaluate`; the average's are called "average_loss" and so on.
+    """
+    results = evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh)
+    if state.average:
+        averaged = evaluate(eval_step, state.average, batches(source, spec, mesh), mesh)
+        results |= {f"average_{name}": averaged[name] for name in MEANS}
+    return results
+
+
 def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any]:
     """Scores a checkpoint of a workdir on the test images, and writes evaluation.json there.
 
@@ -50,7 +75,7 @@ def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any
 
     Args:
       path: a workdir that training made.
-      which: best (by validation accuracy), latest, or a step.
+      which: best (by validation accuracy, the average's if there is one), latest, or a step.
 
     Returns:
       Those of `evaluate`, with the "model", "data", "split", "checkpoint" (its folder) and "step" they belong to.
@@ -65,9 +90,12 @@ def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any
     model = create_model(**dataclasses.asdict(spec.model))
     with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, which)
-        variables = checkpoint.restore(manager, step, _replicated_variables(model, spec.data.image_size, mesh))
-    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh)
-    results = evaluate(eval_step, variables, batches(source, spec, mesh), mesh)
+        target = _replicated_variables(model, spec.data.image_size, mesh)
+        target["average"] = dict(target) if spec.ema_decay else {}
+        restored = checkpoint.restore(manager, step, target)
+    state = steps.TrainState(step=step, opt_state={}, **restored)
+    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
+    results = evaluate_state(eval_step, state, source, spec, mesh)
     record = {
         "model": spec.model.name,
         "data": spec.data.name,
@@ -102,9 +130,10 @@ def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dic
 def summary(results: Mapping[str, float | int]) -> str:
     """Results of `evaluate` in words."""
     correct = round(results["accuracy"] * results["count"])
+    average = f"; moving average {results['average_accuracy']:.2%}" if "average_accuracy" in results else ""
     return (
         f"test accuracy {results['accuracy']:.2%} ({correct} of {results['count']} images), "
-        f"top-5 {results['top5_accuracy']:.2%}, loss {results['loss']:.4f}"
+        f"top-5 {results['top5_accuracy']:.2%}, loss {results['loss']:.4f}{average}"
     )
 
 

@@ -20,16 +20,18 @@ For example:
     python -m skipnet_jax.main ... --distributed --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from skipnet_jax import config
-from skipnet_jax.data import sources
+from skipnet_jax.data import sources, storage
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
@@ -85,18 +87,21 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _dispatch() -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS tell every move, and warn of what is no concern of the user
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS tell every move, and warn of what concerns no user
+    logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
+    _quieten_tensorflow()
+    storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)
         sources.require_available(spec.data)  # before the many seconds that the other imports take
         _join_hosts()
-        _tame_tensorflow()
+        _hide_accelerators()
         from skipnet_jax.train import train_and_evaluate
 
         train_and_evaluate(spec, WORKDIR.value)
     else:
         _join_hosts()
-        _tame_tensorflow()
+        _hide_accelerators()
         from skipnet_jax.evaluate import evaluate_workdir
 
         evaluate_workdir(WORKDIR.value, CHECKPOINT.value)
@@ -109,10 +114,14 @@ def _join_hosts() -> None:
         jax.distributed.initialize(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
 
 
-def _tame_tensorflow() -> None:
-    """Keeps TensorFlow, which only reads data here, off the accelerators and off the screen."""
+def _quieten_tensorflow() -> None:
+    """Keeps TensorFlow off the screen; before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
+
+
+def _hide_accelerators() -> None:
+    """Keeps TensorFlow, which only reads data here, off the accelerators."""
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -10,12 +12,27 @@ def cross_entropy(logits: Float[Array, "b c"], targets: Float[Array, "b c"]) -> 
 
     Args:
       logits: unnormalised scores of the classes.
-      targets: distribution over the classes; each row sums to 1 (mixed and smoothed labels).
+      targets: distribution over the classes; each row sums to 1 (mixed and smoothed labels), or is 0 for an example
+        that has no loss.
 
     Returns:
       [b], in nats.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+def uniform_targets(labels: Int[Array, "b n"], num_classes: int, dtype: DTypeLike) -> Float[Array, "b {num_classes}"]:
+    """The uniform distribution over each example's right answers.
+
+    Args:
+      labels: different class numbers, padded with -1.
+      num_classes: width of the targets.
+
+    Returns:
+      [b, num_classes]; 0 everywhere for an example without an answer.
+    """
+    total = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=dtype), axis=1)  # of -1: zeros
+    return total / jnp.maximum(jnp.sum(total, axis=1, keepdims=True), 1)
 
 
 def topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b"], k: int) -> Bool[Array, "b"]:
@@ -27,7 +44,7 @@ def topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b"], k: int) -
 
     Args:
       logits: scores of the classes.
-      labels: class numbers.
+      labels: class numbers; -1 (no label) is never correct.
       k: 1..c.
 
     Returns:
@@ -37,4 +54,36 @@ def topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b"], k: int) -
     labels = labels[:, None]
     own = jnp.take_along_axis(logits, labels, axis=-1)
     behind = jnp.where(jnp.arange(classes)[None, :] < labels, logits < own, logits <= own)  # the label itself included
-    return classes - jnp.sum(behind, axis=-1) < k
+    return (classes - jnp.sum(behind, axis=-1) < k) & (labels[:, 0] >= 0)
+
+
+def any_topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b n"], k: int) -> Bool[Array, "b"]:
+    """Whether any of several right answers is among the k highest scores.
+
+    Args:
+      labels: class numbers, padded with -1.
+      k: 1..c.
+
+    Returns:
+      [b].
+    """
+    hits = jax.vmap(lambda column: topk_correct(logits, column, k), in_axes=1, out_axes=1)(labels)
+    return jnp.any(hits, axis=1)
+
+
+def restrict(
+    logits: Float[Array, "b c"], labels: Int[Array, "b n"], classes: tuple[int, ...]
+) -> tuple[Float[Array, "b r"], Int[Array, "b n"]]:
+    """Leaves only some classes to choose from.
+
+    Args:
+      labels: class numbers among all, padded with -1.
+      classes: different class numbers.
+
+    Returns:
+      The scores of these classes, and the labels as numbers among them; -1 for any other.
+    """
+    columns = np.asarray(classes)
+    numbers = np.full(logits.shape[-1] + 1, -1, np.int32)  # one more, for label -1
+    numbers[columns] = np.arange(len(columns))
+    return logits[:, columns], jnp.asarray(numbers)[labels]

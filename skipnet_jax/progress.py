@@ -95,14 +95,15 @@ class Progress:
         """An epoch is evaluated.
 
         Args:
-          results: of `evaluate.evaluate` on the test images.
+          results: of `evaluate.evaluate_state` on the test images.
         """
-        self._write({f"test/{name}": results[name] for name in evaluate.MEANS})
+        self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
         means = evaluate.means(self._epoch, {"loss": "loss", "accuracy": "correct"})
+        average = f" (moving average {results['average_accuracy']:.2%})" if "average_accuracy" in results else ""
         self.say(
             f"{self._position()}  step {self._done}"
             f"  training: loss {means['loss']:.4f}, accuracy {means['accuracy']:7.2%}"
-            f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}"
+            f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}{average}"
             f"{self._speed}, {self._time_left()} left"
         )
         self._epoch, self._mark = [], time.perf_counter()

@@ -8,6 +8,13 @@ its name down to the layer that uses it.
 import dataclasses
 
 DTYPES = ("float32", "bfloat16", "float64")
+OPTIMIZERS = ("sgd", "sam", "adamw", "rmsprop", "rmsprop_tf")
+SCHEDULES = ("cosine", "exponential", "constant")
+SCHEDULE_UNITS = ("epoch", "step")
+LR_SCALES = ("none", "linear")
+AUTO_AUGMENT_POLICIES = ("none", "cifar10", "imagenet", "svhn")
+CLASS_SPACES = ("all", "own")
+CORRUPT_POLICIES = ("error", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +31,12 @@ class ModelSpec:
       dropout: probability of dropping a feature before the classifier.
       drop_path: probability of dropping the last block's branch (stochastic depth; earlier blocks
         linearly less).
+      shake_drop: probability of shaking the last block's branch by a random factor (ShakeDrop; earlier
+        blocks linearly less).
+      drop_block: probability of dropping a place of a map, in squares (DropBlock), at the end of training; it
+        grows linearly over the epochs. In the blocks after the last-but-one stride.
+      drop_block_size: side of those squares, in places of the map.
+      signal_augment: standard deviation of a random gain on each sample's branch (signal augmentation).
       remat: recompute each block in the backward pass: less memory, about a third more time.
     """
 
@@ -34,6 +47,10 @@ class ModelSpec:
     gate_reduction: int = 0
     dropout: float = 0.0
     drop_path: float = 0.0
+    shake_drop: float = 0.0
+    drop_block: float = 0.0
+    drop_block_size: int = 7
+    signal_augment: float = 0.0
     remat: bool = False
 
     def __post_init__(self) -> None:
@@ -43,6 +60,10 @@ class ModelSpec:
         _require_at_least("model.gate_reduction", self.gate_reduction, 0)
         _require_below_one("model.dropout", self.dropout)
         _require_below_one("model.drop_path", self.drop_path)
+        _require_below_one("model.shake_drop", self.shake_drop)
+        _require_below_one("model.drop_block", self.drop_block)
+        _require_at_least("model.drop_block_size", self.drop_block_size, 1)
+        _require_at_least("model.signal_augment", self.signal_augment, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,27 +71,75 @@ class DataSpec:
     """Which images, and what the host does to them.
 
     Args:
-      name: digits, cifar10 or cifar100.
-      dir: where TensorFlow Datasets keeps its data; empty = its default (~/tensorflow_datasets).
+      name: digits, a data set of TensorFlow Datasets (cifar10, cifar100, imagenet2012, and for evaluation
+        imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2, imagenet2012_real), or your own: tfrecords (made by
+        scripts/make_tfrecords.py) or folder (one folder of images per class, under train/ and test/).
+      dir: where the data are, local or gs://. Of TensorFlow Datasets: empty = its default (~/tensorflow_datasets).
+      pattern: of tfrecords: only the shards whose names match this shell pattern.
+      classes: only these classes, numbered anew in this order; empty = all. Not for data read in shards.
+      eval_classes: of imagenet_a and imagenet_r: a prediction is one of `all` 1000 classes of the network, or the best
+        of the data set's `own` 200.
       image_size: side of the square images that the network sees, in pixels.
       pad_crop: training images are padded by this many pixels (by reflection) and cropped at random
         to `image_size`; 0 = off.
+      crop_min_area: training images are random rectangles (aspect 3/4..4/3) of at least this share of the image,
+        resized to `image_size`; 0 = off, 0.08 = as published for ImageNet.
       flip: mirror training images left to right with probability 1/2.
+      auto_augment: none, or a policy of AutoAugment: cifar10, imagenet or svhn.
+      rand_augment_ops: operations of RandAugment on each training image; 0 = off.
+      rand_augment_magnitude, rand_augment_std: mean and deviation of their strength, 0..10.
+      rand_augment_prob: probability that an operation is applied.
+      color_jitter: brightness, contrast and saturation change by factors of 1 - x..1 + x, in random order; 0 = off.
+      lighting: standard deviation of the noise along the principal components of ImageNet's colours; 0 = off.
+      on_corrupt: a training image that cannot be decoded: `error` = stop and name it; `skip` = it counts for nothing,
+        and how many there were is reported. Evaluation always stops.
     """
 
     name: str
     dir: str = ""
+    pattern: str = "*"
+    classes: tuple[int, ...] = ()
+    eval_classes: str = "all"
     image_size: int = 32
     pad_crop: int = 4
+    crop_min_area: float = 0.0
     flip: bool = True
+    auto_augment: str = "none"
+    rand_augment_ops: int = 0
+    rand_augment_magnitude: float = 9.0
+    rand_augment_std: float = 0.5
+    rand_augment_prob: float = 0.5
+    color_jitter: float = 0.0
+    lighting: float = 0.0
+    on_corrupt: str = "error"
 
     def __post_init__(self) -> None:
         _require_at_least("data.image_size", self.image_size, 8)
         _require_at_least("data.pad_crop", self.pad_crop, 0)
+        _require_choice("data.eval_classes", self.eval_classes, CLASS_SPACES)
+        _require_fraction("data.crop_min_area", self.crop_min_area)
+        _require_choice("data.auto_augment", self.auto_augment, AUTO_AUGMENT_POLICIES)
+        _require_at_least("data.rand_augment_ops", self.rand_augment_ops, 0)
+        _require_at_least("data.rand_augment_magnitude", self.rand_augment_magnitude, 0)
+        _require_at_least("data.rand_augment_std", self.rand_augment_std, 0)
+        _require_fraction("data.rand_augment_prob", self.rand_augment_prob)
+        _require_fraction("data.color_jitter", self.color_jitter)
+        _require_at_least("data.lighting", self.lighting, 0)
+        _require_choice("data.on_corrupt", self.on_corrupt, CORRUPT_POLICIES)
         if self.pad_crop >= self.image_size:
             raise ValueError(
                 f"data.pad_crop: got {self.pad_crop}, expected less than data.image_size ({self.image_size}), "
                 f"since reflection cannot pad by more than the image has. Lower --config.data.pad_crop."
+            )
+        if self.pad_crop and self.crop_min_area:
+            raise ValueError(
+                f"data.pad_crop and data.crop_min_area: got {self.pad_crop} and {self.crop_min_area}, expected one of "
+                f"them to be 0: they are two ways to crop. Change --config.data.pad_crop or "
+                f"--config.data.crop_min_area."
+            )
+        if len(set(self.classes)) < len(self.classes) or any(number < 0 for number in self.classes):
+            raise ValueError(
+                f"data.classes: got {self.classes}, expected different numbers from 0 on. Change --config.data.classes."
             )
 
 
@@ -78,49 +147,99 @@ class DataSpec:
 class MixingSpec:
     """What the device does to images and targets inside the training step.
 
+    An example gets CutMix or Mixup or neither.
+
     Args:
       cutmix_prob: share of the examples that get CutMix, 0..1.
       cutmix_alpha: of lambda ~ Beta(alpha, alpha), of which the larger of lambda and 1 - lambda is kept.
+      mixup_prob: share of the examples that get Mixup, 0..1.
+      mixup_alpha: as cutmix_alpha.
+      erasing_prob: share of the examples of which a random rectangle becomes noise (random erasing), 0..1.
       label_smoothing: k in (1 - k) * target + k / classes, after mixing.
     """
 
     cutmix_prob: float = 0.0
     cutmix_alpha: float = 1.0
+    mixup_prob: float = 0.0
+    mixup_alpha: float = 0.8
+    erasing_prob: float = 0.0
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_fraction("mixing.cutmix_prob", self.cutmix_prob)
-        _require_fraction("mixing.label_smoothing", self.label_smoothing)
+        for name in ("cutmix_prob", "mixup_prob", "erasing_prob", "label_smoothing"):
+            _require_fraction(f"mixing.{name}", getattr(self, name))
         _require_positive("mixing.cutmix_alpha", self.cutmix_alpha)
+        _require_positive("mixing.mixup_alpha", self.mixup_alpha)
+        if self.cutmix_prob + self.mixup_prob > 1 + 1e-6:  # 0.7 + 0.3 may round above 1
+            raise ValueError(
+                f"mixing.cutmix_prob and mixing.mixup_prob: got {self.cutmix_prob} and {self.mixup_prob}, expected at "
+                f"most 1 together. Change --config.mixing.cutmix_prob or --config.mixing.mixup_prob."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimSpec:
-    """SGD with momentum and its learning rate over the epochs.
+    """The optimiser, and its learning rate over the epochs.
 
     Args:
-      lr: base learning rate, for the batch size of the recipe (not rescaled when you change that).
-      momentum: 0..1.
-      nesterov: Nesterov's form of momentum.
-      weight_decay: added to the gradient (coupled, as in torch), for convolution and linear kernels
-        and for the static junction's table; not for norms and biases.
+      name: sgd; sam (sharpness-aware minimisation around SGD); adamw; rmsprop (torch's form); rmsprop_tf
+        (TensorFlow's).
+      lr: base learning rate, for the batch size of the recipe.
+      lr_scale: none = `lr` as it is, whatever the batch size; linear = times batch_size / lr_batch_size.
+      lr_batch_size: the batch size that `lr` is meant for.
+      schedule: cosine, exponential or constant (which has no warm-up).
+      schedule_unit: the rate changes every `epoch`, as published, or every `step`, along the same curve.
       warmup_epochs: the rate of epoch e < W is multiplied by (e + 1) / (W + 1).
-      last_lr: where the cosine ends.
+      last_lr: where the curve ends; 0 = at 0 (cosine) or at 1 % of `lr` (exponential).
+      layer_lr_ratio: the stem learns at this share of the rate, the classifier at the whole, blocks geometrically
+        between; 1 = all alike.
+      momentum: 0..1; of adamw: its first beta.
+      nesterov: Nesterov's form of momentum, of sgd and sam.
+      beta2: of adamw: decay of its mean square.
+      smoothing: of rmsprop and rmsprop_tf: decay of the mean square.
+      eps: of adamw, rmsprop and rmsprop_tf: keeps the division finite.
+      rho: of sam: length of the step uphill.
+      weight_decay: added to the gradient (coupled, as in torch; of adamw: taken off the parameter, times the rate), for
+        convolution and linear kernels and for the static junction's table; not for norms and biases.
+      decay_bias: decay biases too, those of norms included.
+      clip_value: gradients are cut to -x..x each; 0 = off.
+      clip_norm: gradients are scaled to at most this norm all together; 0 = off.
     """
 
+    name: str = "sgd"
     lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
+    lr_scale: str = "none"
+    lr_batch_size: int = 256
+    schedule: str = "cosine"
+    schedule_unit: str = "epoch"
     warmup_epochs: int = 5
     last_lr: float = 0.0
+    layer_lr_ratio: float = 1.0
+    momentum: float = 0.9
+    nesterov: bool = True
+    beta2: float = 0.999
+    smoothing: float = 0.99
+    eps: float = 1e-8
+    rho: float = 0.05
+    weight_decay: float = 5e-4
+    decay_bias: bool = False
+    clip_value: float = 0.0
+    clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_positive("optim.lr", self.lr)
-        _require_fraction("optim.momentum", self.momentum)
-        _require_at_least("optim.weight_decay", self.weight_decay, 0)
-        _require_at_least("optim.warmup_epochs", self.warmup_epochs, 0)
-        _require_at_least("optim.last_lr", self.last_lr, 0)
+        _require_choice("optim.name", self.name, OPTIMIZERS)
+        _require_choice("optim.lr_scale", self.lr_scale, LR_SCALES)
+        _require_choice("optim.schedule", self.schedule, SCHEDULES)
+        _require_choice("optim.schedule_unit", self.schedule_unit, SCHEDULE_UNITS)
+        for name in ("lr", "eps", "rho", "layer_lr_ratio"):
+            _require_positive(f"optim.{name}", getattr(self, name))
+        for name in ("momentum", "layer_lr_ratio"):
+            _require_fraction(f"optim.{name}", getattr(self, name))
+        for name in ("beta2", "smoothing"):
+            _require_below_one(f"optim.{name}", getattr(self, name))
+        for name in ("weight_decay", "warmup_epochs", "last_lr", "clip_value", "clip_norm"):
+            _require_at_least(f"optim.{name}", getattr(self, name), 0)
+        _require_at_least("optim.lr_batch_size", self.lr_batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +252,12 @@ class TrainSpec:
         floor(training examples / batch_size) steps.
       eval_batch_size: the same for evaluation; the result does not depend on it.
       epochs: length of the run.
+      accumulate_steps: the gradient of a step is made in this many parts, one after the other, for batches that do not
+        fit into memory at once. The update is the same but for batch norm, which sees the parts.
+      ema_decay: weight of the old in a moving average of parameters and batch statistics, which is evaluated
+        beside the network itself; 0 = no average.
+      init_from: a workdir, of a run or of converted weights, whose network this one starts from: all that
+        fits is taken, the classifier is made anew where the classes differ; empty = random initial numbers.
       seed: of initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
       checkpoint_every_epochs: the last epoch is always saved.
@@ -145,22 +270,34 @@ class TrainSpec:
     batch_size: int
     epochs: int
     eval_batch_size: int = 256
+    accumulate_steps: int = 1
+    ema_decay: float = 0.0
+    init_from: str = ""
     seed: int = 0
     log_every_steps: int = 100
     checkpoint_every_epochs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "epochs", "log_every_steps", "checkpoint_every_epochs"):
+        for name in ("batch_size", "eval_batch_size", "epochs", "accumulate_steps"):
             _require_at_least(name, getattr(self, name), 1)
+        for name in ("log_every_steps", "checkpoint_every_epochs"):
+            _require_at_least(name, getattr(self, name), 1)
+        _require_below_one("ema_decay", self.ema_decay)
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"seed: got {self.seed}, expected 0..4294967295, all that JAX tells apart. Change --config.seed."
             )
-        group = self.model.bn_group_size
-        if group and self.batch_size > group and self.batch_size % group:
+        if self.batch_size % self.accumulate_steps:
             raise ValueError(
-                f"batch_size: got {self.batch_size}, expected a multiple of model.bn_group_size ({group}) or less "
-                f"than one group. Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
+                f"accumulate_steps: got {self.accumulate_steps}, expected a divisor of batch_size ({self.batch_size}). "
+                f"Change --config.accumulate_steps or --config.batch_size."
+            )
+        group, part = self.model.bn_group_size, self.batch_size // self.accumulate_steps
+        if group and part > group and part % group:
+            raise ValueError(
+                f"batch_size: got {self.batch_size} in {self.accumulate_steps} part(s), expected a part that is a "
+                f"multiple of model.bn_group_size ({group}) or less than one group. Change --config.batch_size or "
+                f"--config.model.bn_group_size (0 = whole part)."
             )
 
 

@@ -4,8 +4,9 @@ Everything random follows from (seed, step), and every sum runs over the global 
 on any number of devices, to rounding.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from skipnet_jax import mixing, objectives, sharding
+from skipnet_jax import gradients, mixing, objectives, sharding
 from skipnet_jax.specs import TrainSpec
 
 Batch = dict[str, Shaped[Array, "..."]]
@@ -32,12 +33,15 @@ class TrainState:
       params: of the network.
       batch_stats: running statistics of batch norms; empty for networks without.
       opt_state: of the optimizer.
+      average: moving averages of "params" and "batch_stats", to apply the network with as with `variables`; empty
+        where none are kept.
     """
 
     step: PyTree  # an array in a state; JAX also makes trees of shapes, shardings and NumPy arrays in this form
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+    average: PyTree = flax.struct.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -46,7 +50,13 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, *, image_size: int, seed: int, mesh: Mesh
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_size: int,
+    seed: int,
+    mesh: Mesh,
+    average: bool = False,
 ) -> TrainState:
     """A network that has not seen anything, replicated over the mesh.
 
@@ -56,15 +66,30 @@ def init_state(
     Args:
       image_size: side of the square images, in pixels.
       seed: of the initial numbers.
+      average: keep a moving average.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
     variables = model.lazy_init(jax.random.key(seed), images, train=False)
+    return start_from(variables, optimizer, mesh=mesh, average=average)
+
+
+def start_from(
+    variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation, *, mesh: Mesh, average: bool = False
+) -> TrainState:
+    """The state before the first step of a network with these variables, replicated over the mesh.
+
+    Args:
+      variables: "params", and "batch_stats" where the network has any.
+      average: keep a moving average, which starts as a copy.
+    """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
     )
+    if average:  # in memory of its own: a buffer that appears twice cannot be donated
+        state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, state.variables))
     return sharding.replicate(state, mesh)
 
 
@@ -74,6 +99,7 @@ def make_train_step(
     schedule: optax.Schedule,
     spec: TrainSpec,
     *,
+    steps_per_epoch: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     mesh: Mesh,
@@ -81,11 +107,28 @@ def make_train_step(
     """Compiles `train_step` over a mesh. The given state is donated: only the returned one may be used afterwards.
 
     Args:
+      steps_per_epoch: floor(training examples / batch size).
       mean: of each channel of the data set, for pixels scaled to 0..1.
       std: the same.
+
+    Raises:
+      ValueError: a part of the batch does not divide among the devices.
     """
+    part = spec.batch_size // spec.accumulate_steps
+    if part % mesh.size:
+        raise ValueError(
+            f"accumulate_steps: got {spec.accumulate_steps}, which makes parts of {part} examples, expected a multiple "
+            f"of the number of devices ({mesh.size}). Lower --config.accumulate_steps or raise --config.batch_size."
+        )
     step = functools.partial(
-        train_step, model=model, optimizer=optimizer, schedule=schedule, spec=spec, mean=mean, std=std
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        spec=spec,
+        steps_per_epoch=steps_per_epoch,
+        mean=mean,
+        std=std,
     )
     everywhere = sharding.replicated(mesh)
     return jax.jit(
@@ -97,17 +140,23 @@ def make_train_step(
 
 
 def make_eval_step(
-    model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], mesh: Mesh
+    model: nn.Module,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    mesh: Mesh,
+    classes: tuple[int, ...] | None = None,
 ) -> Callable[[dict[str, PyTree], Batch], Metrics]:
     """Compiles `eval_step` over a mesh.
 
     Args:
       mean: of each channel of the data set, for pixels scaled to 0..1.
       std: the same.
+      classes: the only classes that can be predicted; None = all.
     """
     everywhere = sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(eval_step, model=model, mean=mean, std=std),
+        functools.partial(eval_step, model=model, mean=mean, std=std, classes=classes),
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
     )
@@ -121,26 +170,48 @@ def train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     spec: TrainSpec,
+    steps_per_epoch: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> tuple[TrainState, Metrics]:
     """Prepares a batch on the device and takes one step with it.
 
     Args:
-      batch: "image" uint8 [b, s, s, 3] and "label" int32 [b].
+      batch: "image" uint8 [b, s, s, 3], "label" int32 [b] (-1 = counts for nothing), and where the recipe has it
+        "lighting" float32 [b, 3], offsets of the colours on the scale 0..1.
 
     Returns:
-      The next state, and sums over the batch: "loss", "correct" (against the labels before mixing), "count"; with
-      "grad_norm" and "learning_rate" of this step. All stay on the device.
+      The next state, and sums over the batch: "loss", "correct" (against the labels before mixing), "count" (of
+      labels), with SAM "loss_uphill"; with "grad_norm" and "learning_rate" of this step. All stay on the device.
     """
-    key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
-    mix_key, dropout_key = jax.random.split(key)
-    images = mixing.normalize(batch["image"], mean, std, jnp.result_type(float))
-    images, targets = mixing.mix(mix_key, images, batch["label"], spec.model.num_classes, spec.mixing)
-    next_state, logits, metrics = update(state, images, targets, dropout_key, model=model, optimizer=optimizer)
-    metrics["correct"] = jnp.sum(objectives.topk_correct(logits, batch["label"], 1), dtype=jnp.int32)
+    images, targets, key = prepare(batch, state.step, spec=spec, mean=mean, std=std)
+    progress = state.step // steps_per_epoch / spec.epochs
+    next_state, logits, metrics = update(
+        state, images, targets, key, model=model, optimizer=optimizer, spec=spec, progress=progress
+    )
+    labels = batch["label"]
+    metrics["correct"] = _count(objectives.topk_correct(logits, labels, 1))
+    metrics["count"] = _count(labels >= 0)
     metrics["learning_rate"] = schedule(state.step)
     return next_state, metrics
+
+
+def prepare(
+    batch: Batch, step: Int[Array, ""], *, spec: TrainSpec, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b c"], PRNGKeyArray]:
+    """What the network sees of a batch: images normalised, erased and mixed, and their targets.
+
+    Args:
+      batch: as for `train_step`.
+      step: that the batch is for.
+
+    Returns:
+      Images, targets, and the key of what else is random in this step.
+    """
+    mix_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(spec.seed), step))
+    images = mixing.normalize(batch["image"], mean, std, jnp.result_type(float), batch.get("lighting"))
+    images, targets = mixing.mix(mix_key, images, batch["label"], spec.model.num_classes, spec.mixing)
+    return images, targets, noise_key
 
 
 def update(
@@ -151,54 +222,68 @@ def update(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    spec: TrainSpec,
+    progress: Float[Array, ""] | float = 1.0,
 ) -> tuple[TrainState, Float[Array, "b c"], Metrics]:
-    """One step on images and targets as they are: forward, backward, optimizer, running statistics.
+    """One step on images and targets as they are: forward, backward, optimizer, running statistics, average.
+
+    SAM goes forward and backward twice, with the same noise: at the parameters, and uphill of them. The optimizer
+    gets the second gradient, and both passes move the running statistics.
 
     Args:
       images: normalised.
-      targets: distributions over the classes.
-      key: of dropout and stochastic depth.
+      targets: distributions over the classes, or zeros for an image that has no loss. The mean loss is over all.
+      key: of dropout and other noise.
+      spec: optimiser, parts of the batch, average.
+      progress: share of the run that is done, 0..1, for noise that grows.
 
     Returns:
-      The next state; the logits before the step; "loss" (summed over the batch), "count" and "grad_norm" (of the
-      gradient of the mean loss).
+      The next state; the logits before the step; "loss" (summed over the batch) and "grad_norm" (of the gradient of
+      the mean loss), both before the step; with SAM "loss_uphill".
     """
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    if spec.model.drop_block:  # all that depends on it
+        apply = functools.partial(apply, progress=progress)
 
-    def mean_loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, "b"], Float[Array, "b c"], PyTree]]:
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        losses = objectives.cross_entropy(logits, targets)
-        return jnp.mean(losses), (losses, logits, updates.get("batch_stats", {}))
+    def run(params: PyTree, batch_stats: PyTree) -> gradients.Pass:
+        return gradients.in_parts(spec.accumulate_steps, apply, params, batch_stats, images, targets, key)
 
-    grads, (losses, logits, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    metrics = {
-        "loss": jnp.sum(losses),
-        "count": jnp.asarray(len(losses), jnp.int32),
-        "grad_norm": optax.tree.norm(grads),
-    }
-    state = TrainState(
+    first = last = run(state.params, state.batch_stats)
+    metrics = {"loss": jnp.sum(first.losses), "grad_norm": optax.tree.norm(first.grads)}
+    if spec.optim.name == "sam":
+        last = run(gradients.uphill(state.params, first.grads, spec.optim.rho), first.batch_stats)
+        metrics["loss_uphill"] = jnp.sum(last.losses)
+    updates, opt_state = optimizer.update(last.grads, state.opt_state, state.params)
+    state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
+        batch_stats=last.batch_stats,
         opt_state=opt_state,
     )
-    return state, logits, metrics
+    if spec.ema_decay:
+        average = optax.incremental_update(state.variables, state.average, 1 - spec.ema_decay)
+        state = dataclasses.replace(state, average=average)
+    return state, first.logits, metrics
 
 
 def eval_step(
-    variables: dict[str, PyTree], batch: Batch, *, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+    variables: dict[str, PyTree],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    classes: tuple[int, ...] | None = None,
 ) -> Metrics:
     """Scores a batch, of which some rows may be padding.
 
     Args:
-      variables: "params" and "batch_stats" of the network; `TrainState.variables`.
-      batch: "image" uint8 [b, s, s, 3], "label" int32 [b], and "mask" bool [b], False for padding.
+      variables: "params" and "batch_stats" of the network; `TrainState.variables` or `TrainState.average`.
+      batch: "image" uint8 [b, s, s, 3], "mask" bool [b], False for padding, and "label" int32 [b], or [b, n] for
+        several right answers, padded with -1: then any of them is correct, and the loss is against all of them
+        alike. An image without an answer counts as padding.
+      classes: the only classes that can be predicted, None = all. Labels stay numbers among all.
 
     Returns:
       Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (of fewer than five
@@ -206,16 +291,18 @@ def eval_step(
     """
     images = mixing.normalize(batch["image"], mean, std, jnp.result_type(float))
     logits: Any = model.apply(variables, images, train=False)  # flax's type allows for updated collections too
-    labels, mask = batch["label"], batch["mask"]
-    classes = logits.shape[-1]
-    losses = objectives.cross_entropy(logits, jax.nn.one_hot(labels, classes, dtype=logits.dtype))
-
-    def count(hits: Shaped[Array, "b"]) -> Int[Array, ""]:
-        return jnp.sum(hits & mask, dtype=jnp.int32)
-
+    labels = batch["label"].reshape(len(images), -1)
+    if classes is not None:
+        logits, labels = objectives.restrict(logits, labels, classes)
+    losses = objectives.cross_entropy(logits, objectives.uniform_targets(labels, logits.shape[-1], logits.dtype))
+    mask = batch["mask"] & jnp.any(labels >= 0, axis=1)
     return {
         "loss": jnp.sum(jnp.where(mask, losses, 0)),
-        "correct": count(objectives.topk_correct(logits, labels, 1)),
-        "correct_top5": count(objectives.topk_correct(logits, labels, min(5, classes))),
-        "count": count(mask),
+        "correct": _count(mask & objectives.any_topk_correct(logits, labels, 1)),
+        "correct_top5": _count(mask & objectives.any_topk_correct(logits, labels, min(5, logits.shape[-1]))),
+        "count": _count(mask),
     }
+
+
+def _count(hits: Bool[Array, "b"]) -> Int[Array, ""]:
+    return jnp.sum(hits, dtype=jnp.int32)

@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
-from skipnet_jax import checkpoint, config, evaluate, sharding, steps
+from skipnet_jax import checkpoint, config, evaluate, sharding, steps, transfer
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis import plots
 from skipnet_jax.data import pipeline, sources
@@ -34,7 +34,8 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
 
     Returns:
       Exact results of the last epoch on the test images: "accuracy" and "top5_accuracy" (0..1), "loss" (nats), "count"
-      (examples), "epoch". If there was nothing left to do, those of the call that finished the run.
+      (examples), "epoch"; with `ema_decay`, "average_accuracy" and so on of the moving average. If there was
+      nothing left to do, those of the call that finished the run.
 
     Raises:
       ValueError: the config does not fit the data, the devices or the workdir.
@@ -57,12 +58,23 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
         total = spec.epochs * steps_per_epoch
 
         model = create_model(**dataclasses.asdict(spec.model))
-        schedule = schedules.cosine_by_epoch(spec.optim, epochs=spec.epochs, steps_per_epoch=steps_per_epoch)
-        optimizer = optimizers.make_optimizer(spec.optim, schedule, optimizers.decay_mask)
-        state = steps.init_state(model, optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh)
+        schedule = schedules.make_schedule(
+            spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
+        )
+        optimizer = optimizers.make_optimizer(spec.optim, schedule)
+        state = steps.init_state(
+            model,
+            optimizer,
+            image_size=spec.data.image_size,
+            seed=spec.seed,
+            mesh=mesh,
+            average=spec.ema_decay > 0,
+        )
         mean, std = train_source.mean, train_source.std
-        train_step = steps.make_train_step(model, optimizer, schedule, spec, mean=mean, std=std, mesh=mesh)
-        eval_step = steps.make_eval_step(model, mean=mean, std=std, mesh=mesh)
+        train_step = steps.make_train_step(
+            model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, mean=mean, std=std, mesh=mesh
+        )
+        eval_step = steps.make_eval_step(model, mean=mean, std=std, mesh=mesh, classes=test_source.classes)
         if start:
             state = checkpoint.restore(manager, start, jax.tree.map(checkpoint.shape_of, state))
         batches = pipeline.train_batches(
@@ -79,6 +91,9 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
         _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
         if start:
             progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
+        elif spec.init_from:
+            state, taken = transfer.start_from(state, spec, mesh)
+            progress.say(str(taken))
         step = start
         try:
             for step in range(start + 1, total + 1):
@@ -87,8 +102,7 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
                 if step % spec.log_every_steps == 0 or step % steps_per_epoch == 0:
                     _require_finite(progress.fetch(), step, spec, manager)
                 if step % steps_per_epoch == 0:
-                    test_batches = evaluate.batches(test_source, spec, mesh)
-                    results = evaluate.evaluate(eval_step, state.variables, test_batches, mesh)
+                    results = evaluate.evaluate_state(eval_step, state, test_source, spec, mesh)
                     _require_finite(results, step, spec, manager)
                     progress.epoch(results)
                     results["epoch"] = step // steps_per_epoch

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "skipnet_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Part of the package (a module or a folder of modules) -> the other parts that it may import.
-_LAYERS = {"steps", "checkpoint", "sharding", "data", "optim", "models", "mixing", "objectives", "specs"}
+_LAYERS = {"steps", "gradients", "checkpoint", "sharding", "data", "optim", "models", "mixing", "objectives", "specs"}
 ALLOWED_PARTS: dict[str, set[str]] = {
     "__init__": set(),
     "specs": set(),
@@ -28,12 +28,14 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "analysis": {"specs", "models"},
     "interop": {"specs", "models", "checkpoint", "workdir"},
     "config": {"specs"},
-    "steps": {"specs", "models", "optim", "mixing", "objectives", "sharding"},
+    "gradients": {"specs", "objectives"},
+    "steps": {"specs", "models", "optim", "mixing", "objectives", "gradients", "sharding"},
     "checkpoint": {"specs", "sharding"},
     "workdir": {"specs", "config"},
     "evaluate": {*_LAYERS, "config", "workdir"},
     "progress": {"specs", "steps", "workdir", "evaluate"},
-    "train": {*_LAYERS, "config", "workdir", "analysis", "evaluate", "progress"},
+    "transfer": {*_LAYERS, "workdir"},
+    "train": {*_LAYERS, "config", "workdir", "analysis", "evaluate", "progress", "transfer"},
     # data: to tell within seconds, before anything heavy is imported, that there is none
     "main": {"specs", "config", "workdir", "train", "evaluate", "data"},
 }
@@ -52,9 +54,10 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "optim": _CORE,
     "mixing": _CORE,
     "objectives": _CORE,
+    "gradients": _CORE,
     "steps": _CORE,
     "sharding": _CORE,
-    "data": {*_CORE, "absl", "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
+    "data": {*_CORE, "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
     "analysis": {*_CORE, "etils", "matplotlib"},
     "interop": {*_CORE, "etils", "safetensors", "torch"},
     "config": {"ml_collections"},
@@ -62,6 +65,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "workdir": {*_CORE, "absl", "etils", "clu"},
     "evaluate": {*_CORE, "absl", "clu", "etils"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
+    "transfer": {*_CORE, "etils"},
     "train": {*_CORE, "absl", "clu", "etils", "orbax"},
     "main": {"absl", "jax", "ml_collections", "tensorflow"},
 }

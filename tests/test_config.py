@@ -20,14 +20,61 @@ SPEC = TrainSpec(
         gate_reduction=4,
         dropout=0.25,
         drop_path=0.5,
+        shake_drop=0.4,
+        drop_block=0.1,
+        drop_block_size=5,
+        signal_augment=0.2,
         remat=True,
     ),
-    data=DataSpec(name="cifar100", dir="somewhere", image_size=24, pad_crop=3, flip=False),
-    mixing=MixingSpec(cutmix_prob=0.5, cutmix_alpha=0.2, label_smoothing=0.1),
-    optim=OptimSpec(lr=0.3, momentum=0.8, nesterov=False, weight_decay=1e-3, warmup_epochs=2, last_lr=1e-5),
+    data=DataSpec(
+        name="cifar100",
+        dir="somewhere",
+        pattern="*-of-00008",
+        classes=(3, 1),
+        eval_classes="own",
+        image_size=24,
+        pad_crop=0,
+        crop_min_area=0.3,
+        flip=False,
+        auto_augment="svhn",
+        rand_augment_ops=2,
+        rand_augment_magnitude=7.0,
+        rand_augment_std=1.0,
+        rand_augment_prob=0.7,
+        color_jitter=0.4,
+        lighting=0.1,
+        on_corrupt="skip",
+    ),
+    mixing=MixingSpec(
+        cutmix_prob=0.5, cutmix_alpha=0.2, mixup_prob=0.3, mixup_alpha=0.4, erasing_prob=0.25, label_smoothing=0.1
+    ),
+    optim=OptimSpec(
+        name="adamw",
+        lr=0.3,
+        lr_scale="linear",
+        lr_batch_size=32,
+        schedule="exponential",
+        schedule_unit="step",
+        warmup_epochs=2,
+        last_lr=1e-5,
+        layer_lr_ratio=0.1,
+        momentum=0.8,
+        nesterov=False,
+        beta2=0.99,
+        smoothing=0.9,
+        eps=1e-6,
+        rho=0.1,
+        weight_decay=1e-3,
+        decay_bias=True,
+        clip_value=2.0,
+        clip_norm=1.0,
+    ),
     batch_size=64,
     epochs=3,
     eval_batch_size=32,
+    accumulate_steps=2,
+    ema_decay=0.9,
+    init_from="runs/other",
     seed=5,
     log_every_steps=7,
     checkpoint_every_epochs=2,
@@ -81,8 +128,9 @@ def test_unknown_key_is_named_with_path_and_nearest(path, nearest):
         config.from_dict(_changed(path, 1))
 
 
-def test_unknown_key_that_two_names_fit_equally_gets_both():
-    with pytest.raises(ValueError, match=r"did you mean --config\.model\.name or --config\.data\.name\?"):
+def test_unknown_key_that_several_names_fit_equally_gets_them_all():
+    names = r"--config\.model\.name or --config\.data\.name or --config\.optim\.name"
+    with pytest.raises(ValueError, match=rf"did you mean {names}\?"):
         config.from_dict(_changed("name", "x"))
 
 
@@ -118,6 +166,8 @@ def test_missing_key_names_the_nearest_that_is_there():
         ("optim.lr", True, "True (bool), expected type float"),
         ("optim.nesterov", 1, "1 (int), expected type bool"),
         ("model.name", 20, "20 (int), expected type str"),
+        ("data.classes", 3, "3 (int), expected whole numbers, as in (0,1,2)"),
+        ("data.classes", (1, "2"), "(1, '2') (tuple), expected whole numbers, as in (0,1,2)"),
         ("optim", 0.1, "0.1, expected the fields of OptimSpec"),
     ],
 )
@@ -165,11 +215,13 @@ def _parse(argv):
 
 def test_command_line_overrides_reach_the_spec(config_file):
     argv = ["main", f"--config={config_file}", "--config.optim.lr=0.7", "--noconfig.model.remat", "--config.seed", "9"]
+    argv += ["--config.data.classes=5,6"]
     spec = _parse(argv)
     assert spec == dataclasses.replace(
         SPEC,
         optim=dataclasses.replace(SPEC.optim, lr=0.7),
         model=dataclasses.replace(SPEC.model, remat=False),
+        data=dataclasses.replace(SPEC.data, classes=(5, 6)),
         seed=9,
     )
 

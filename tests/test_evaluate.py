@@ -90,6 +90,14 @@ def test_the_best_is_the_default(run, tiny):
     assert (result["accuracy"], result["step"]) == (best["test/accuracy"], best["step"])
 
 
+def test_the_moving_average_is_scored_beside_the_network(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    trained = train.train_and_evaluate(dataclasses.replace(SPEC, ema_decay=0.9), tmp_path)
+    result = evaluate.evaluate_workdir(tmp_path, "latest")
+    for name in ("accuracy", "average_accuracy", "average_top5_accuracy", "average_loss"):
+        assert result[name] == trained[name]
+
+
 def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):
     path, _ = run
     monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet(width=16))

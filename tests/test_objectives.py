@@ -46,3 +46,32 @@ def test_topk_correct_is_a_membership_in_the_sorted_scores():
 def test_equal_scores_do_not_count_as_correct_for_every_class():
     hits = objectives.topk_correct(jnp.zeros((4, 4)), jnp.arange(4), 1)
     assert hits.tolist() == [True, False, False, False]
+
+
+def test_without_a_label_nothing_is_correct():
+    assert objectives.topk_correct(jnp.array([[0.0, 1.0]] * 2), jnp.array([-1, 1]), 2).tolist() == [False, True]
+
+
+def test_targets_of_zero_have_no_loss():
+    assert objectives.cross_entropy(jnp.array([[3.0, -1.0]]), jnp.zeros((1, 2))).tolist() == [0.0]
+
+
+def test_several_right_answers_share_the_target():
+    targets = objectives.uniform_targets(jnp.array([[0, 3, -1], [1, -1, -1], [-1, -1, -1]]), 4, jnp.float32)
+    assert targets.tolist() == [[0.5, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [True, False, False]), (2, [True, True, False])])
+def test_any_of_several_right_answers_is_correct(k, expected):
+    logits = jnp.array([[1.0, 4.0, 3.0, 2.0]] * 3)
+    labels = jnp.array([[0, 1, -1], [2, -1, -1], [0, 3, -1]])
+    assert objectives.any_topk_correct(logits, labels, k).tolist() == expected
+
+
+def test_restricted_to_some_classes():
+    """The best of all classes, 1, is none of them, nor is it a label."""
+    logits = jnp.array([[1.0, 9.0, 3.0, 2.0]])
+    scores, labels = objectives.restrict(logits, jnp.array([[2, 3, 1, -1]]), (3, 2))
+    assert scores.tolist() == [[2.0, 3.0]]
+    assert labels.tolist() == [[1, 0, -1, -1]]
+    assert objectives.any_topk_correct(scores, labels[:, :1], 1).tolist() == [True]

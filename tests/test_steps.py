@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from skipnet_jax import sharding, specs, steps
 from skipnet_jax.models import create_model
@@ -28,23 +30,45 @@ class TinyNet(nn.Module):
         return nn.Dense(CLASSES, name="classifier")(x)
 
 
-class Linear(nn.Module):
-    """A network without batch norm."""
+class NormOnly(nn.Module):
+    """Normalises the images themselves."""
 
     @nn.compact
     def __call__(self, images, *, train):
-        return nn.Dense(CLASSES, name="classifier")(images.reshape(len(images), -1))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(images)
+        return nn.Dense(CLASSES, name="classifier")(jnp.mean(x, axis=(1, 2)))
 
 
-def make_spec(*, name="tiny", seed=0, bn_group_size=128, cutmix_prob=0.5):
+class Linear(nn.Module):
+    """A network without batch norm, in float64 where asked to."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        dense = nn.Dense(CLASSES, param_dtype=jnp.result_type(float), name="classifier")
+        return dense(images.reshape(len(images), -1))
+
+
+def make_spec(
+    *,
+    name="tiny",
+    seed=0,
+    bn_group_size=128,
+    cutmix_prob=0.5,
+    drop_block=0.0,
+    optimizer="sgd",
+    accumulate_steps=1,
+    ema_decay=0.0,
+):
     return specs.TrainSpec(
-        model=specs.ModelSpec(name=name, num_classes=CLASSES, bn_group_size=bn_group_size),
+        model=specs.ModelSpec(name=name, num_classes=CLASSES, bn_group_size=bn_group_size, drop_block=drop_block),
         data=specs.DataSpec(name="digits", image_size=SIZE, pad_crop=1),
         mixing=specs.MixingSpec(cutmix_prob=cutmix_prob, label_smoothing=0.1),
-        optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
+        optim=specs.OptimSpec(name=optimizer, lr=0.05, warmup_epochs=1),
         batch_size=BATCH,
         epochs=8,
         seed=seed,
+        accumulate_steps=accumulate_steps,
+        ema_decay=ema_decay,
     )
 
 
@@ -59,10 +83,11 @@ def set_up(*, model=None, spec=None, devices=None):
     spec = spec or make_spec()
     model = model or TinyNet()
     mesh = sharding.make_mesh(devices)
-    schedule = schedules.cosine_by_epoch(spec.optim, epochs=spec.epochs, steps_per_epoch=2)
-    optimizer = optimizers.make_optimizer(spec.optim, schedule, optimizers.decay_mask)
-    state = steps.init_state(model, optimizer, image_size=SIZE, seed=spec.seed, mesh=mesh)
-    return state, steps.make_train_step(model, optimizer, schedule, spec, mesh=mesh, **STATISTICS), mesh
+    schedule = schedules.make_schedule(spec.optim, batch_size=BATCH, epochs=spec.epochs, steps_per_epoch=2)
+    optimizer = optimizers.make_optimizer(spec.optim, schedule)
+    state = steps.init_state(model, optimizer, image_size=SIZE, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0)
+    train_step = steps.make_train_step(model, optimizer, schedule, spec, steps_per_epoch=2, mesh=mesh, **STATISTICS)
+    return state, train_step, mesh
 
 
 def run(count, **kwargs):
@@ -116,7 +141,7 @@ def test_metrics_are_those_of_the_mixed_batch_before_the_step():
         before, gradient = params["classifier"][name], grads["classifier"][name] / BATCH
         expected = before - 0.025 * 1.9 * (gradient + decay * before)
         np.testing.assert_allclose(state.params["classifier"][name], expected, rtol=1e-4, atol=1e-7)
-    assert state.step == 1 and state.batch_stats == {}
+    assert state.step == 1 and state.batch_stats == {} and state.average == {}
 
 
 def test_correct_counts_labels_before_mixing():
@@ -170,11 +195,175 @@ def test_the_number_of_devices_does_not_matter_for_a_gated_network_with_groups()
     assert_trees_close(many.variables, one.variables, rtol=1e-2, atol=1e-3)
 
 
-def test_the_old_state_is_given_up():
-    state, train_step, mesh = set_up()
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_the_old_state_is_given_up(ema_decay):
+    state, train_step, mesh = set_up(spec=make_spec(ema_decay=ema_decay))
     new_state, _ = train_step(state, sharding.to_global(make_batch(), mesh))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new_state))
+
+
+def assert_same_update(spec, other, *, model, **tolerance):
+    """Two recipes make the same steps."""
+    (state, history), (other_state, other_history) = (run(2, model=model, spec=one) for one in (spec, other))
+    assert_trees_close(state, other_state, **tolerance)
+    assert_trees_close(history, other_history, **tolerance)
+
+
+@pytest.mark.parametrize(("parts", "optimizer"), [(2, "sgd"), (4, "sam")])
+def test_accumulation_is_the_step_of_the_whole_batch(parts, optimizer, x64):
+    whole = make_spec(optimizer=optimizer)
+    in_parts = dataclasses.replace(whole, accumulate_steps=parts)
+    assert_same_update(whole, in_parts, model=Linear(), rtol=1e-10, atol=1e-12)
+
+
+def test_batch_norm_sees_the_parts_and_moves_once_for_each():
+    """Of two parts the first is every other example from the first on: a tenth of its mean, then of the second's."""
+    state, train_step, mesh = set_up(spec=make_spec(accumulate_steps=2, cutmix_prob=0.0), model=NormOnly())
+    batch = make_batch()
+    pixels = ((batch["image"] / 255 - STATISTICS["mean"]) / STATISTICS["std"]).reshape(BATCH, -1, 3)
+    state, _ = train_step(state, sharding.to_global(batch, mesh))
+    even, odd = pixels[0::2].mean((0, 1)), pixels[1::2].mean((0, 1))
+    np.testing.assert_allclose(state.batch_stats["norm"]["mean"], 0.9 * 0.1 * even + 0.1 * odd, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_have_noise_of_their_own():
+    """All images are equal, so that equal noise would make the two halves of the batch equal."""
+
+    class Noise(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            noise = jax.random.normal(self.make_rng("dropout"), (len(images), CLASSES)) if train else 0.0
+            return noise + nn.Dense(CLASSES, name="classifier")(jnp.mean(images, axis=(1, 2)))
+
+    spec = make_spec(accumulate_steps=2, cutmix_prob=0.0)
+    state, _, _ = set_up(model=Noise(), spec=spec)
+    optimizer = optimizers.make_optimizer(spec.optim, lambda step: 0.1)
+    images, targets = jnp.ones((BATCH, SIZE, SIZE, 3)), jnp.full((BATCH, CLASSES), 1 / CLASSES)
+    update = functools.partial(steps.update, model=Noise(), optimizer=optimizer, spec=spec)
+    _, logits, _ = update(state.replace(opt_state=optimizer.init(state.params)), images, targets, jax.random.key(0))
+    assert len(np.unique(np.asarray(logits)[:, 0])) == BATCH
+
+
+def test_parts_of_the_batch_stay_on_their_devices():
+    """Only sums over the batch cross devices: no images, no logits."""
+    state, train_step, mesh = set_up(model=Linear(), spec=make_spec(accumulate_steps=4, cutmix_prob=0.0))
+    program = train_step.lower(state, sharding.to_global(make_batch(), mesh)).compile().as_text()
+    assert "all-reduce" in program
+    for traffic in ("all-gather", "all-to-all", "collective-permute"):
+        assert traffic not in program
+
+
+def test_parts_that_do_not_divide_among_the_devices_are_refused():
+    with pytest.raises(ValueError, match=r"got 8, .* 4 examples, .*--config\.accumulate_steps"):
+        set_up(spec=make_spec(accumulate_steps=8))
+
+
+def test_sam_takes_the_gradient_uphill():
+    spec = make_spec(optimizer="sam", cutmix_prob=0.0)
+    state, train_step, mesh = set_up(model=Linear(), spec=spec)
+    params, batch = jax.device_get(state.params), make_batch()
+    images = (batch["image"] / 255 - STATISTICS["mean"]) / STATISTICS["std"]
+
+    def mean_loss(params):
+        logits = images.reshape(BATCH, -1) @ params["classifier"]["kernel"] + params["classifier"]["bias"][None, :]
+        targets = 0.9 * np.eye(CLASSES)[batch["label"]] + 0.01
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * targets, axis=1))
+
+    grads = jax.grad(mean_loss)(params)
+    norm = optax.tree.norm(grads)
+    above = jax.tree.map(lambda p, g: p + 0.05 * g / norm, params, grads)
+    state, metrics = train_step(state, sharding.to_global(batch, mesh))
+    np.testing.assert_allclose(metrics["loss"] / BATCH, mean_loss(params), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss_uphill"] / BATCH, mean_loss(above), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert metrics["loss_uphill"] > 1.01 * metrics["loss"]
+    for name, decay in (("kernel", spec.optim.weight_decay), ("bias", 0.0)):
+        before, gradient = params["classifier"][name], jax.grad(mean_loss)(above)["classifier"][name]
+        expected = before - 0.025 * 1.9 * (gradient + decay * before)
+        np.testing.assert_allclose(state.params["classifier"][name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_both_passes_of_sam_move_the_running_statistics():
+    """What is normalised here does not depend on parameters, so both passes move towards the same mean."""
+    once, _ = run(1, model=NormOnly(), spec=make_spec(optimizer="sgd"))
+    twice, _ = run(1, model=NormOnly(), spec=make_spec(optimizer="sam"))
+    np.testing.assert_allclose(twice.batch_stats["norm"]["mean"], 1.9 * once.batch_stats["norm"]["mean"], rtol=1e-5)
+
+
+def test_the_average_follows_parameters_and_statistics():
+    spec = make_spec(ema_decay=0.75)
+    state, train_step, mesh = set_up(spec=spec)
+    expected = jax.device_get(state.variables)
+    assert_trees_close(state.average, expected, rtol=0)
+    for step in range(3):
+        state, _ = train_step(state, sharding.to_global(make_batch(step), mesh))
+        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * np.asarray(new), expected, state.variables)
+    assert_trees_close(state.average, expected, rtol=1e-5, atol=1e-7)
+    assert np.any(state.average["batch_stats"]["norm"]["mean"] != state.batch_stats["norm"]["mean"])
+
+    eval_step = steps.make_eval_step(TinyNet(), mesh=mesh, **STATISTICS)
+    batch = sharding.to_global(make_batch() | {"mask": np.ones(BATCH, bool)}, mesh)
+    assert eval_step(state.average, batch)["loss"] != eval_step(state.variables, batch)["loss"]
+
+
+def test_an_average_does_not_disturb_training():
+    (plain, _), (averaged, _) = run(2), run(2, spec=make_spec(ema_decay=0.9))
+    assert plain.average == {}
+    assert_trees_close(averaged.replace(average={}), plain, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("drop_block", [0.0, 0.1])
+def test_noise_that_grows_is_told_the_share_of_the_epochs(drop_block):
+    """Two steps an epoch, eight epochs: step 7 is in the fourth, before which three are done."""
+    shares = []
+
+    class Growing(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train, progress=None):
+            if progress is not None:
+                jax.debug.callback(lambda share: shares.append(float(share)), progress)
+            return nn.Dense(CLASSES, name="classifier")(jnp.mean(images, axis=(1, 2)))
+
+    spec = make_spec(drop_block=drop_block)
+    state, train_step, mesh = set_up(model=Growing(), spec=spec, devices=jax.devices()[:1])
+    state = state.replace(step=sharding.replicate(jnp.asarray(7, jnp.int32), mesh))
+    jax.block_until_ready(train_step(state, sharding.to_global(make_batch(), mesh)))
+    jax.effects_barrier()
+    assert shares == ([3 / 8] if drop_block else [])
+
+
+def test_an_image_without_a_label_counts_for_nothing():
+    """Neither does what it looks like matter, to a network without batch norm."""
+    spec = make_spec(cutmix_prob=0.0)
+    batch = make_batch()
+    batch["label"][:8] = -1
+    other = {"image": np.where(batch["label"][:, None, None, None] < 0, 0, batch["image"]), "label": batch["label"]}
+    results = []
+    for images in (batch, other):
+        state, train_step, mesh = set_up(model=Linear(), spec=spec)
+        results.append(train_step(state, sharding.to_global(images, mesh)))
+    assert_trees_close(*results, rtol=1e-6, atol=1e-8)
+    state, _, _ = set_up(model=Linear(), spec=spec)
+    _, metrics = results[0]
+    assert metrics["count"] == BATCH - 8
+    images = jnp.asarray((batch["image"][8:] / 255 - STATISTICS["mean"]) / STATISTICS["std"], jnp.float32)
+    logits = Linear().apply(state.variables, images, train=True)
+    targets = 0.9 * np.eye(CLASSES)[batch["label"][8:]] + 0.01
+    np.testing.assert_allclose(metrics["loss"], -jnp.sum(jax.nn.log_softmax(logits) * targets), rtol=1e-5)
+    assert metrics["correct"] == np.sum(np.argmax(logits, axis=1) == batch["label"][8:])
+
+
+def test_lighting_shifts_the_colours():
+    """By what is a whole number of byte steps, so that shifted images say the same."""
+    batch = make_batch()
+    batch["image"] %= 128
+    offsets = np.random.default_rng(1).integers(0, 100, (BATCH, 3))
+    shifted = {"image": (batch["image"] + offsets[:, None, None, :]).astype(np.uint8), "label": batch["label"]}
+    state, train_step, mesh = set_up(model=Linear())
+    lit = batch | {"lighting": (offsets / 255).astype(np.float32)}
+    results = [train_step(jax.tree.map(jnp.copy, state), sharding.to_global(b, mesh)) for b in (lit, shifted)]
+    assert_trees_close(*results, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_moves_nothing_between_host_and_device():
@@ -250,3 +439,74 @@ def test_fewer_than_five_classes():
     batch["label"] %= 3
     metrics = steps.make_eval_step(ThreeWay(), mesh=mesh, **STATISTICS)({}, sharding.to_global(batch, mesh))
     assert metrics["correct_top5"] == BATCH
+
+
+class Mean(nn.Module):
+    """Scores four classes by hand: by the colours, and 0 for the last."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return jnp.pad(jnp.mean(images, axis=(1, 2)), ((0, 0), (0, 1)))
+
+
+def score(labels, *, classes=None, mask=None):
+    """Metrics of four equal images, of which colour 1 is the brightest, then 0, then 2, then nothing."""
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    eval_step = steps.make_eval_step(Mean(), mesh=mesh, mean=(0.0,) * 3, std=(1.0,) * 3, classes=classes)
+    images = np.broadcast_to(np.array([102, 204, 51], np.uint8), (4, SIZE, SIZE, 3))
+    mask = np.ones(4, bool) if mask is None else mask
+    batch = {"image": images, "label": np.asarray(labels, np.int32), "mask": mask}
+    return jax.device_get(eval_step({}, sharding.to_global(batch, mesh)))
+
+
+LOG_PROBABILITIES = np.array([0.4, 0.8, 0.2, 0.0]) - np.log(np.sum(np.exp([0.4, 0.8, 0.2, 0.0])))
+
+
+def test_several_right_answers():
+    metrics = score([[1, -1], [0, 1], [0, 2], [-1, -1]], mask=np.array([True, True, True, True]))
+    assert metrics["correct"] == 2 and metrics["count"] == 3  # an image without an answer is not scored
+    expected = -(LOG_PROBABILITIES[1] + LOG_PROBABILITIES[[0, 1]].mean() + LOG_PROBABILITIES[[0, 2]].mean())
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    assert metrics["correct_top5"] == 3
+
+
+def test_one_right_answer_in_a_list_is_one_right_answer():
+    listed, plain = score([[1, -1], [0, -1], [3, -1], [2, -1]]), score([1, 0, 3, 2])
+    jax.tree.map(np.testing.assert_array_equal, listed, plain)
+    assert plain["correct"] == 1 and plain["count"] == 4
+
+
+def test_restricted_to_the_classes_of_the_data_set():
+    """Without class 1, class 0 is the best; labels stay numbers among all."""
+    metrics = score([0, 0, 2, 3], classes=(0, 2, 3), mask=np.array([True, True, True, False]))
+    assert metrics["correct"] == 2 and metrics["correct_top5"] == metrics["count"] == 3
+    scores = np.array([0.4, 0.2, 0.0]) - np.log(np.sum(np.exp([0.4, 0.2, 0.0])))
+    np.testing.assert_allclose(metrics["loss"], -(2 * scores[0] + scores[1]), rtol=1e-5)
+
+
+def convolutions(jaxpr):
+    """Types of what every convolution of a program takes and gives, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield {variable.aval.dtype for variable in (*equation.invars, *equation.outvars)}
+        for inner in jaxprs_in_params(equation.params):
+            yield from convolutions(inner)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
+    spec = make_spec(name="skip_resnet20", ema_decay=0.9)
+    model = create_model("skip_resnet20", num_classes=CLASSES, dtype=jnp.bfloat16)
+    model = model.clone(plan=dataclasses.replace(model.plan, blocks=model.plan.blocks[:2]))
+    state, train_step, mesh = set_up(model=model, spec=spec)
+    batch = sharding.to_global(make_batch(), mesh)
+    types = list(convolutions(jax.make_jaxpr(train_step)(state, batch).jaxpr))
+    assert len(types) > 3 * 4  # forward, and two backward but for the images, of five
+    assert all(kinds == {jnp.dtype(jnp.bfloat16)} for kinds in types)
+    after, metrics = jax.eval_shape(train_step, state, batch)
+    for leaf in jax.tree.leaves((after, metrics, after.average)):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    optimizer = optimizers.make_optimizer(spec.optim, lambda step: 0.1)
+    images, targets = jnp.zeros((BATCH, SIZE, SIZE, 3)), jnp.zeros((BATCH, CLASSES))
+    update = functools.partial(steps.update, model=model, optimizer=optimizer, spec=spec)
+    _, logits, _ = jax.eval_shape(update, state, images, targets, jax.random.key(0))
+    assert logits.dtype == jnp.float32

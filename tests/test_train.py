@@ -17,12 +17,14 @@ TIMINGS = {"images_per_second"}
 class TinyNet(nn.Module):
     """The interface of the project's networks at a hundredth of their compile time."""
 
+    classes: int = 10
+
     @nn.compact
     def __call__(self, images, *, train):
         x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
         x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
-        return nn.Dense(10, name="classifier")(x)
+        return nn.Dense(self.classes, name="classifier")(x)
 
 
 def make_spec(**changes):
@@ -203,6 +205,55 @@ def test_another_configs_run_is_left_alone(whole):
     with pytest.raises(ValueError, match="seed: got 1, expected 0"):
         train.train_and_evaluate(make_spec(seed=1), path)
     assert workdir.read_metrics(path) == before
+
+
+def test_a_moving_average_is_evaluated_saved_and_resumed(tmp_path, capsys):
+    """The best checkpoint is that of the best average."""
+    spec = make_spec(ema_decay=0.9, epochs=4)
+    results = train.train_and_evaluate(spec, tmp_path / "whole")
+    assert f"moving average {results['average_accuracy']:.2%}" in capsys.readouterr().out
+    assert results["average_accuracy"] != results["accuracy"]
+    tests = [line for line in workdir.read_metrics(tmp_path / "whole") if "test/accuracy" in line]
+    assert tests[-1]["test/average_accuracy"] == results["average_accuracy"]
+    with checkpoint.open_manager(tmp_path / "whole" / workdir.CHECKPOINTS) as manager:
+        best = max(tests, key=lambda line: line["test/average_accuracy"])
+        assert manager.metrics(checkpoint.find(manager, "best"))["average_accuracy"] == best["test/average_accuracy"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_before(patch, 12)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(spec, tmp_path / "parts")
+    assert train.train_and_evaluate(spec, tmp_path / "parts") == results
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+
+
+def test_every_option_of_the_recipes_trains_together(tmp_path):
+    spec = make_spec(
+        optim=specs.OptimSpec(name="sam", lr=0.05, warmup_epochs=1, clip_norm=1.0, clip_value=0.5, lr_scale="linear"),
+        mixing=specs.MixingSpec(cutmix_prob=0.3, mixup_prob=0.3, erasing_prob=0.25, label_smoothing=0.1),
+        accumulate_steps=2,
+        ema_decay=0.5,
+        epochs=1,
+    )
+    results = train.train_and_evaluate(spec, tmp_path)
+    assert all(math.isfinite(value) for value in results.values())
+
+
+def test_fine_tuning_on_other_classes_starts_from_a_run(tmp_path, capsys):
+    first = make_spec(data=dataclasses.replace(make_spec().data, classes=(0, 1, 2, 3, 4)), batch_size=128)
+    first = dataclasses.replace(first, model=dataclasses.replace(first.model, num_classes=5), epochs=6)
+    second = dataclasses.replace(first, data=dataclasses.replace(first.data, classes=(5, 6, 7, 8, 9)), epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "create_model", lambda **_: TinyNet(classes=5))
+        train.train_and_evaluate(first, tmp_path / "first")
+        scratch = train.train_and_evaluate(second, tmp_path / "scratch")
+        capsys.readouterr()
+        tuned = train.train_and_evaluate(
+            dataclasses.replace(second, init_from=str(tmp_path / "first")), tmp_path / "tuned"
+        )
+    assert "made anew: classifier" in capsys.readouterr().out
+    assert tuned["count"] == scratch["count"] < 360
+    assert tuned["loss"] < scratch["loss"]
 
 
 def test_takes_the_config_dict_of_a_recipe(whole):

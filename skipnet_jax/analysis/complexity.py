@@ -25,7 +25,7 @@ from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from skipnet_jax.models import block, create_model, junctions, layers, model_info, network, shortcuts, stems
+from skipnet_jax.models import block, create_model, junctions, layers, model_info, network, noise, shortcuts, stems
 from skipnet_jax.models.families import convnext, regnet, resnet, swin, wide_resnet
 
 RELU, GELU, SIGMOID = 2, 8, 4  # per element
@@ -99,7 +99,10 @@ RULES: dict[type[nn.Module], Callable[..., int]] = {
     **dict.fromkeys(
         (
             block.Block,
-            layers.DropPath,
+            noise.DropPath,
+            noise.ShakeDrop,
+            noise.DropBlock,
+            noise.SignalAugment,
             nn.Dropout,
             shortcuts.LinearShortcut,
             stems.SmallStem,

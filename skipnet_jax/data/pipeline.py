@@ -1,21 +1,19 @@
 """Batches for training and evaluation.
 
 The training input is a pure function of (seed, step): a run that resumes at step s asks for the batches from s on and
-gets the very ones that it would have seen, at no cost for those before. Nothing of the input is saved in a checkpoint.
+gets the very ones that it would have seen, without decoding any image of those before. Nothing of the input is saved in
+a checkpoint.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data.sources import Source
+from skipnet_jax.data import encoded, in_memory, streams
+from skipnet_jax.data.checked import checked
+from skipnet_jax.data.kinds import Files, InMemory, Shards, Source
 from skipnet_jax.specs import DataSpec
-
-# Threads of the input's own pool, and batches made ahead: enough for an accelerator, no burden to the host.
-_THREADS = 4
-_PREFETCH = 4
-# First part of the key of each kind of draw, so that order and augmentation are independent.
-_ORDER, _AUGMENT = 0, 1
 
 
 def train_batches(
@@ -30,17 +28,14 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled and augmented batches, from a step on.
 
-    An epoch is floor(examples / batch_size) steps over a permutation keyed by (seed, epoch); what is left over differs
-    from epoch to epoch. The augmentation of an example is keyed by (seed, epoch, index of the example). Each host gets
-    its contiguous slice of every global batch, so the global batch does not depend on the number of hosts.
-
-    The permutation is made whole, once an epoch, which takes a millisecond for 50,000 examples. TensorFlow's
-    `index_shuffle` would need no memory, but reads only 8 bits of each half of its key: epochs 0 and 256 would have the
-    same order.
+    An epoch is floor(examples / batch_size) steps, in which no example comes twice: in memory and from files over a
+    permutation keyed by (seed, epoch), from shards in the order of `streams.py`. What is left over differs from epoch
+    to epoch. The augmentation of an example is keyed by (seed, epoch, index of the example). Each host gets its
+    contiguous slice of every global batch, so the global batch does not depend on the number of hosts.
 
     Args:
       source: the training split.
-      spec: says which augmentation.
+      spec: says which augmentation, and what happens to an image that cannot be decoded.
       batch_size: examples per step over all hosts.
       seed: of the run.
       start_step: steps already done; 0 = from the beginning.
@@ -48,57 +43,33 @@ def train_batches(
       process_count: number of hosts.
 
     Returns:
-      Iterator over {"image": uint8 [batch_size / process_count, s, s, 3], "label": int32 [batch_size /
-      process_count]}; the arrays are TensorFlow's own memory and read-only.
+      Iterator over {"image": uint8 [batch_size / process_count, s, s, 3], "label": int32 [batch_size / process_count]}
+      and, with spec.lighting, "lighting": float32 [batch_size / process_count, 3], colour offsets on the scale 0..1.
+      Label -1: an image that could not be decoded, and is black (spec.on_corrupt == "skip" alone).
 
     Raises:
       ValueError: the batch is larger than the data set or does not divide over the hosts.
+      DataError: on `next`: an image, a label or a shard is bad; the message names it.
     """
-    host_batch = _host_batch("batch_size", batch_size, process_count)
-    num_examples, size = source.num_examples, spec.image_size
-    steps_per_epoch = num_examples // batch_size
-    if steps_per_epoch == 0:
+    _require_host_batch("batch_size", batch_size, process_count)
+    if batch_size > source.num_examples:
         raise ValueError(
-            f"batch_size: got {batch_size}, expected at most {num_examples}, the training examples of {source.name}, "
-            f"since an epoch is floor(examples / batch_size) steps. Lower --config.batch_size."
+            f"batch_size: got {batch_size}, expected at most {source.num_examples}, the training examples of "
+            f"{source.name}, since an epoch is floor(examples / batch_size) steps. Lower --config.batch_size."
+        )
+    hosts = {"process_index": process_index, "process_count": process_count}
+    if isinstance(source, InMemory):
+        return in_memory.train_batches(source, spec, batch_size=batch_size, seed=seed, start_step=start_step, **hosts)
+    if isinstance(source, Shards):
+        streams.require_streams(batch_size, process_count)
+
+    def open_batches(done: int, careful: bool) -> Any:
+        step = start_step + done
+        return encoded.train_batches(
+            source, spec, batch_size=batch_size, seed=seed, start_step=step, careful=careful, **hosts
         )
 
-    import tensorflow as tf
-
-    from skipnet_jax.data import image_ops
-
-    images, labels = tf.constant(source.images), tf.constant(source.labels)
-    augmented = spec.pad_crop > 0 or spec.flip
-
-    def key_of(draw: int, epoch: tf.Tensor) -> tf.Tensor:
-        return tf.random.experimental.stateless_fold_in(tf.constant([seed, draw], tf.int64), epoch, alg="philox")
-
-    def steps_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        """The epoch's steps as small elements: the examples' indexes and what happens to them."""
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(num_examples, dtype=tf.int64), key_of(_ORDER, epoch), alg="philox"
-        )
-        offsets, mirrored = image_ops.draw_crop_flip(key_of(_AUGMENT, epoch), num_examples, spec.pad_crop, spec.flip)
-
-        def indexes_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            indexes = tf.slice(order, [step * batch_size + process_index * host_batch], [host_batch])
-            return indexes, tf.gather(offsets, indexes), tf.gather(mirrored, indexes)
-
-        first = tf.maximum(start_step - epoch * steps_per_epoch, 0)
-        return tf.data.Dataset.range(first, steps_per_epoch).map(indexes_of)
-
-    def batch_of(indexes: tf.Tensor, offsets: tf.Tensor, mirrored: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = tf.gather(images, indexes)
-        if augmented:
-            batch = image_ops.pad_crop_flip(batch, offsets, mirrored, spec.pad_crop)
-        return {"image": tf.ensure_shape(batch, [host_batch, size, size, 3]), "label": tf.gather(labels, indexes)}
-
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = _THREADS
-    epochs = tf.data.Dataset.range(start_step // steps_per_epoch, np.iinfo(np.int64).max)
-    batches = epochs.flat_map(steps_of).map(batch_of, num_parallel_calls=_THREADS)
-    return batches.prefetch(_PREFETCH).with_options(options).as_numpy_iterator()
+    return checked(open_batches, source, skip=spec.on_corrupt == "skip")
 
 
 def eval_batches(
@@ -109,10 +80,11 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once and in order, the last batch padded.
+    """Every example once, the last batches padded.
 
-    Padding has black images, label 0 and mask False. All hosts get the same number of batches: host h has the h-th
-    contiguous slice of each global batch, which may be padding throughout.
+    Padding has black images, label 0 (of several labels: -1) and mask False. All hosts get the same number of batches.
+    Images that are in memory come in order, host h having the h-th contiguous slice of each global batch; of files and
+    shards host h has the h-th contiguous range of all examples. An image without any right label is masked too.
 
     Args:
       source: the split to evaluate.
@@ -122,30 +94,45 @@ def eval_batches(
       process_count: number of hosts.
 
     Returns:
-      Iterator over {"image": uint8 [b, s, s, 3], "label": int32 [b], "mask": bool [b]} with b = batch_size /
-      process_count.
+      Iterator over {"image": uint8 [b, s, s, 3], "label": int32 [b] or [b, k] (several right ones, padded with -1),
+      "mask": bool [b]} with b = batch_size / process_count.
 
     Raises:
       ValueError: the batch does not divide over the hosts.
+      DataError: on `next`: an image, a label or a shard is bad; the message names it.
     """
-    host_batch = _host_batch("eval_batch_size", batch_size, process_count)
+    _require_host_batch("eval_batch_size", batch_size, process_count)
+    hosts = {"process_index": process_index, "process_count": process_count}
+    if isinstance(source, InMemory):
+        return in_memory.eval_batches(source, spec, batch_size=batch_size, **hosts)
 
-    def batch_of(start: int) -> dict[str, np.ndarray]:
-        count = min(max(source.num_examples - start, 0), host_batch)
-        image = np.zeros((host_batch, spec.image_size, spec.image_size, 3), np.uint8)
-        label = np.zeros(host_batch, np.int32)
-        image[:count] = source.images[start : start + count]
-        label[:count] = source.labels[start : start + count]
-        return {"image": image, "label": label, "mask": np.arange(host_batch) < count}
+    def open_batches(done: int, careful: bool) -> Any:
+        return encoded.eval_batches(source, spec, batch_size=batch_size, start_batch=done, careful=careful, **hosts)
 
-    return (batch_of(start + process_index * host_batch) for start in range(0, source.num_examples, batch_size))
+    host_batch, share = batch_size // process_count, -(-source.num_examples // process_count)
+    number = -(-share // host_batch)
+    return _padded(checked(open_batches, source, skip=False), source, spec.image_size, host_batch, number)
 
 
-def _host_batch(name: str, batch_size: int, process_count: int) -> int:
-    """This host's share of a batch."""
+def _padded(
+    batches: Iterator[dict[str, np.ndarray]], source: Files | Shards, size: int, host_batch: int, number: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """So many batches of that size, whatever there is."""
+    width = source.label_width if isinstance(source, Shards) else 0
+    for _ in range(number):
+        image = np.zeros((host_batch, size, size, 3), np.uint8)
+        label = np.full((host_batch, width), -1, np.int32) if width else np.zeros(host_batch, np.int32)
+        mask = np.zeros(host_batch, bool)
+        batch = next(batches, None)
+        if batch is not None:
+            count = len(batch["label"])
+            image[:count], label[:count], mask[:count] = batch["image"], batch["label"], True
+        yield {"image": image, "label": label, "mask": mask & (label >= 0).any(axis=1) if width else mask}
+
+
+def _require_host_batch(name: str, batch_size: int, process_count: int) -> None:
     if batch_size % process_count:
         raise ValueError(
             f"{name}: got {batch_size}, expected a multiple of {process_count}, the number of hosts, "
             f"each of which reads an equal share. Change --config.{name}."
         )
-    return batch_size // process_count

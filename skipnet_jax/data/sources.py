@@ -1,129 +1,155 @@
-"""The data sets, each decoded to uint8 in memory.
-
-`digits` comes with scikit-learn. CIFAR-10 and CIFAR-100 are prepared by TensorFlow Datasets (TFDS) from the official
-archive, which it downloads, or takes from its manual directory.
-"""
+"""The data sets by name: digits, those of TensorFlow Datasets, and your own."""
 
 import dataclasses
 import difflib
+import fnmatch
 import importlib.util
-import shlex
-import sys
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from absl import logging
-from jaxtyping import Int32, UInt8
 
+from skipnet_jax.data import folders, storage, tfds_builders, tfds_sources, tfrecords
+from skipnet_jax.data.errors import DataError
+from skipnet_jax.data.kinds import InMemory, Shards, Source
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "test")
-
-# A server that has not answered by then counts as out of reach, seconds.
-_REACH_SECONDS = 2.5
-
-# Mean and standard deviation of each channel, for pixels scaled to 0..1. CIFAR: those of the published recipes.
-# Digits: measured over the training split at 32x32, all pixels at once (the three channels are equal).
-_STATISTICS = {
-    "digits": ((0.3054,) * 3, (0.3237,) * 3),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
-
-
-class DataError(ValueError):
-    """A data set cannot be had; the message says what to do about it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One split of a data set, in memory.
-
-    Args:
-      name: of the data set.
-      images: at the size that the network sees, 0..255.
-      labels: 0..number of classes - 1.
-      class_names: in the order of the labels.
-      mean, std: of each channel, for pixels scaled to 0..1.
-    """
-
-    name: str
-    images: UInt8[np.ndarray, "n h w 3"]
-    labels: Int32[np.ndarray, "n"]
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def num_examples(self) -> int:
-        """How many images the split has."""
-        return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes the data set has, whether or not each occurs in the split."""
-        return len(self.class_names)
+_NAMES = ("digits", "tfrecords", "folder", *tfds_sources.SPLITS)
 
 
 def load(spec: DataSpec, split: str) -> Source:
-    """Reads a split into memory, preparing the data set first where that has not been done.
+    """Opens a split, preparing the data set first where that has not been done; small ones are read into memory.
 
     Args:
       spec: which data set, where, and at which image size.
-      split: "train" or "test".
+      split: "train" or "test" (ImageNet's validation images).
 
     Returns:
       The split, in an order that is always the same.
 
     Raises:
-      ValueError: an unknown data set or split.
-      DataError: the data set is not here and cannot be fetched.
+      ValueError: an unknown data set or split, or one that does not go with the rest of the spec.
+      DataError: the data set is not here and cannot be fetched, or is damaged.
     """
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     require_available(spec)
-    images, labels, class_names = _READERS[spec.name](spec, split)
-    if images.dtype != np.uint8 or images.shape[1:3] != (spec.image_size, spec.image_size):
+    with _told_as_data_error(spec):
+        if spec.name == "digits":
+            source: Source = _read_digits(spec, split)
+        elif spec.name == "tfrecords":
+            source = _open_tfrecords(spec, split)
+        elif spec.name == "folder":
+            source = folders.open_folder(spec, split)
+        else:
+            source = tfds_sources.open_split(spec, split)
+    if isinstance(source, InMemory) and source.images.shape[1:3] != (spec.image_size, spec.image_size):
         from skipnet_jax.data import image_ops
 
-        images = image_ops.resize(images, spec.image_size)
-    mean, std = _STATISTICS[spec.name]
-    return Source(spec.name, images, labels, class_names, mean, std)
+        source = dataclasses.replace(source, images=image_ops.resize(source.images, spec.image_size))
+    return _keep_classes(source, spec.classes) if spec.classes else source
 
 
 def require_available(spec: DataSpec) -> None:
-    """Raises within 5 seconds, and before TensorFlow is imported, if `load` could not get the data set.
+    """Raises within 5 seconds, and unless in a bucket before TensorFlow is imported, if `load` could not get the data.
 
     Args:
       spec: which data set, and where.
 
     Raises:
-      ValueError: an unknown data set.
-      DataError: the data set is not here and cannot be fetched; the message has the file, its place and the command.
+      ValueError: an unknown data set, or fields that do not go together.
+      DataError: the data set is not here and cannot be fetched; the message says what to do.
     """
-    if spec.name not in _READERS:
-        nearest = difflib.get_close_matches(spec.name, _READERS, n=len(_READERS), cutoff=0)
+    if spec.name.partition("/")[0] not in _NAMES or spec.name.startswith(("digits/", "tfrecords/", "folder/")):
+        nearest = difflib.get_close_matches(spec.name, _NAMES, n=len(_NAMES), cutoff=0)
         raise ValueError(
             f"data.name: got {spec.name!r}, expected one of {', '.join(nearest)}. Change --config.data.name."
+        )
+    if spec.eval_classes == "own" and spec.name not in tfds_sources.WITH_OWN_CLASSES:
+        raise ValueError(
+            f"data.eval_classes: got 'own' for {spec.name}, expected 'all', since only "
+            f"{' and '.join(tfds_sources.WITH_OWN_CLASSES)} have fewer classes than the network. "
+            f"Leave out --config.data.eval_classes."
+        )
+    if spec.pattern != "*" and spec.name != "tfrecords":
+        raise ValueError(
+            f"data.pattern: got {spec.pattern!r} for {spec.name}, expected '*', since only tfrecords have shards to "
+            f"choose from. Leave out --config.data.pattern."
         )
     if spec.name == "digits":
         if importlib.util.find_spec("sklearn") is None:
             raise DataError("digits comes with scikit-learn, which is not installed. Run: pip install scikit-learn")
-        return
-    builder = _builder(spec)
-    url, archive = _archive(builder)
-    if builder.is_prepared() or archive.exists():
-        return
-    trouble = _why_unreachable(url)
-    if trouble is not None:
-        raise DataError(_how_to_get(builder, f"is not prepared and cannot be downloaded: {trouble}"))
+    elif spec.name in ("tfrecords", "folder"):
+        if not spec.dir:
+            raise ValueError(f"data.dir: got nothing, expected where the {spec.name} lies. Give --config.data.dir=DIR.")
+        with _told_as_data_error(spec):
+            if spec.name == "tfrecords":
+                tfrecords.read_index(spec.dir)
+            else:
+                folders.find_split(spec.dir, "test")
+    else:
+        with _told_as_data_error(spec):
+            tfds_builders.require_available(spec)
 
 
-def _read_digits(spec: DataSpec, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+@contextmanager
+def _told_as_data_error(spec: DataSpec) -> Iterator[None]:
+    """A place that cannot be read: TensorFlow's errors of a bucket, and the disk's, become DataErrors."""
+    if not storage.is_bucket(spec.dir):
+        try:
+            yield
+        except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Look at --config.data.dir.") from None
+        return
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{spec.dir}: cannot be read: {error.message}. Look at --config.data.dir, and whether this machine may "
+            f"read it (gcloud auth application-default login)."
+        ) from None
+
+
+def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
+    """Shards of the project's own format."""
+    index = tfrecords.read_index(spec.dir)
+    if split not in index.splits:
+        raise DataError(
+            f"{spec.dir}: got {', '.join(index.splits)}, expected a split {split!r}. Make one, or give "
+            f"another --config.data.dir."
+        )
+    every = index.splits[split]
+    chosen = [shard for shard in every if fnmatch.fnmatchcase(shard.name, spec.pattern)]
+    shards = tuple(sorted((shard for shard in chosen if shard.examples), key=lambda shard: shard.name))
+    if not shards:
+        raise DataError(
+            f"data.pattern: got {spec.pattern!r}, expected one that fits some of the {len(every)} {split} shards, such "
+            f"as {every[0].name}. Change --config.data.pattern."
+        )
+    tfrecords.require_shards(spec.dir, shards)
+    offset = index.label_offset
+
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        import tensorflow as tf
+
+        encoded, label = tfrecords.parse(serialized)
+        # What 32 bits cannot hold stays out of range.
+        return encoded, tf.cast(tf.clip_by_value(label - offset, -1, np.iinfo(np.int32).max), tf.int32)
+
+    check = f"Run {tfrecords.MAKE} --check={spec.dir} to find what is damaged"
+    return Shards(name=index.name, class_names=index.class_names, shards=shards, parse=parse, how_to_check=check)
+
+
+def _read_digits(spec: DataSpec, split: str) -> InMemory:
     """scikit-learn's handwritten digits: 1,437 to train and 360 to test, 8x8 grey values 0..16."""
     import sklearn.datasets
     import sklearn.model_selection
+
+    from skipnet_jax.data import image_ops
 
     digits = sklearn.datasets.load_digits()
     # Part of the data set's definition: another split would make results incomparable.
@@ -132,96 +158,38 @@ def _read_digits(spec: DataSpec, split: str) -> tuple[np.ndarray, np.ndarray, tu
     )
     chosen = halves[SPLITS.index(split)]
     grey = digits.images[chosen].astype(np.float32) * (255 / 16)
-    return np.repeat(grey[..., None], 3, axis=3), digits.target[chosen].astype(np.int32), tuple("0123456789")
-
-
-def _read_cifar(spec: DataSpec, split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """CIFAR-10 or CIFAR-100 (its 100 fine classes) through TFDS."""
-    import tensorflow_datasets as tfds
-
-    builder = _builder(spec)
-    if not builder.is_prepared():
-        _prepare(builder)
-    num_examples = builder.info.splits[split].num_examples
-    logging.info("Reading %s %s: %d images from %s", spec.name, split, num_examples, builder.data_dir)
-    read_config = tfds.ReadConfig(try_autocache=False)
-    examples = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False, read_config=read_config)
-    images = np.empty((num_examples, *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(num_examples, np.int32)
-    start = 0
-    for batch in examples.as_numpy_iterator():
-        stop = start + len(batch["label"])
-        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
-        start = stop
-    if start != num_examples:
-        raise DataError(
-            f"{spec.name}: got {start} {split} images, expected {num_examples}, as {builder.data_dir} says of itself. "
-            f"Delete that directory and start again."
-        )
-    return images, labels, tuple(builder.info.features["label"].names)
-
-
-# The data sets. A reader returns images [n, h, w, 3] (0..255), labels [n] and the classes' names.
-_READERS = {"digits": _read_digits, "cifar10": _read_cifar, "cifar100": _read_cifar}
-
-
-def _builder(spec: DataSpec) -> Any:
-    """The TFDS builder; makes no directory and does not import TensorFlow yet."""
-    import tensorflow_datasets as tfds
-
-    return tfds.builder(spec.name, data_dir=spec.dir or None)
-
-
-def _archive(builder: Any) -> tuple[str, Any]:
-    """The address of the official archive, and the path where TFDS takes it if it was put there by hand."""
-    ((url, info),) = builder.url_infos.items()
-    return url, builder.data_path.parents[1] / "downloads" / "manual" / info.filename
-
-
-def _prepare(builder: Any) -> None:
-    """Makes the data set from its archive; TFDS shows the progress and removes what it could not finish."""
-    from tensorflow_datasets.core.download import download_manager, downloader, util
-
-    # TFDS would retry for minutes. There is no public setting.
-    downloader.MAX_RETRIES = 2
-    try:
-        builder.download_and_prepare()
-    except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
-        raise DataError(_how_to_get(builder, f"could not be prepared: {type(error).__name__}: {error}")) from error
-
-
-def _why_unreachable(url: str) -> str | None:
-    """Asks the server for the file, through TFDS's own HTTP client and proxies; None if it is there."""
-    import requests
-
-    answer = [f"no answer within {_REACH_SECONDS:g} s"]
-
-    def ask() -> None:
-        try:
-            with requests.get(url, stream=True, timeout=_REACH_SECONDS) as response:
-                answer[0] = "" if response.ok else f"the server answers {response.status_code} {response.reason}"
-        except requests.RequestException as error:
-            answer[0] = f"{type(error).__name__}: {error}"
-
-    # In a thread, since the time-out does not bound the look-up of the server's name.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_REACH_SECONDS)
-    return answer[0] or None
-
-
-def _how_to_get(builder: Any, trouble: str) -> str:
-    """The message of a DataError: the exact file, its place and the commands."""
-    url, archive = _archive(builder)
-    info = builder.url_infos[url]
-    quoted = shlex.quote(str(archive))
-    return (
-        f"{builder.name} {trouble}\n"
-        f"  looked for:  {builder.data_dir} (prepared) and {archive} (the official archive)\n"
-        f"  file:        {info.filename}, {int(info.size):,} bytes, SHA-256 {info.checksum}\n"
-        f"  from:        {url}\n"
-        f"  fetch it:    mkdir -p {shlex.quote(str(archive.parent))} && curl -fL -o {quoted} {url}\n"
-        f"  run again:   {shlex.join(sys.orig_argv)}\n"
-        f"A data set that is prepared elsewhere is found with --config.data.dir=DIR (DIR holds {builder.name}/). "
-        f"configs/digits.py needs no download."
+    return InMemory(
+        name="digits",
+        class_names=tuple("0123456789"),
+        # Measured over the training split at 32x32, all pixels at once: the three channels are equal.
+        mean=(0.3054,) * 3,
+        std=(0.3237,) * 3,
+        images=image_ops.resize(np.repeat(grey[..., None], 3, axis=3), spec.image_size),  # of numbers not yet whole
+        labels=digits.target[chosen].astype(np.int32),
     )
+
+
+def _keep_classes(source: Source, classes: tuple[int, ...]) -> Source:
+    """Leaves out the examples of all other classes, and numbers these anew."""
+    advice = "Change --config.data.classes."
+    if isinstance(source, Shards):
+        raise ValueError(
+            f"data.classes: got {classes} for {source.name}, expected none, since shards are read as they are. It is "
+            f"for data in memory or in a folder. {advice}"
+        )
+    wrong = [number for number in classes if number >= source.num_classes]
+    if wrong:
+        raise ValueError(
+            f"data.classes: got {wrong}, expected numbers 0..{source.num_classes - 1} of {source.name}. {advice}"
+        )
+    renumbered = np.full(source.num_classes, -1, np.int32)
+    renumbered[list(classes)] = np.arange(len(classes))
+    labels = renumbered[source.labels]
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise DataError(f"data.classes: got {classes}, of which {source.name} has no images. {advice}")
+    names = tuple(source.class_names[number] for number in classes)
+    if isinstance(source, InMemory):
+        return dataclasses.replace(source, images=source.images[kept], labels=labels[kept], class_names=names)
+    paths = tuple(source.paths[k] for k in kept)
+    return dataclasses.replace(source, paths=paths, labels=labels[kept], class_names=names)

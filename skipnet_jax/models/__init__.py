@@ -26,6 +26,10 @@ def create_model(
     gate_reduction: int = 0,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    shake_drop: float = 0.0,
+    drop_block: float = 0.0,
+    drop_block_size: int = 7,
+    signal_augment: float = 0.0,
     remat: bool = False,
 ) -> Network:
     """Builds a network as a linen module; `specs.ModelSpec` describes the arguments.
@@ -51,6 +55,10 @@ def create_model(
         gate_reduction=gate_reduction or plan.gate_reduction,
         dropout=dropout,
         drop_path=drop_path,
+        shake_drop=shake_drop,
+        drop_block=drop_block,
+        drop_block_size=drop_block_size,
+        signal_augment=signal_augment,
         remat=remat,
     )
 

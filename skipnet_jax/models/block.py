@@ -10,7 +10,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.junctions import State, fit_channels, make_state
-from skipnet_jax.models.layers import DropPath, Layers
+from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.noise import BranchNoise, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Block(nn.Module):
 
     Args:
       junction: module factory that takes `name=`.
-      drop_path: probability of dropping the branch, in training.
+      noise: on the branch, in training.
       shortcut_first: the operation reads the shortcut's output (ConvNeXt, Swin), not the block's input.
       post_activation: apply the activation after the junction.
     """
@@ -51,17 +52,17 @@ class Block(nn.Module):
     plan: BlockPlan
     layers: Layers
     junction: Callable[..., nn.Module]
-    drop_path: float
+    noise: BranchNoise
     shortcut_first: bool
     post_activation: bool
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool
+        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool, progress: Progress = 1.0
     ) -> tuple[Float[Array, "b h2 w2 d"], State]:
         z = self.plan.shortcut(layers=self.layers, name="shortcut")(x, train=train)
         y = self.plan.operation(layers=self.layers, name="operation")(z if self.shortcut_first else x, train=train)
-        y = DropPath(self.drop_path, name="drop_path")(y, train=train)
+        y = self.noise.add(y, progress, train=train)
         state = make_state(z)
         states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]
         out = self.junction(name="junction")(y, states, train=train)

@@ -209,26 +209,6 @@ def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Lay
     return Layers(norm, functools.partial(nn.gelu, approximate=False), dtype)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drops a sample's whole branch, and rescales the rest to keep the mean.
-
-    Args:
-      rate: probability of dropping, 0..1.
-
-    Source: Huang et al., Deep Networks with Stochastic Depth, ECCV 2016.
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw c"]:
-        if not train or not self.rate:
-            return x
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
-
-
 class SqueezeExcite(nn.Module):
     """Scales each channel by a sigmoid of all channels' means.
 

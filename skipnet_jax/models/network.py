@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from skipnet_jax.models.block import Block, BlockPlan
 from skipnet_jax.models.junctions import Junction, State
 from skipnet_jax.models.layers import Layers, batch_norm_relu, mean_pool, param_dtype
+from skipnet_jax.models.noise import BranchNoise, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Network(nn.Module):
 
     Args:
       junction: a row of `junctions.JUNCTIONS`.
-      num_classes, dtype, bn_group_size, gate_reduction, dropout, drop_path, remat: see
-        `specs.ModelSpec`; gate_reduction is the resolved one.
+      num_classes, dtype, bn_group_size, gate_reduction, dropout, drop_path, shake_drop, drop_block, drop_block_size,
+        signal_augment, remat: see `specs.ModelSpec`; gate_reduction is the resolved one.
     """
 
     plan: Plan
@@ -61,31 +62,40 @@ class Network(nn.Module):
     gate_reduction: int
     dropout: float
     drop_path: float
+    shake_drop: float
+    drop_block: float
+    drop_block_size: int
+    signal_augment: float
     remat: bool
 
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b n"]:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, progress: Progress = 1.0
+    ) -> Float[Array, "b n"]:
         """Classifies.
 
         Args:
           images: normalised.
           train: batch statistics and noise (needs the collection `batch_stats` mutable and, with dropout or
-            drop path, the random stream `dropout`).
+            noise on the branches, the random stream `dropout`).
+          progress: share of the training that is done, 0..1; may be traced. DropBlock grows with it.
 
         Returns:
           Logits, in float32 at least.
         """
-        return self._run(images, train=train, classify=True)[-1]
+        return self._run(images, train=train, progress=progress, classify=True)[-1]
 
-    def features(self, images: Float[Array, "b h w 3"], *, train: bool) -> list[Float[Array, "b _h _w _c"]]:
+    def features(
+        self, images: Float[Array, "b h w 3"], *, train: bool, progress: Progress = 1.0
+    ) -> list[Float[Array, "b _h _w _c"]]:
         """The last output of each section, in order: a feature pyramid for detection and segmentation.
 
         Call it as `model.apply(variables, images, train=False, method="features")`; parameters of head
         and classifier are not needed.
         """
-        return self._run(images, train=train, classify=False)
+        return self._run(images, train=train, progress=progress, classify=False)
 
     @nn.compact
-    def _run(self, images: Array, *, train: bool, classify: bool) -> list[Array]:
+    def _run(self, images: Array, *, train: bool, progress: Progress, classify: bool) -> list[Array]:
         """The last output of each section, and then the logits if asked to classify."""
         layers = self.plan.layers(self.dtype, self.bn_group_size)
         x = self.plan.stem(layers=layers, name="stem")(images, train=train)
@@ -96,26 +106,43 @@ class Network(nn.Module):
                 outputs.append(x)
                 states = []
             seen = [states[-distance] for distance in self.junction.distances(len(states)) if distance]
-            x, state = self._block(i, layers)(x, seen, train)
+            x, state = self._block(i, layers)(x, seen, train, progress)
             states.append(state)
         outputs.append(x)
         return [*outputs, self._classify(x, layers, train=train)] if classify else outputs
 
-    def _block(self, i: int, layers: Layers) -> Callable[[Array, list[State], bool], tuple[Array, State]]:
+    def _block(self, i: int, layers: Layers) -> Callable[[Array, list[State], bool, Progress], tuple[Array, State]]:
         block = Block(
             self.plan.blocks[i],
             layers,
             self.junction.make(layers, self.gate_reduction),
-            drop_path=self.drop_path * (i + 1) / len(self.plan.blocks),
+            noise=self._noise(i),
             shortcut_first=self.plan.shortcut_first,
             post_activation=self.plan.post_activation,
             name=f"blocks_{i}",
         )
 
-        def run(block: Block, x: Array, seen: list[State], train: bool) -> tuple[Array, State]:
-            return block(x, seen, train=train)
+        def run(block: Block, x: Array, seen: list[State], train: bool, progress: Progress) -> tuple[Array, State]:
+            return block(x, seen, train=train, progress=progress)
 
         return functools.partial(nn.remat(run, static_argnums=(3,)) if self.remat else run, block)
+
+    def _noise(self, i: int) -> BranchNoise:
+        """Of block i. Stochastic depth and ShakeDrop grow linearly with the depth.
+
+        DropBlock acts from the block with the last-but-one stride on, that block included: in the last two of the
+        sections that begin with a stride, which are the paper's groups 3 and 4 of a ResNet. If there is one such
+        section only, in that one.
+        """
+        blocks = len(self.plan.blocks)
+        strided = [j for j, plan in enumerate(self.plan.blocks) if plan.stride != 1]
+        return BranchNoise(
+            drop_path=self.drop_path * (i + 1) / blocks,
+            shake_drop=self.shake_drop * (i + 1) / blocks,
+            drop_block=self.drop_block if i >= min(strided[-2:], default=0) else 0.0,
+            drop_block_size=self.drop_block_size,
+            signal_augment=self.signal_augment,
+        )
 
     def _classify(self, x: Array, layers: Layers, *, train: bool) -> Array:
         if self.plan.head_norm:

@@ -1,10 +1,17 @@
-"""The host's image operations: against NumPy's own padding, and in their distribution."""
+"""The host's image operations: against NumPy, Pillow and golden pixels, and in their distribution."""
+
+import io
+import itertools
+import json
+import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image, ImageEnhance
+from scipy import stats
 
-from skipnet_jax.data import image_ops
+from skipnet_jax.data import crops, image_ops
 
 
 def _images(count: int, size: int) -> np.ndarray:
@@ -63,3 +70,192 @@ def test_resize_keeps_means_and_rounds() -> None:
     np.testing.assert_array_equal(larger[-1:], image_ops.resize(images[-1:], 16))
     # Antialiasing: each of the 4x4 pixels averages more than four of the 8x8, so noise shrinks by more than half.
     assert smaller.std() < 0.5 * images.std()
+
+
+def _photo(height: int = 187, width: int = 250) -> Image.Image:
+    """Smooth colours with some noise, so that JPEG has something to do."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(coarse) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8))
+
+
+def _encode(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def _key(number: int) -> tf.Tensor:
+    return tf.constant([number, 17], tf.int64)
+
+
+FILES = {
+    "rgb": lambda: _encode(_photo(), "JPEG", quality=90),
+    "progressive": lambda: _encode(_photo(), "JPEG", progressive=True),
+    "grey": lambda: _encode(_photo().convert("L"), "JPEG"),
+    "cmyk": lambda: _encode(_photo().convert("CMYK"), "JPEG"),
+    "png": lambda: _encode(_photo(), "PNG"),
+    "png_palette": lambda: _encode(_photo().convert("P"), "PNG"),
+    "png_grey_alpha": lambda: _encode(_photo().convert("LA"), "PNG"),
+    "png_alpha": lambda: _encode(_photo().convert("RGBA"), "PNG"),
+    "gif": lambda: _encode(_photo().convert("P"), "GIF"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_decoding_is_pillows(kind: str) -> None:
+    encoded = FILES[kind]()
+    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    np.testing.assert_array_equal(image_ops.decode(tf.constant(encoded)), expected)
+
+
+def test_sixteen_bits_become_eight() -> None:
+    values = np.arange(60 * 50, dtype=np.uint16).reshape(60, 50) * 21
+    got = image_ops.decode(tf.constant(_encode(Image.fromarray(values), "PNG"))).numpy()
+    np.testing.assert_array_equal(got, np.repeat((values >> 8)[..., None], 3, axis=2))
+
+
+BROKEN = {
+    "empty": lambda: b"",
+    "text": lambda: b"no image at all",
+    "truncated": lambda: FILES["rgb"]()[:3000],
+    "truncated_progressive": lambda: FILES["progressive"]()[:3000],
+    "header_only": lambda: FILES["rgb"]()[:300],
+    "truncated_png": lambda: FILES["png"]()[:5000],
+    "animation": lambda: _encode(
+        _photo().convert("P"), "GIF", save_all=True, append_images=[_photo().rotate(90).convert("P")]
+    ),
+    "other_format": lambda: _encode(_photo(), "WEBP"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_no_image_is_refused(kind: str) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        image_ops.decode(tf.constant(BROKEN[kind]()))
+
+
+def test_a_crop_below_the_truncation_is_refused_and_one_above_is_not() -> None:
+    encoded = FILES["rgb"]()
+    truncated, whole = tf.constant(encoded[: len(encoded) // 2]), tf.constant(encoded)
+    outcomes = set()
+    for number in range(150):
+        top, _, height, _ = crops.draw_crop(_key(number), 187, 250, 0.08).numpy()
+        try:
+            got = image_ops.random_resized_crop(truncated, _key(number), 32, 0.08)
+        except tf.errors.InvalidArgumentError:
+            assert top + height > 60
+            outcomes.add("refused")
+        else:
+            assert top + height < 130
+            np.testing.assert_array_equal(got, image_ops.random_resized_crop(whole, _key(number), 32, 0.08))
+            outcomes.add("decoded")
+    assert outcomes == {"refused", "decoded"}
+
+
+@pytest.mark.parametrize("kind", ["rgb", "progressive", "grey", "cmyk", "png", "gif"])
+def test_the_crop_of_a_file_is_that_of_its_pixels(kind: str) -> None:
+    encoded = tf.constant(FILES[kind]())
+    image = image_ops.decode(encoded)
+    for number in range(4):
+        got = image_ops.random_resized_crop(encoded, _key(number), 48, 0.08).numpy()
+        expected = image_ops.random_resized_crop_of(image, _key(number), 48, 0.08).numpy()
+        assert got.shape == (48, 48, 3)
+        difference = np.abs(got.astype(int) - expected)
+        # Chroma is interpolated over the rectangle's border where the whole image is decoded.
+        assert difference.max() <= 8 and difference.mean() < 0.05
+
+
+def test_crops_in_a_pipeline_of_files() -> None:
+    files = tf.constant([FILES[kind]() for kind in ("rgb", "grey", "png")])
+    crop = tf.data.Dataset.range(6).map(
+        lambda i: image_ops.random_resized_crop(files[i % 3], tf.stack([i, i]), 16, 0.08)
+    )
+    first, second = (np.stack(list(crop.as_numpy_iterator())) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (6, 16, 16, 3) and first.dtype == np.uint8
+
+
+def test_evaluation_crops_are_the_golden_ones(golden: pathlib.Path) -> None:
+    arrays = np.load(golden / "augment" / "augment.npz")
+    cases = json.loads((golden / "augment" / "augment.json").read_text())
+    cases = [case for case in cases if case["op"] == "eval_preprocess"]
+    assert len(cases) == 8
+    for case in cases:
+        got = image_ops.eval_crop(tf.constant(arrays[case["input"]]), case["crop"]).numpy()
+        assert got.shape == (case["crop"], case["crop"], 3)
+        difference = np.abs(got[::8, ::8].astype(int) - arrays[case["key"]])
+        assert difference.max() <= 1 and difference.mean() < 0.2, case["key"]  # Pillow rounds after each direction
+        np.testing.assert_allclose(got.mean((0, 1)), case["mean"], atol=0.02)
+        np.testing.assert_allclose(got.std((0, 1)), case["std"], atol=0.02)
+
+
+@pytest.mark.parametrize("size", [384, 390])
+def test_large_evaluation_crops_show_the_whole_shorter_side(size: int) -> None:
+    photo = _photo(height=250, width=333)
+    longer = int(size * 333 / 250)
+    left = round((longer - size) / 2)
+    expected = np.asarray(photo.resize((longer, size), Image.BILINEAR))[:, left : left + size]
+    got = image_ops.eval_crop(tf.constant(np.asarray(photo)), size).numpy()
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_jitter_factors_and_order_are_uniform() -> None:
+    count = 4000
+
+    @tf.function
+    def many(strength: float) -> tuple[tf.Tensor, tf.Tensor]:
+        keys = tf.stack([tf.range(count, dtype=tf.int64), tf.fill([count], tf.constant(9, tf.int64))], axis=1)
+        draw = lambda key: image_ops.draw_jitter(key, strength)  # noqa: E731
+        return tf.map_fn(draw, keys, fn_output_signature=(tf.float32, tf.int32))
+
+    factors, orders = (array.numpy() for array in many(0.4))
+    assert factors.min() > 0.6 and factors.max() < 1.4
+    for column in factors.T:
+        assert stats.kstest(column, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-4
+    correlation = np.corrcoef(np.column_stack([factors, orders]).T)
+    assert np.abs(correlation - np.eye(4)).max() < 4 / np.sqrt(count)
+    assert stats.chisquare(np.bincount(orders, minlength=6)).pvalue > 1e-4
+    assert many(1.5)[0].numpy().min() >= 0
+
+
+def test_jitter_is_pillows_in_the_drawn_order() -> None:
+    photo = _photo()
+    steps = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    seen = set()
+    for number in range(25):
+        factors, order = image_ops.draw_jitter(_key(number), 0.4)
+        seen.add(int(order))
+        expected = photo
+        for step in list(itertools.permutations(range(3)))[int(order)]:
+            expected = steps[step](expected).enhance(float(factors[step]))
+        got = image_ops.color_jitter(tf.constant(np.asarray(photo)), _key(number), 0.4).numpy()
+        difference = np.abs(got.astype(int) - np.asarray(expected))
+        assert difference.max() <= 4 and difference.mean() < 1.5, number  # Pillow truncates three times
+    assert seen == set(range(6))
+
+
+def test_lighting_has_the_covariance_of_imagenets_colours() -> None:
+    count = 6000
+
+    @tf.function
+    def many() -> tf.Tensor:
+        keys = tf.stack([tf.range(count, dtype=tf.int64), tf.fill([count], tf.constant(4, tf.int64))], axis=1)
+        return tf.map_fn(lambda key: image_ops.draw_lighting(key, 0.1), keys, fn_output_signature=tf.float32)
+
+    vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    expected = vectors @ np.diag((0.1 * np.array([0.2175, 0.0188, 0.0045])) ** 2) @ vectors.T
+    got = many().numpy()
+    np.testing.assert_allclose(np.cov(got.T), expected, rtol=0.1)
+    # The small components would not show in that: along each, the deviation is the standard deviation times 0.1.
+    np.testing.assert_allclose((got @ vectors).std(0), [0.02175, 0.00188, 0.00045], rtol=0.1)
+    assert np.abs(got.mean(0)).max() < 4 * 0.0127 / np.sqrt(count)
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    image = tf.constant(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3))
+    keys = tf.data.Dataset.range(2000).map(lambda i: tf.stack([i, tf.constant(5, tf.int64)]))
+    results = np.stack(list(keys.map(lambda key: image_ops.random_flip(image, key)).as_numpy_iterator()))
+    mirrored = (results == image.numpy()[:, ::-1]).all(axis=(1, 2, 3))
+    assert (mirrored | (results == image.numpy()).all(axis=(1, 2, 3))).all()
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)

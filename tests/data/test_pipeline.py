@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
 
 from skipnet_jax.data import pipeline
-from skipnet_jax.data.sources import Source
+from skipnet_jax.data.kinds import Files, InMemory, Shards, Source
 from skipnet_jax.specs import DataSpec
+from tests.data import made_images, made_shards
 
 _PLAIN = DataSpec(name="digits", image_size=8, pad_crop=0, flip=False)
 _AUGMENTED = DataSpec(name="digits", image_size=8, pad_crop=3, flip=True)
@@ -16,11 +18,11 @@ _AUGMENTED = DataSpec(name="digits", image_size=8, pad_crop=3, flip=True)
 Batch = dict[str, np.ndarray]
 
 
-def _source(count: int) -> Source:
+def _source(count: int) -> InMemory:
     """Images of noise whose label is their index."""
     images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     names = tuple(str(index) for index in range(count))
-    return Source("noise", images, np.arange(count, dtype=np.int32), names, (0.5,) * 3, (0.25,) * 3)
+    return InMemory(name="noise", class_names=names, images=images, labels=np.arange(count, dtype=np.int32))
 
 
 def _take(source: Source, spec: DataSpec, count: int, *, batch_size: int = 10, **keys: int) -> list[Batch]:
@@ -165,3 +167,148 @@ def test_evaluation_counts_every_example_once(batch_size: int, hosts: int) -> No
         assert not label[~mask].any() and not batch["image"][~mask].any()
         seen.extend(label[mask])
     assert seen == list(range(101))
+
+
+# Of files and shards: the same properties, on images that are decoded on the way.
+
+_ENCODED = DataSpec(name="tfrecords", image_size=8, pad_crop=0, crop_min_area=0.3, lighting=0.1)
+_STEPS = 101 // 8  # of an epoch of `made_shards`
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return made_shards.write(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: Shards) -> list[Batch]:
+    return _take(shards, _ENCODED, 30, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    path = tmp_path_factory.mktemp("files")
+    for index in range(53):
+        (path / f"{index}.jpg").write_bytes(made_images.encode(index))
+    names = tuple(str(index) for index in range(53))
+    paths = tuple(str(path / f"{index}.jpg") for index in range(53))
+    return Files(name="own", class_names=names, paths=paths, labels=np.arange(53, dtype=np.int32))
+
+
+def _joined(parts: list[list[Batch]]) -> list[Batch]:
+    """The global batches from those of each host."""
+    return [{key: np.concatenate([p[key] for p in ps]) for key in ps[0]} for ps in zip(*parts, strict=True)]
+
+
+def test_shards_give_every_example_once_an_epoch(uninterrupted: list[Batch]) -> None:
+    first, second = _labels(uninterrupted[:_STEPS]), _labels(uninterrupted[_STEPS : 2 * _STEPS])
+    assert len(set(first)) == len(set(second)) == 8 * _STEPS
+    assert (first != second).mean() > 0.9 and set(first) != set(second)
+    for batch in uninterrupted:
+        assert batch["image"].dtype == np.uint8 and batch["image"].shape == (8, 8, 8, 3)
+        assert batch["label"].dtype == np.int32 and batch["lighting"].dtype == np.float32
+        assert batch.keys() == {"image", "label", "lighting"} and batch["lighting"].any(axis=1).all()
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_global_batches_of_shards(shards: Shards, uninterrupted: list[Batch], hosts: int) -> None:
+    parts = [
+        _take(shards, _ENCODED, 14, batch_size=8, process_index=host, process_count=hosts) for host in range(hosts)
+    ]
+    _assert_equal(uninterrupted[:14], _joined(parts))
+
+
+@pytest.mark.parametrize("start_step", [1, 7, _STEPS - 1, _STEPS, _STEPS + 3])
+def test_shards_resume_with_the_very_next_batch(shards: Shards, uninterrupted: list[Batch], start_step: int) -> None:
+    resumed = _take(shards, _ENCODED, 8, batch_size=8, start_step=start_step)
+    _assert_equal(uninterrupted[start_step : start_step + 8], resumed)
+
+
+def test_shards_resume_with_another_number_of_hosts(shards: Shards, uninterrupted: list[Batch]) -> None:
+    parts = [_take(shards, _ENCODED, 10, batch_size=8, start_step=5, process_index=h, process_count=2) for h in (0, 1)]
+    _assert_equal(uninterrupted[5:15], _joined(parts))
+
+
+def test_what_was_consumed_is_not_decoded_again(tmp_path: pathlib.Path, uninterrupted: list[Batch]) -> None:
+    consumed = _labels(uninterrupted[:6])
+    damaged = made_shards.write(tmp_path, bad=dict.fromkeys(map(int, consumed), b"no image"))
+    resumed = _take(damaged, _ENCODED, _STEPS - 6, batch_size=8, start_step=6)
+    _assert_equal(uninterrupted[6:_STEPS], resumed)
+
+
+def test_augmentation_of_shards_depends_on_epoch_and_example_not_on_the_batch(
+    shards: Shards, uninterrupted: list[Batch]
+) -> None:
+    steps = 101 // 16
+    larger = _take(shards, _ENCODED, steps, batch_size=16, start_step=steps)
+    image = {int(k): i for batch in larger for k, i in zip(batch["label"], batch["image"], strict=True)}
+    same = [
+        np.array_equal(image[int(label)], pixels)
+        for batch in uninterrupted[_STEPS : 2 * _STEPS]
+        for label, pixels in zip(batch["label"], batch["image"], strict=True)
+        if int(label) in image
+    ]
+    assert len(same) > 80 and all(same)
+    first = {int(k): i for batch in uninterrupted[:_STEPS] for k, i in zip(batch["label"], batch["image"], strict=True)}
+    assert not any(np.array_equal(first[k], image[k]) for k in first.keys() & image.keys())
+
+
+def test_files_come_in_the_same_order_as_images_in_memory(files: Files) -> None:
+    whole = _take(files, _ENCODED, 12)
+    np.testing.assert_array_equal(_labels(whole), _labels(_take(_source(53), _PLAIN, 12)))
+    parts = [_take(files, _ENCODED, 8, start_step=4, process_index=host, process_count=2) for host in (0, 1)]
+    _assert_equal(whole[4:], _joined(parts))
+
+
+@pytest.mark.parametrize("batch_size, hosts", [(1, 1), (7, 2), (7, 3), (64, 1), (64, 3)])
+@pytest.mark.parametrize("kind", ["shards", "files"])
+def test_evaluation_of_files_and_shards_counts_every_example_once(
+    request: pytest.FixtureRequest, kind: str, batch_size: int, hosts: int
+) -> None:
+    source: Source = request.getfixturevalue(kind)
+    per_host = [
+        list(
+            pipeline.eval_batches(
+                source, _ENCODED, batch_size=batch_size * hosts, process_index=host, process_count=hosts
+            )
+        )
+        for host in range(hosts)
+    ]
+    share = -(-source.num_examples // hosts)
+    assert {len(batches) for batches in per_host} == {-(-share // batch_size)}
+    seen = []
+    for batch in itertools.chain.from_iterable(per_host):
+        mask, label = batch["mask"], batch["label"]
+        assert batch["image"].shape == (batch_size, 8, 8, 3) and mask.shape == label.shape == (batch_size,)
+        assert not label[~mask].any() and not batch["image"][~mask].any()
+        seen.extend(label[mask])
+    assert sorted(seen) == list(range(source.num_examples))
+
+
+def test_a_host_without_examples_still_has_its_batches(tmp_path: pathlib.Path) -> None:
+    source = made_shards.write(tmp_path, counts=(2, 2))
+    batches = list(pipeline.eval_batches(source, _ENCODED, batch_size=6, process_index=2, process_count=3))
+    assert [list(batch["mask"]) for batch in batches] == [[False, False]]
+
+
+def test_hosts_that_cannot_share_shards_are_told_at_the_call(shards: Shards) -> None:
+    with pytest.raises(ValueError, match=r"batch_size: got 62.*62 streams.*4 hosts|multiple of 4"):
+        pipeline.train_batches(shards, _ENCODED, batch_size=62, seed=0, start_step=0, process_count=4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auto_augment": "cifar10", "pad_crop": 3},
+        {"rand_augment_ops": 2, "pad_crop": 0, "crop_min_area": 0.3},
+        {"color_jitter": 0.4, "lighting": 0.1, "pad_crop": 3},
+    ],
+    ids=["auto", "rand", "colour"],
+)
+def test_policies_in_memory_are_keyed_by_epoch_and_example(fields: dict[str, float]) -> None:
+    source, spec = _source(24), dataclasses.replace(_PLAIN, **fields)
+    whole = _take(source, spec, 6, batch_size=8)
+    assert (whole[0]["image"] != source.images[whole[0]["label"]]).any(axis=(1, 2, 3)).sum() >= 5
+    second_host = _take(source, spec, 4, batch_size=8, start_step=2, process_index=1, process_count=2)
+    _assert_equal([{key: batch[key][4:] for key in batch} for batch in whole[2:]], second_host)
+    assert ("lighting" in whole[0]) == bool(spec.lighting)

@@ -1,62 +1,17 @@
-"""The data sets: what is read, how CIFAR gets prepared, and what is said when it cannot be."""
+"""The data sets by name: digits, shards and folders of your own; the rest is in test_tfds_sources.py."""
 
-import hashlib
-import io
-import socket
-import subprocess
-import sys
-import tarfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
+import dataclasses
+import json
+import pathlib
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
-from skipnet_jax.data import sources
+from skipnet_jax.data import pipeline, sources, tfrecords
+from skipnet_jax.data.errors import DataError
+from skipnet_jax.data.kinds import Shards
 from skipnet_jax.specs import DataSpec
-
-_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def _cifar(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10
-
-
-def _write_archive(path: Path) -> None:
-    """A small archive in the official format: five training files of 4 images, one test file of 6."""
-    images, labels = _cifar(26, seed=1)
-
-    def binary(start: int, stop: int) -> bytes:
-        return b"".join(bytes([labels[i]]) + images[i].transpose(2, 0, 1).tobytes() for i in range(start, stop))
-
-    files = {f"data_batch_{k + 1}.bin": binary(4 * k, 4 * k + 4) for k in range(5)}
-    files |= {"test_batch.bin": binary(20, 26), "batches.meta.txt": "\n".join(_CLASSES).encode()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Registers the small archive's checksum with TFDS, and an address that does not exist; yields the archive."""
-    archive = tmp_path / "made" / "cifar-10-binary.tar.gz"
-    _write_archive(archive)
-    content = archive.read_bytes()
-    info = tfds.core.download.checksums.UrlInfo(
-        size=tfds.core.utils.Size(len(content)),
-        checksum=hashlib.sha256(content).hexdigest(),
-        filename="cifar-10-binary.tar.gz",
-    )
-    (url,) = tfds.builder("cifar10", data_dir=tmp_path).url_infos
-    monkeypatch.setitem(tfds.builder("cifar10", data_dir=tmp_path).url_infos, url, info)
-    monkeypatch.setattr(sources, "_why_unreachable", lambda address: f"no way to {address}")
-    yield archive
+from tests.data import made_shards
 
 
 def test_digits_are_1797_real_images_split_once_and_for_all() -> None:
@@ -83,123 +38,6 @@ def test_digits_keep_their_pixels_and_their_statistics() -> None:
     np.testing.assert_allclose(train.std, (train.images / 255).std(axis=(0, 1, 2)), atol=1e-4)
 
 
-def test_prepared_cifar_is_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tensorflow as tf
-
-    monkeypatch.setattr(sources, "_why_unreachable", lambda url: pytest.fail("asked the network"))
-    splits = {"train": _cifar(2300, seed=0), "test": _cifar(30, seed=1)}
-    features = tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(32, 32, 3)),
-            "label": tfds.features.ClassLabel(names=_CLASSES),
-        }
-    )
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="cifar10",
-        version=str(tfds.builder("cifar10", data_dir=tmp_path).version),
-        data_dir=tmp_path,
-        features=features,
-        split_datasets={
-            split: tf.data.Dataset.from_tensor_slices(
-                {"id": [str(i) for i in range(len(labels))], "image": images, "label": labels}
-            )
-            for split, (images, labels) in splits.items()
-        },
-    )
-    spec = DataSpec(name="cifar10", dir=str(tmp_path))
-    for split, (images, labels) in splits.items():
-        source = sources.load(spec, split)
-        # TFDS shuffles when it writes (never when we read), so images are matched by content.
-        index = {image.tobytes(): k for k, image in enumerate(images)}
-        found = [index[image.tobytes()] for image in source.images]
-        assert sorted(found) == list(range(len(images)))
-        np.testing.assert_array_equal(source.labels, labels[found])
-        np.testing.assert_array_equal(sources.load(spec, split).images, source.images)
-    assert source.class_names == _CLASSES and source.labels.dtype == np.int32
-    assert source.mean == (0.4914, 0.4822, 0.4465) and source.std == (0.2470, 0.2435, 0.2616)
-    small = sources.load(DataSpec(name="cifar10", dir=str(tmp_path), image_size=16), "test")
-    assert small.images.shape == (30, 16, 16, 3)
-
-
-def test_the_official_archive_is_taken_from_the_manual_directory(registered: Path, tmp_path: Path) -> None:
-    spec = DataSpec(name="cifar10", dir=str(tmp_path / "data"))
-    manual = tmp_path / "data" / "downloads" / "manual" / registered.name
-    manual.parent.mkdir(parents=True)
-
-    manual.write_bytes(b"half a download")  # a wrong file is refused, and does not stand in the way afterwards
-    with pytest.raises(sources.DataError, match=r"(?s)checksum.*fetch it:"):
-        sources.load(spec, "train")
-    manual.write_bytes(registered.read_bytes())
-
-    train, test = sources.load(spec, "train"), sources.load(spec, "test")
-    assert (train.num_examples, test.num_examples) == (20, 6)
-    images, labels = _cifar(26, seed=1)
-    expected = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    for source in (train, test):
-        assert [expected[image.tobytes()] for image in source.images] == list(source.labels)
-    assert train.class_names == _CLASSES
-
-
-@pytest.mark.parametrize("name, digest", [("cifar10", "c4a38c50a1bc"), ("cifar100", "58a81ae192c2")])
-def test_absent_cifar_names_file_place_and_command(
-    name: str, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "_why_unreachable", lambda url: "there is no network")
-    with pytest.raises(sources.DataError) as caught:
-        sources.load(DataSpec(name=name, dir=str(tmp_path / "data")), "train")
-    message = str(caught.value)
-    archive = f"{name.replace('cifar', 'cifar-')}-binary.tar.gz"
-    place, url = tmp_path / "data" / "downloads" / "manual" / archive, f"https://www.cs.toronto.edu/~kriz/{archive}"
-    for part in (name, "there is no network", digest, f"curl -fL -o {place} {url}", "run again:", "--config.data.dir"):
-        assert part in message
-    assert not (tmp_path / "data").exists()
-
-
-def test_a_failed_download_becomes_the_same_message(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = tfds.builder("cifar10", data_dir=registered.parent / "data")
-    monkeypatch.setattr(builder, "download_and_prepare", lambda: (_ for _ in ()).throw(ConnectionError("cut off")))
-    with pytest.raises(sources.DataError, match=r"(?s)could not be prepared: ConnectionError: cut off.*fetch it:"):
-        sources._prepare(builder)
-
-
-def test_absent_cifar_is_said_within_five_seconds(tmp_path: Path) -> None:
-    code = (
-        "import sys, socket, time; from skipnet_jax.data import sources; from skipnet_jax.specs import DataSpec\n"
-        "def slow(*args): time.sleep(60)\n"
-        "socket.getaddrinfo = slow\n"  # name look-up hangs
-        "start = time.monotonic()\n"
-        "try: sources.load(DataSpec(name='cifar10', dir=sys.argv[1]), 'train')\n"
-        "except sources.DataError as error: print(error, '|', 'tensorflow' in sys.modules, time.monotonic() - start)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert "no answer within 2.5 s" in done.stdout and "fetch it:" in done.stdout, done.stderr
-    tensorflow_imported, seconds = done.stdout.rsplit("|", 1)[1].split()
-    assert tensorflow_imported == "False" and float(seconds) < 5
-
-
-def test_a_silent_server_counts_as_out_of_reach() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        start = time.monotonic()
-        assert sources._why_unreachable(f"http://127.0.0.1:{server.getsockname()[1]}/file")
-        assert time.monotonic() - start < 4
-
-
-def test_a_server_is_asked_for_the_file_itself(tmp_path: Path) -> None:
-    import functools
-    import http.server
-    import threading
-
-    (tmp_path / "file").write_bytes(b"here")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        assert sources._why_unreachable(f"{address}/file") is None
-        assert "404" in (sources._why_unreachable(f"{address}/other") or "")
-        server.shutdown()
-
-
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.name: got 'cifar', expected one of cifar10.*--config\.data\.name"):
         sources.load(DataSpec(name="cifar"), "train")
@@ -209,5 +47,94 @@ def test_unknown_names_are_refused() -> None:
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(sources.DataError, match="pip install scikit-learn"):
+    with pytest.raises(DataError, match="pip install scikit-learn"):
         sources.load(DataSpec(name="digits"), "train")
+
+
+@pytest.fixture
+def written(tmp_path: pathlib.Path) -> DataSpec:
+    """A data set of tfrecords with labels from 1 on."""
+    made = made_shards.write(tmp_path, counts=(5, 3, 8))
+    shards = tuple(dataclasses.replace(s, size=pathlib.Path(s.path).stat().st_size) for s in made.shards)
+    names = tuple(f"class {k}" for k in range(16))
+    tfrecords.write_index(str(tmp_path), tfrecords.Index("pets", names, 0, {"train": shards}), made_with={})
+    return DataSpec(name="tfrecords", dir=str(tmp_path), image_size=8, pad_crop=0)
+
+
+def test_tfrecords_are_opened_by_their_index(written: DataSpec) -> None:
+    source = sources.load(written, "train")
+    assert isinstance(source, Shards) and source.name == "pets" and source.class_names[3] == "class 3"
+    assert [shard.examples for shard in source.shards] == [5, 3, 8] and source.num_examples == 16
+    assert source.std == (0.229, 0.224, 0.225)
+    (batch,) = pipeline.eval_batches(source, written, batch_size=16)
+    assert sorted(batch["label"]) == list(range(16))
+    with pytest.raises(DataError, match=r"got train, expected a split 'test'"):
+        sources.load(written, "test")
+
+
+def test_labels_count_from_the_offset(written: DataSpec) -> None:
+    path = pathlib.Path(written.dir) / tfrecords.INDEX
+    content = json.loads(path.read_text())
+    content["label_offset"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"record 0 of .*train-00000.*got label -1, expected 0\.\.15.*--check="):
+        next(pipeline.eval_batches(sources.load(written, "train"), written, batch_size=16))
+
+
+def test_a_pattern_chooses_shards(written: DataSpec) -> None:
+    chosen = sources.load(dataclasses.replace(written, pattern="*-0000[02]-*"), "train")
+    assert [shard.examples for shard in chosen.shards] == [5, 8]
+    with pytest.raises(DataError, match=r"data\.pattern: got 'valid\*'.*such as train-00000-of-00003"):
+        sources.load(dataclasses.replace(written, pattern="valid*"), "train")
+    with pytest.raises(ValueError, match=r"data\.pattern: got 'train\*' for digits"):
+        sources.load(DataSpec(name="digits", pattern="train*"), "train")
+
+
+def test_missing_and_half_written_shards_are_told_together(written: DataSpec) -> None:
+    first, second, _ = (pathlib.Path(shard.path) for shard in sources.load(written, "train").shards)
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"1 missing: train-00000-of-00003; 1 of the wrong size: train-00001.*--check="):
+        sources.load(written, "train")
+
+
+def test_places_that_are_not_there_are_told(tmp_path: pathlib.Path) -> None:
+    for name in ("tfrecords", "folder"):
+        with pytest.raises(ValueError, match=rf"data\.dir: got nothing, expected where the {name} lies"):
+            sources.require_available(DataSpec(name=name))
+        with pytest.raises(DataError, match="nowhere"):
+            sources.require_available(DataSpec(name=name, dir=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("name", ["tfrecords", "folder", "imagenet2012"])
+def test_a_bucket_that_denies_access_is_an_error_of_the_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    def deny(*args: object) -> None:
+        raise tf.errors.PermissionDeniedError(None, None, "403 Forbidden")
+
+    monkeypatch.setattr(tf.io.gfile, "listdir", deny)
+    monkeypatch.setattr(sources.tfrecords, "read_index", deny)
+    monkeypatch.setattr(sources.tfds_builders, "find_builder", deny)
+    with pytest.raises(DataError, match=r"gs://closed/data: cannot be read: 403 Forbidden.*gcloud auth"):
+        sources.load(DataSpec(name=name, dir="gs://closed/data"), "train")
+
+
+def test_classes_are_chosen_and_numbered_anew() -> None:
+    spec = DataSpec(name="digits", image_size=8)
+    whole, chosen = sources.load(spec, "train"), sources.load(dataclasses.replace(spec, classes=(7, 0, 3)), "train")
+    assert chosen.class_names == ("7", "0", "3") and chosen.num_classes == 3
+    for new, old in enumerate((7, 0, 3)):
+        np.testing.assert_array_equal(chosen.images[chosen.labels == new], whole.images[whole.labels == old])
+    with pytest.raises(ValueError, match=r"data\.classes: got \[10, 12\], expected numbers 0\.\.9 of digits"):
+        sources.load(dataclasses.replace(spec, classes=(1, 10, 12)), "train")
+
+
+def test_classes_of_shards_cannot_be_chosen(written: DataSpec) -> None:
+    with pytest.raises(ValueError, match=r"data\.classes: got \(1,\) for pets.*in memory or in a folder"):
+        sources.load(dataclasses.replace(written, classes=(1,)), "train")
+
+
+def test_own_classes_are_for_two_data_sets() -> None:
+    with pytest.raises(ValueError, match=r"got 'own' for digits.*imagenet_a and imagenet_r"):
+        sources.load(DataSpec(name="digits", eval_classes="own"), "test")

@@ -9,6 +9,7 @@ import pytest
 from skipnet_jax.models.block import Block, BlockPlan, stage_strides
 from skipnet_jax.models.junctions import Sum, make_state
 from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.noise import BranchNoise
 
 
 class Times(nn.Module):
@@ -24,16 +25,17 @@ class Times(nn.Module):
 
 
 LAYERS = Layers(norm=Times, act=lambda x: x + 1000, dtype=jnp.float32)
+NO_NOISE = BranchNoise()
 X = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
 
 
-def make_block(*, stride=1, drop_path=0.0, shortcut_first=False, post_activation=False):
+def make_block(*, stride=1, noise=NO_NOISE, shortcut_first=False, post_activation=False):
     plan = BlockPlan(
         stride,
         functools.partial(Times, 10.0, stride=stride),
         functools.partial(Times, 100.0, stride=1 if shortcut_first else stride),
     )
-    return Block(plan, LAYERS, Sum, drop_path, shortcut_first, post_activation)
+    return Block(plan, LAYERS, Sum, noise, shortcut_first, post_activation)
 
 
 def run(block, x=X, earlier=(), *, train=False, seed=0):
@@ -64,13 +66,52 @@ def test_post_activation_acts_on_the_sum_and_not_on_the_state():
     np.testing.assert_allclose(state.value, 10 * X)
 
 
-def test_drop_path_drops_the_branch_only():
-    x = jnp.ones((64, 2, 2, 1))
-    out, state = run(make_block(drop_path=0.5), x, train=True)
-    np.testing.assert_allclose(np.unique(out), [10, 210])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        BranchNoise(drop_path=0.5),
+        BranchNoise(shake_drop=0.5),
+        BranchNoise(drop_block=0.5, drop_block_size=1),
+        BranchNoise(signal_augment=0.5),
+    ],
+    ids=str,
+)
+def test_noise_falls_on_the_branch_only_and_in_training_only(noise):
+    x = jnp.ones((64, 4, 4, 1))
+    out, state = run(make_block(noise=noise), x, train=True)
     np.testing.assert_allclose(state.value, 10 * x)
-    out, _ = run(make_block(drop_path=0.5), x, train=False)
-    np.testing.assert_allclose(out, 110 * x)
+    branch = (np.asarray(out) - 10 * x) / 100
+    assert len(np.unique(branch)) > 1
+    out, state = run(make_block(noise=noise), x, train=False)
+    np.testing.assert_allclose(state.value, 10 * x)
+    expected = 1 - noise.shake_drop  # shaking has another mean
+    np.testing.assert_allclose(out, (100 * expected + 10) * x, rtol=1e-6)
+
+
+def test_drop_path_drops_and_rescales_the_branch():
+    out, _ = run(make_block(noise=BranchNoise(drop_path=0.5)), jnp.ones((64, 2, 2, 1)), train=True)
+    np.testing.assert_allclose(np.unique(out), [10, 210])
+
+
+def test_noises_are_drawn_apart_and_multiply():
+    """With all of them: a sample whose branch is dropped has none; the others' gains vary, with holes."""
+    noise = BranchNoise(drop_path=0.5, shake_drop=0.5, drop_block=0.3, drop_block_size=2, signal_augment=0.2)
+    out, _ = run(make_block(noise=noise), jnp.ones((512, 4, 4, 1)), train=True)
+    branch = (np.asarray(out)[..., 0] - 10) / 100
+    gone = (branch == 0).all((1, 2))
+    assert 0.4 < gone.mean() < 0.6
+    assert 0.1 < (branch[~gone] == 0).mean() < 0.4
+    gain = np.abs(branch[~gone]).max((1, 2))
+    assert len(np.unique(gain)) > 0.9 * len(gain)
+
+
+def test_drop_block_follows_the_progress():
+    x, block = jnp.ones((64, 4, 4, 1)), make_block(noise=BranchNoise(drop_block=0.5, drop_block_size=1))
+    shares = []
+    for progress in (0.0, 0.5, 1.0):
+        out, _ = block.apply({}, x, [], train=True, progress=progress, rngs={"dropout": jax.random.key(0)})
+        shares.append(np.mean(np.asarray(out) == 10))
+    np.testing.assert_allclose(shares, [0, 0.25, 0.5], atol=0.06)
 
 
 @pytest.mark.parametrize(

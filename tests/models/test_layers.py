@@ -197,25 +197,6 @@ def test_gelu_is_the_exact_one():
     assert float(jnp.abs(gelu(x) - jax.nn.gelu(x, approximate=True)).max()) > 1e-4
 
 
-def drop(x, rate, *, train=True, seed=0):
-    return layers.DropPath(rate).apply({}, x, train=train, rngs={"dropout": jax.random.key(seed)})
-
-
-def test_drop_path_drops_whole_samples_and_keeps_the_mean():
-    rate, n = 0.3, 4000
-    out = np.asarray(drop(jnp.ones((n, 2, 2, 3)), rate)).reshape(n, -1)
-    assert (out == out[:, :1]).all(), "a sample is kept or dropped as a whole"
-    np.testing.assert_allclose(np.unique(out), [0, 1 / (1 - rate)], rtol=1e-6)
-    assert abs((out[:, 0] > 0).mean() - (1 - rate)) < 4 * (rate * (1 - rate) / n) ** 0.5
-    assert not np.array_equal(out, np.asarray(drop(jnp.ones((n, 2, 2, 3)), rate, seed=1)).reshape(n, -1))
-
-
-def test_drop_path_is_the_identity_in_evaluation_and_at_rate_zero():
-    x = normal(8, 2, 2, 3)
-    for out in (drop(x, 0.9, train=False), drop(x, 0.0), layers.DropPath(0.9).apply({}, x, train=False)):
-        np.testing.assert_array_equal(out, x)
-
-
 def test_squeeze_excite():
     x = normal(2, 4, 5, 6)
     layer = layers.SqueezeExcite(3, layers.batch_norm_relu(jnp.float32, 0))

@@ -1,5 +1,6 @@
 """The network: wiring over sections, precision, rematerialisation, feature pyramid."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -14,8 +15,10 @@ from skipnet_jax.models.families.resnet import BasicOperation
 from skipnet_jax.models.junctions import JUNCTIONS
 from skipnet_jax.models.layers import Layers
 from skipnet_jax.models.network import Network, Plan
+from skipnet_jax.models.noise import BranchNoise
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import SmallStem
+from skipnet_jax.specs import ModelSpec
 
 CLASSES = 5
 
@@ -24,7 +27,21 @@ def images_of(*size, batch=4, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, *size, 3)), dtype)
 
 
-def make_network(*, junction="skip", dtype=jnp.float32, dropout=0.0, drop_path=0.0, remat=False):
+# All kinds of noise on the branches, each as strong as it would be alone.
+NOISE = {"drop_path": 0.3, "shake_drop": 0.5, "drop_block": 0.3, "signal_augment": 0.2}
+
+
+def make_network(
+    *,
+    junction="skip",
+    dtype=jnp.float32,
+    dropout=0.0,
+    drop_path=0.0,
+    shake_drop=0.0,
+    drop_block=0.0,
+    signal_augment=0.0,
+    remat=False,
+):
     """A network of real parts, but of three blocks only, in two sections."""
     blocks = tuple(
         BlockPlan(
@@ -35,7 +52,8 @@ def make_network(*, junction="skip", dtype=jnp.float32, dropout=0.0, drop_path=0
         for features, stride in ((8, 1), (8, 1), (16, 2))
     )
     plan = Plan("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks)
-    return Network(plan, JUNCTIONS[junction], CLASSES, dtype, 0, 2, dropout, drop_path, remat)
+    noise = (drop_path, shake_drop, drop_block, 3, signal_augment)
+    return Network(plan, JUNCTIONS[junction], CLASSES, dtype, 0, 2, dropout, *noise, remat)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +114,7 @@ def test_blocks_see_exactly_the_wired_states(name):
     """The gradient of block i's junction with respect to the state of block j is zero unless i sees j."""
     blocks = tuple(BlockPlan(s, functools.partial(Tap, stride=s), functools.partial(Still, stride=s)) for s in STRIDES)
     plan = Plan("Toy", 4, CLASSES, Widen, blocks)
-    model = Network(plan, JUNCTIONS[name], CLASSES, jnp.float32, 0, 1, 0.0, 0.0, False)
+    model = Network(plan, JUNCTIONS[name], CLASSES, jnp.float32, 0, 1, 0.0, 0.0, 0.0, 0.0, 7, 0.0, False)
     images = images_of(4, 4)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
     order = [f"blocks_{i}" for i in range(len(blocks))]
@@ -122,7 +140,7 @@ def test_blocks_see_exactly_the_wired_states(name):
 
 
 def test_evaluation_is_deterministic_and_sees_each_image_alone(variables):
-    model = make_network(dropout=0.5, drop_path=0.5)
+    model = make_network(dropout=0.5, drop_path=0.5, drop_block=0.5, signal_augment=0.5)
     images = images_of(8, 8)
     logits = evaluate(model, variables, images)
     np.testing.assert_array_equal(logits, evaluate(make_network(), variables, images))
@@ -160,29 +178,64 @@ def test_bfloat16_computes_its_blocks_in_bfloat16(name):
     assert logits.dtype == jnp.float32
 
 
+def make_step(model, variables, images):
+    """(params, key, progress) -> loss, statistics, gradient."""
+
+    def loss_of(params, key, progress):
+        logits, updates = model.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            progress=progress,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        return jnp.square(logits).sum(), updates
+
+    return jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+
+
 def test_rematerialisation_changes_nothing_but_memory(variables):
     images = images_of(8, 8)
-
-    def make_step(*, remat):
-        model = make_network(drop_path=0.3, remat=remat)
-
-        def loss_of(params):
-            rngs = {"dropout": jax.random.key(1)}
-            logits, updates = model.apply(
-                {**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs=rngs
-            )
-            return jnp.square(logits).sum(), updates
-
-        return jax.jit(jax.value_and_grad(loss_of, has_aux=True))
-
-    plain, remat = make_step(remat=False), make_step(remat=True)
-    assert "remat" not in str(jax.make_jaxpr(plain)(variables["params"]))
-    assert "remat" in str(jax.make_jaxpr(remat)(variables["params"]))
+    plain, remat = (make_step(make_network(**NOISE, remat=remat), variables, images) for remat in (False, True))
+    args = variables["params"], jax.random.key(1), jnp.float32(0.7)
+    assert "remat" not in str(jax.make_jaxpr(plain)(*args))
+    assert "remat" in str(jax.make_jaxpr(remat)(*args))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max())),
-        plain(variables["params"]),
-        remat(variables["params"]),
+        plain(*args),
+        remat(*args),
     )
+
+
+def program(model, variables):
+    """The training step as it goes to the compiler."""
+    args = variables["params"], jax.random.key(1), jnp.float32(0.7)
+    return make_step(model, variables, images_of(8, 8)).lower(*args).as_text()
+
+
+def test_noise_that_is_off_costs_nothing(variables, monkeypatch):
+    off = program(make_network(), variables)
+    assert "threefry" not in off and "random" not in off and "rng" not in off
+    for name, rate in NOISE.items():
+        on = program(make_network(**{name: rate}), variables)
+        assert "threefry" in on, name
+    monkeypatch.setattr(BranchNoise, "add", lambda self, y, progress, *, train: y)
+    assert program(make_network(), variables) == off
+    assert program(make_network(**NOISE), variables) == off  # the patch does take all of it away
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_drop_block_follows_the_progress_of_the_training(remat, variables):
+    def logits(model, progress):
+        rngs = {"dropout": jax.random.key(1)}
+        return model.apply(
+            variables, images_of(8, 8), train=True, progress=progress, mutable=["batch_stats"], rngs=rngs
+        )[0]
+
+    at = jax.jit(functools.partial(logits, make_network(drop_block=0.3, remat=remat)))
+    np.testing.assert_allclose(at(jnp.float32(0)), jax.jit(logits, static_argnums=0)(make_network(), 0.0), rtol=1e-4)
+    assert float(jnp.abs(at(jnp.float32(1)) - at(jnp.float32(0))).max()) > 1e-2
 
 
 def test_features_are_the_last_outputs_of_the_sections(variables):
@@ -222,24 +275,33 @@ def test_feature_pyramids(name, strides, widths, size):
             assert side in {whole // stride, -(-whole // stride)}
 
 
-@pytest.mark.parametrize("name", ["skip_resnet20", "mean_swin_tiny"])
-def test_stochastic_depth_grows_linearly_with_the_block(name):
-    model = create_model(name, num_classes=CLASSES, drop_path=0.4)
-    rates = []
+@pytest.mark.parametrize(
+    ("name", "blocks", "first"),  # Swin's attention and perceptron count separately; RegNet's first block has a stride
+    [("skip_resnet20", 9, 3), ("mean_swin_tiny", 24, 8), ("regnety_016", 27, 8), ("resnet50", 16, 7)],
+)
+def test_noise_of_each_block(name, blocks, first):
+    """Stochastic depth and ShakeDrop grow with the block; DropBlock begins at the last-but-one stride."""
+    spec = ModelSpec(
+        name, CLASSES, drop_path=0.4, shake_drop=0.5, drop_block=0.1, drop_block_size=5, signal_augment=0.2
+    )
+    model = create_model(**dataclasses.asdict(spec))
+    noises = []
 
     def record(call, args, kwargs, context):
         if isinstance(context.module, Block):
-            rates.append(context.module.drop_path)
+            noises.append(context.module.noise)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
         jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
-    blocks = {"skip_resnet20": 9, "mean_swin_tiny": 24}[name]  # Swin's attention and perceptron count separately
-    np.testing.assert_allclose(rates, [0.4 * (i + 1) / blocks for i in range(blocks)])
+    np.testing.assert_allclose([noise.drop_path for noise in noises], [0.4 * (i + 1) / blocks for i in range(blocks)])
+    np.testing.assert_allclose([noise.shake_drop for noise in noises], [0.5 * (i + 1) / blocks for i in range(blocks)])
+    assert [noise.drop_block for noise in noises] == [0.0] * first + [0.1] * (blocks - first)
+    assert {(noise.drop_block_size, noise.signal_augment) for noise in noises} == {(5, 0.2)}
 
 
 def test_noise_follows_the_key(variables):
-    images, model = images_of(8, 8), make_network(drop_path=0.9)
+    images, model = images_of(8, 8), make_network(**NOISE)
 
     @jax.jit
     def logits(key):

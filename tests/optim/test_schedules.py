@@ -7,33 +7,76 @@ import numpy as np
 import pytest
 
 from skipnet_jax.optim import schedules
-from skipnet_jax.specs import OptimSpec
+from skipnet_jax.specs import SCHEDULES, OptimSpec
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "schedules.json").read_text())
-COSINES = [entry for entry in GOLDEN if entry["schedule"] == "cosine"]
 
 
-@pytest.mark.parametrize("entry", COSINES, ids=lambda entry: f"lr{entry['base_lr']}-last{entry['last_lr']}")
-def test_golden(entry, x64):
-    spec = OptimSpec(lr=entry["base_lr"], last_lr=entry["last_lr"], warmup_epochs=entry["warmup_epochs"])
-    schedule = schedules.cosine_by_epoch(spec, epochs=entry["epochs"], steps_per_epoch=7)
-    for step_of_epoch in (0, 6):
-        rates = jax.vmap(schedule)(7 * jnp.arange(entry["epochs"]) + step_of_epoch)
-        assert rates.dtype == jnp.float64
+def make(spec, *, epochs, steps_per_epoch=1, batch_size=256):
+    return schedules.make_schedule(spec, batch_size=batch_size, epochs=epochs, steps_per_epoch=steps_per_epoch)
+
+
+def rates_of(schedule, steps):
+    return np.asarray(jax.vmap(schedule)(jnp.asarray(steps)))
+
+
+def golden_spec(entry, **changes):
+    return OptimSpec(
+        schedule=entry["schedule"],
+        lr=entry["base_lr"],
+        last_lr=entry["last_lr"],
+        warmup_epochs=entry["warmup_epochs"],
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+@pytest.mark.parametrize(
+    "entry", GOLDEN, ids=lambda entry: f"{entry['schedule']}-lr{entry['base_lr']}-last{entry['last_lr']}"
+)
+def test_golden(entry, unit, x64):
+    """By epoch the rate stays for all its steps; by step the first step of an epoch has it."""
+    schedule = make(golden_spec(entry, schedule_unit=unit), epochs=entry["epochs"], steps_per_epoch=7)
+    first = 7 * np.arange(entry["epochs"])
+    for steps in (first, first + 6) if unit == "epoch" else (first,):
+        rates = rates_of(schedule, steps)
+        assert rates.dtype == np.float64
         np.testing.assert_allclose(rates, entry["lr_per_epoch"], rtol=1e-9, atol=1e-15)
 
 
+def test_every_schedule_is_tested():
+    assert {entry["schedule"] for entry in GOLDEN} == set(SCHEDULES) == set(schedules.CURVES)
+
+
+def test_by_step_the_rate_moves_within_an_epoch(x64):
+    spec = OptimSpec(lr=0.2, warmup_epochs=2, schedule_unit="step")
+    rates = rates_of(make(spec, epochs=10, steps_per_epoch=4), np.arange(40))
+    epoch = np.arange(40) / 4
+    expected = 0.1 * (1 + np.cos(np.pi * epoch / 10)) * np.minimum(1, (epoch + 1) / 3)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_linear_scaling_with_the_batch_scales_the_whole_curve(schedule, x64):
+    spec = {"schedule": schedule, "lr": 0.4, "last_lr": 0.1, "warmup_epochs": 2, "lr_batch_size": 1024}
+    plain = make(OptimSpec(**spec), epochs=6, batch_size=256)
+    scaled = make(OptimSpec(**spec, lr_scale="linear"), epochs=6, batch_size=256)
+    np.testing.assert_allclose(rates_of(scaled, np.arange(6)), rates_of(plain, np.arange(6)) / 4, rtol=1e-12)
+
+
 def test_without_warmup_it_starts_at_the_base_rate():
-    schedule = schedules.cosine_by_epoch(OptimSpec(lr=0.2, warmup_epochs=0), epochs=4, steps_per_epoch=1)
+    schedule = make(OptimSpec(lr=0.2, warmup_epochs=0), epochs=4)
     np.testing.assert_allclose(schedule(0), 0.2, rtol=1e-6)
     np.testing.assert_allclose(schedule(2), 0.1, rtol=1e-6)
 
 
-def test_beyond_the_end_the_rate_stays():
-    schedule = schedules.cosine_by_epoch(OptimSpec(lr=0.2), epochs=8, steps_per_epoch=2)
-    assert schedule(15) == schedule(16) == schedule(1000) > 0
+@pytest.mark.parametrize(("unit", "last"), [("epoch", 14), ("step", 15)])
+def test_beyond_the_end_the_rate_stays(unit, last):
+    schedule = make(OptimSpec(lr=0.2, schedule_unit=unit), epochs=8, steps_per_epoch=2)
+    assert schedule(last) == schedule(15) == schedule(16) == schedule(1000) > 0
+    assert schedule(last) != schedule(last - 1)
 
 
 def test_an_epoch_without_a_step_is_refused():
     with pytest.raises(ValueError, match=r"got 0, .*--config\.batch_size"):
-        schedules.cosine_by_epoch(OptimSpec(), epochs=3, steps_per_epoch=0)
+        make(OptimSpec(), epochs=3, steps_per_epoch=0)

@@ -1,0 +1,15 @@
+"""Dense-ResNet-101 on ImageNet.
+
+    python -m skipnet_jax.main --config=configs/dense_resnet101.py --workdir=runs/dense_resnet101
+
+The published tables have no figure for it.
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The ImageNet ResNet recipe for `dense_resnet101`."""
+    return recipes.imagenet_resnet("dense_resnet101")

@@ -1,0 +1,15 @@
+"""Dense-ResNet-50 on ImageNet.
+
+    python -m skipnet_jax.main --config=configs/dense_resnet50.py --workdir=runs/dense_resnet50
+
+The published tables have no figure for it.
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The ImageNet ResNet recipe for `dense_resnet50`."""
+    return recipes.imagenet_resnet("dense_resnet50")

@@ -1,0 +1,15 @@
+"""SE-ResNeXt-50-32x4d on ImageNet.
+
+    python -m skipnet_jax.main --config=configs/seresnext50_32x4d.py --workdir=runs/seresnext50_32x4d
+
+The published tables have no figure for it.
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The ImageNet ResNet recipe for `seresnext50_32x4d`."""
+    return recipes.imagenet_resnet("seresnext50_32x4d")

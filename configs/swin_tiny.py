@@ -1,0 +1,19 @@
+"""SwinTinyPatch4-224 on ImageNet.
+
+    python -m skipnet_jax.main --config=configs/swin_tiny.py --workdir=runs/swin_tiny
+
+The published tables have no figure for it.
+
+As the code behind the tables, and unlike its settings, this does not clip gradients. To follow the settings:
+
+    --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The ImageNet Swin recipe for `swin_tiny`."""
+    return recipes.imagenet_adamw("swin_tiny", drop_path=0.2)

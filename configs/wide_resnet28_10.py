@@ -1,0 +1,16 @@
+"""WideResNet-28-k10 on CIFAR-10, or CIFAR-100 with `:cifar100` after the file's name.
+
+    python -m skipnet_jax.main --config=configs/wide_resnet28_10.py --workdir=runs/wide_resnet28_10
+    python -m skipnet_jax.main --config=configs/wide_resnet28_10.py:cifar100 --workdir=runs/cifar100
+
+Published top-1 (median of 5 runs): CIFAR-10 97.87 %, CIFAR-100 84.25 %.
+"""
+
+import ml_collections
+
+from configs import recipes
+
+
+def get_config(dataset: str = "cifar10") -> ml_collections.ConfigDict:
+    """The CIFAR WideResNet recipe for `wide_resnet28_10`; `dataset` is cifar10 or cifar100."""
+    return recipes.cifar_wide("wide_resnet28_10", dataset)

@@ -1,0 +1,134 @@
+"""Rectangles of one image and their resizing: the crops of the ImageNet recipes.
+
+Considered instead:
+- `tf.image.stateless_sample_distorted_bounding_box`: draws the aspect uniformly, not log-uniformly, and has its own
+  rule for rectangles that do not fit. The TensorFlow model garden's and Keras' crops have no log-uniform aspect either.
+- `tf.image.resize`: the same numbers as `scale`, which takes two thirds of its time, since TensorFlow's
+  `ScaleAndTranslate` is slow along rows of pixels with three channels. Sparse matrices of weights take longer still.
+
+Source: torchvision's RandomResizedCrop, Resize and CenterCrop, as in Takeda (MIRU2020).
+"""
+
+import math
+from typing import Any
+
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+# How often a rectangle that fits is looked for, and the limits of width / height.
+_TRIES = 10
+_ASPECTS = (3 / 4, 4 / 3)
+# Resized columns that are computed together: wide enough for a product of matrices, narrow enough to waste little.
+_BLOCK = 16
+
+
+def draw_crop(
+    key: Int64[Any, "2"], height: int | Int32[Any, ""], width: int | Int32[Any, ""], min_area: float
+) -> Int32[Any, "4"]:
+    """Draws a rectangle: area uniform, aspect log-uniform over 3/4..4/3, place uniform.
+
+    Of ten rectangles the first that fits is taken; if none does, the largest in the middle with an allowed aspect.
+
+    Args:
+      key: for this alone, of TensorFlow's stateless generators.
+      height, width: of the image in pixels.
+      min_area: least area as a share of the image's; the most is 1.
+
+    Returns:
+      Top, left, height, width in pixels.
+    """
+    import tensorflow as tf
+
+    shape = tf.cast(tf.stack([height, width]), tf.float32)[:, None]
+    uniform = tf.random.stateless_uniform([4, _TRIES], key, alg="philox")
+    narrow, wide = math.log(_ASPECTS[0]), math.log(_ASPECTS[1])
+    areas = tf.reduce_prod(shape) * (min_area + (1 - min_area) * uniform[0])
+    roots = tf.exp(0.5 * (narrow + (wide - narrow) * uniform[1]))  # of the aspects
+    sides = tf.round(tf.sqrt(areas) * tf.stack([1 / roots, roots]))
+    # The last candidate always fits, and its place is fixed: just below 1/2 is the middle, rounded down.
+    largest = tf.minimum(shape, tf.round(tf.reverse(shape, [0]) * [[1 / _ASPECTS[0]], [_ASPECTS[1]]]))
+    sides = tf.concat([sides, largest], axis=1)
+    places = tf.concat([uniform[2:], tf.fill([2, 1], 0.49999)], axis=1)
+    chosen = tf.argmax(tf.reduce_all((sides >= 1) & (sides <= shape), axis=0))
+    side = tf.gather(sides, chosen, axis=1)
+    place = tf.floor(tf.gather(places, chosen, axis=1) * (shape[:, 0] - side + 1))
+    return tf.cast(tf.concat([place, side], axis=0), tf.int32)
+
+
+def cut(image: UInt8[Any, "h w 3"], box: Int32[Any, "4"]) -> UInt8[Any, "i j 3"]:
+    """The rectangle (top, left, height, width) of the image."""
+    top, left, height, width = (box[i] for i in range(4))
+    return image[top : top + height, left : left + width]
+
+
+def resize_to_square(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
+    """Resizes bilinearly, with antialiasing where the image gets smaller."""
+    import tensorflow as tf
+
+    return scale(image, size, size / tf.cast(tf.shape(image)[:2], tf.float32), tf.zeros([2]))
+
+
+def scale(
+    image: UInt8[Any, "h w 3"], size: int, factors: Float32[Any, "2"], offsets: Float32[Any, "2"]
+) -> UInt8[Any, "{size} {size} 3"]:
+    """A square of the resized image, bilinear with antialiasing; rounded half up, as in Pillow.
+
+    Args:
+      image: of any size.
+      size: side of the square in pixels.
+      factors: size of the whole resized image / size of the image, down and right.
+      offsets: of the square's corner in the resized image, in pixels down and right.
+
+    Returns:
+      The square [size, size, 3].
+    """
+    import tensorflow as tf
+
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    # Down. A row counts as one pixel of many channels, over which the operation's inner loop runs fast.
+    rows = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(image, [1, height, 1, width * 3]),
+        size=tf.constant([size, 1]),
+        scale=tf.stack([factors[0], 1.0]),
+        translation=tf.stack([-offsets[0], 0.0]),
+        kernel_type="triangle",
+        antialias=True,
+    )
+    rows = tf.reshape(rows, [size, width * 3])
+
+    # Right. Each block of columns is a product of matrices: of the few columns that it depends on, and their weights.
+    blocks = -(-size // _BLOCK)
+    starts, weights = _block_weights(width, blocks, factors[1], offsets[1])
+    length = tf.shape(weights)[1]
+    read = tf.stack([tf.slice(rows, [0, starts[block] * 3], [size, length]) for block in range(blocks)])
+    columns = tf.transpose(tf.matmul(read, weights), [1, 0, 2])
+    square = tf.reshape(columns, [size, blocks * _BLOCK, 3])[:, :size]
+    return tf.cast(square + 0.5, tf.uint8)
+
+
+def _block_weights(
+    width: Int32[Any, ""], blocks: int, factor: Float32[Any, ""], offset: Float32[Any, ""]
+) -> tuple[Int32[Any, "{blocks}"], Float32[Any, "{blocks} n3 48"]]:
+    """Where each block of 16 resized columns begins to read, and the weights of what it reads.
+
+    Args:
+      width: columns of the image.
+      blocks: number of blocks.
+      factor: columns of the resized image / columns of the image.
+      offset: of the first block in the resized image, in columns.
+
+    Returns:
+      First column of each block; weights of its n columns' channels for the 16 columns' channels.
+    """
+    import tensorflow as tf
+
+    support = tf.maximum(1 / factor, 1.0)  # half the filter's width, in columns of the image
+    centers = (tf.range(blocks * _BLOCK, dtype=tf.float32) + offset + 0.5) / factor
+    needed = tf.cast(tf.math.ceil((_BLOCK - 1) / factor + 2 * support), tf.int32) + 1
+    count = tf.minimum(width, needed)
+    starts = tf.clip_by_value(tf.cast(tf.floor(centers[::_BLOCK] - support), tf.int32), 0, width - count)
+    read = tf.cast(starts[:, None] + tf.range(count), tf.float32) + 0.5
+    read, centers = tf.repeat(read, 3, axis=1), tf.repeat(tf.reshape(centers, [blocks, _BLOCK]), 3, axis=1)
+    weights = tf.maximum(0.0, 1 - tf.abs(read[:, :, None] - centers[:, None]) / support)
+    weights *= tf.tile(tf.eye(3), [count, _BLOCK])  # no channel has a share in another
+    # Past the square's end there may be nothing to read.
+    return starts, tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))

@@ -1,0 +1,79 @@
+"""Which image goes to which shard, at which place: a pure function of the seed and the listing."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from skipnet_jax.data.archives import Listing
+from skipnet_jax.data.errors import DataError
+from skipnet_jax.data.tfrecords import SPLITS
+
+ON_CORRUPT = ("error", "skip")
+# The shards' names have five digits.
+_MOST_SHARDS = 99_999
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to make.
+
+    Args:
+      name: of the data set, for people.
+      class_names: in the order of their numbers.
+      listings: the images by split.
+      num_shards: by split.
+      seed: of the order.
+      on_corrupt: an image that cannot be decoded: `error` = stop and name it, `skip` = leave it out and say so.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    listings: dict[str, Listing]
+    num_shards: dict[str, int]
+    seed: int = 0
+    on_corrupt: str = "error"
+
+    def __post_init__(self) -> None:
+        for split, listing in self.listings.items():
+            most = min(len(listing), _MOST_SHARDS)
+            if not 1 <= self.num_shards[split] <= most:
+                raise ValueError(
+                    f"--{split}_shards: got {self.num_shards[split]}, expected 1 to {most}, since {listing.path} has "
+                    f"{len(listing)} images. Give --{split}_shards, of about 100 MB each."
+                )
+            unknown = sorted(set(listing.class_names) - set(self.class_names))
+            if unknown:
+                raise DataError(
+                    f"{listing.path}: got {len(unknown)} unknown classes ({', '.join(unknown[:5])}), expected some of "
+                    f"the {len(self.class_names)} of the data set ({', '.join(self.class_names[:5])}, ...)."
+                )
+        if self.on_corrupt not in ON_CORRUPT:
+            raise ValueError(f"corrupt: got {self.on_corrupt!r}, expected {' or '.join(ON_CORRUPT)}.")
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides over the bytes of the shards, for the index and to tell whether a run is the same."""
+        splits = {
+            split: {"images": len(listing), "shards": self.num_shards[split], "sha256": listing.fingerprint()}
+            for split, listing in self.listings.items()
+        }
+        classes = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape")).hexdigest()
+        return {"name": self.name, "classes": classes, "seed": self.seed, "splits": splits}
+
+    def order(self, split: str) -> Int64[np.ndarray, "n"]:
+        """The images of a split in the order of its records, through all shards.
+
+        Sorted by the raw output of a counter-based generator, which NumPy promises to keep.
+        """
+        generator = np.random.Philox(key=[self.seed, SPLITS.index(split)])
+        return np.argsort(generator.random_raw(len(self.listings[split])), kind="stable")
+
+
+def class_names_of(listings: Mapping[str, Listing]) -> tuple[str, ...]:
+    """The classes of a data set: those of the training images, or ImageNet's 1000 with its validation set."""
+    official = [listing for listing in listings.values() if listing.official]
+    chosen = official[0] if official else listings.get("train") or next(iter(listings.values()))
+    return chosen.class_names

@@ -1,0 +1,125 @@
+"""The order of training over shards, which can only be read from their beginning on.
+
+Pure arithmetic on the numbers of records. An epoch's shards come in an order of their own and, laid end to end, number
+the epoch's examples. These are cut into S equal streams of consecutive examples, and every step takes the same share
+from each stream. A host reads some of the streams. So a batch depends on the number of its examples alone, not on the
+number of hosts, and no host ever has more batches than another.
+
+Neighbours in a shard are torn apart within windows of a stream, so that a stream can be taken up in the middle by
+reading one window again.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int64
+
+# At most so many streams: each costs the host open files and buffers, and more would not mix better than the batch's
+# examples being from 128 places.
+MAX_STREAMS = 128
+# Records in the windows of all streams together. Each stream holds the window that it hands out and the next one, so
+# about 2 GB of ImageNet's JPEGs (110 kB each) over all hosts.
+_WINDOW_RECORDS = 8192
+
+# First part of the random numbers' key, so that shards and records are ordered independently.
+_SHARDS, _RECORDS = 0, 1
+
+
+def num_streams(batch_size: int) -> int:
+    """How many streams a batch is taken from: the largest divisor of its size up to 128."""
+    return max(divisor for divisor in range(1, MAX_STREAMS + 1) if batch_size % divisor == 0)
+
+
+def require_streams(batch_size: int, process_count: int) -> None:
+    """Raises a ValueError unless every host can read as many streams as the others."""
+    if num_streams(batch_size) % process_count == 0:
+        return
+    fitting = [size for size in range(1, 4 * MAX_STREAMS + 2 * batch_size) if num_streams(size) % process_count == 0]
+    if not fitting:
+        raise ValueError(f"hosts: got {process_count}, expected at most {MAX_STREAMS} that read shards. Use fewer.")
+    nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:4])
+    raise ValueError(
+        f"batch_size: got {batch_size}, whose examples come from {num_streams(batch_size)} streams, expected a number "
+        f"of streams that {process_count} hosts share equally. Give --config.batch_size one of "
+        f"{', '.join(map(str, nearest))}."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """The order of a run.
+
+    Args:
+      counts: records of each shard, in the order that numbers the examples.
+      batch_size: examples of a step over all hosts, at most all of them.
+      seed: of the run.
+    """
+
+    counts: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+    @property
+    def number(self) -> int:
+        """How many streams there are."""
+        return num_streams(self.batch_size)
+
+    @property
+    def per_step(self) -> int:
+        """Records that a step takes from each stream."""
+        return self.batch_size // self.number
+
+    @property
+    def length(self) -> int:
+        """Records of a stream in an epoch."""
+        return sum(self.counts) // self.batch_size * self.per_step
+
+    @property
+    def window(self) -> int:
+        """Consecutive records whose order is mixed."""
+        return max(_WINDOW_RECORDS // self.number, 1)
+
+    def read(self, epoch: int, stream: int, start: int) -> tuple[Int64[np.ndarray, "k 3"], Int64[np.ndarray, "m"]]:
+        """What a stream reads from a position of an epoch on.
+
+        Args:
+          epoch: from 0 on.
+          stream: 0..number - 1.
+          start: records of the epoch that the stream has handed out already.
+
+        Returns:
+          Segments (shard, first record, records) from the beginning of the window that holds the position; and for
+          each place in these windows, which of the window's records comes there. The first start % window places
+          have been handed out.
+        """
+        # Raw random numbers are sorted, since NumPy guarantees them, not its permutations, for all versions.
+        shuffled = np.argsort(_draw((self.seed, _SHARDS, epoch), len(self.counts)), kind="stable")
+        begin = start // self.window * self.window
+        windows = np.arange(self.length) // self.window
+        order = np.lexsort((_draw((self.seed, _RECORDS, epoch, stream), self.length), windows))
+        order = order - windows * self.window
+        first = stream * self.length
+        return segments(self.counts, shuffled, first + begin, first + self.length), order[begin:].astype(np.int64)
+
+
+def segments(counts: tuple[int, ...], order: Int64[np.ndarray, "n"], start: int, stop: int) -> Int64[np.ndarray, "k 3"]:
+    """The pieces of shards that hold the positions start..stop - 1 of the shards laid end to end.
+
+    Args:
+      counts: records of each shard.
+      order: the shards, as they are laid.
+      start, stop: positions.
+
+    Returns:
+      (shard, first record, records) of each piece.
+    """
+    ends = np.cumsum(np.asarray(counts, np.int64)[order])
+    begins = np.concatenate([[0], ends[:-1]])
+    first, last = np.maximum(begins, start), np.minimum(ends, stop)
+    inside = first < last
+    return np.stack([order, first - begins, last - first], axis=1)[inside].astype(np.int64)
+
+
+def _draw(key: tuple[int, ...], count: int) -> np.ndarray:
+    """Random 64-bit numbers that are a function of the key."""
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)

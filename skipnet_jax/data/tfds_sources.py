@@ -1,0 +1,157 @@
+"""The data sets of TensorFlow Datasets (TFDS): CIFAR, read into memory, and ImageNet with its test sets, in shards.
+
+`tfds_builders.py` gets them prepared.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from skipnet_jax.data import tfds_builders
+from skipnet_jax.data.errors import DataError
+from skipnet_jax.data.kinds import InMemory, Shards, Source
+from skipnet_jax.data.tfrecords import Shard
+from skipnet_jax.specs import DataSpec
+
+# Data set -> our split -> that of TFDS.
+SPLITS = {
+    "cifar10": {"train": "train", "test": "test"},
+    "cifar100": {"train": "train", "test": "test"},
+    "imagenet2012": {"train": "train", "test": "validation"},
+    "imagenet2012_real": {"test": "validation"},
+    "imagenet_a": {"test": "test"},
+    "imagenet_r": {"test": "test"},
+    "imagenet_sketch": {"test": "test"},
+    "imagenet_v2": {"test": "test"},
+}
+
+# These have images of 200 of ImageNet's classes, labelled as ImageNet's.
+WITH_OWN_CLASSES = ("imagenet_a", "imagenet_r")
+_OWN_CLASSES = 200
+
+# Mean and standard deviation of each channel, for pixels scaled to 0..1: those of the published recipes.
+_STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+# Room for the right labels of an image of imagenet2012_real, of which most have one or two.
+_REAL_LABELS = 32
+
+
+def open_split(spec: DataSpec, split: str) -> Source:
+    """Opens a split, preparing the data set first where that has not been done.
+
+    Args:
+      spec: which data set, and where.
+      split: "train" or "test".
+
+    Raises:
+      ValueError: the data set is for evaluation, and has no training images.
+      DataError: it cannot be prepared, or is damaged.
+    """
+    name = spec.name.partition("/")[0]
+    if split not in SPLITS[name]:
+        raise ValueError(
+            f"data.name: got {spec.name} for training, expected another, since it has images for evaluation alone. "
+            f"Change --config.data.name (imagenet2012 has the training images)."
+        )
+    builder = tfds_builders.find_builder(spec)
+    if not builder.is_prepared():
+        tfds_builders.prepare(builder)
+    part = builder.info.splits.get(SPLITS[name][split])
+    if part is None:
+        raise DataError(
+            f"{spec.name}: got {', '.join(builder.info.splits)} in {builder.data_dir}, expected a split "
+            f"{SPLITS[name][split]!r} too. {tfds_builders.how_to_mend(builder)}."
+        )
+    return _read_cifar(builder, part) if name in _STATISTICS else _open_imagenet(spec, builder, part)
+
+
+def _read_cifar(builder: Any, part: Any) -> InMemory:
+    """CIFAR-10 or CIFAR-100 (its 100 fine classes)."""
+    import tensorflow_datasets as tfds
+
+    read_config = tfds.ReadConfig(try_autocache=False)
+    examples = builder.as_dataset(split=part.name, batch_size=1000, shuffle_files=False, read_config=read_config)
+    images = np.empty((part.num_examples, *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(part.num_examples, np.int32)
+    start = 0
+    for batch in examples.as_numpy_iterator():
+        stop = start + len(batch["label"])
+        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
+        start = stop
+    if start != part.num_examples:
+        raise DataError(
+            f"{builder.name}: got {start} {part.name} images, expected {part.num_examples}, as {builder.data_dir} says "
+            f"of itself. {tfds_builders.how_to_mend(builder)}."
+        )
+    mean, std = _STATISTICS[builder.name]
+    names = tuple(builder.info.features["label"].names)
+    return InMemory(name=builder.name, class_names=names, mean=mean, std=std, images=images, labels=labels)
+
+
+def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
+    """ImageNet and what is like it: JPEG files in TFRecords, whose numbers of records TFDS knows."""
+    if builder.info.file_format.value != "tfrecord":
+        raise DataError(
+            f"{builder.data_dir}: got files of format {builder.info.file_format.value}, expected tfrecord. "
+            f"{tfds_builders.how_to_mend(builder)}."
+        )
+    pairs = zip(part.filepaths, part.shard_lengths, strict=True)
+    shards = tuple(Shard(str(path), count) for path, count in pairs if count)
+    present = {path.name for path in builder.data_path.iterdir()}
+    missing = [shard.name for shard in shards if shard.name not in present]
+    if missing:
+        raise DataError(
+            f"{builder.data_dir}: got {len(shards) - len(missing)} of {len(shards)} shards of {part.name}, expected "
+            f"all; missing are {', '.join(missing[:5])}{' ...' if missing[5:] else ''}. "
+            f"{tfds_builders.how_to_mend(builder)}."
+        )
+    several = builder.name == "imagenet2012_real"
+    key = "real_label" if several else "label"
+    feature = builder.info.features[key]
+    source = Shards(
+        name=spec.name,
+        class_names=tuple((feature.feature if several else feature).names),
+        shards=shards,
+        parse=functools.partial(_parse, {name: builder.info.features[name] for name in ("image", key)}),
+        label_width=_REAL_LABELS if several else 0,
+        how_to_check=tfds_builders.how_to_mend(builder),
+    )
+    if spec.eval_classes == "all":
+        return source
+    return dataclasses.replace(source, classes=_classes_of(source))
+
+
+def _parse(features: dict[str, Any], serialized: Any) -> tuple[Any, Any]:
+    """TensorFlow operations: a record's image file, not decoded, and its label, or its labels padded with -1."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    example = tfds.features.FeaturesDict(features).deserialize_example(serialized, decoders=decoders)
+    if "label" in example:
+        return example["image"], tf.cast(example["label"], tf.int32)
+    labels = tf.cast(example["real_label"], tf.int32)
+    return example["image"], tf.pad(labels, [[0, _REAL_LABELS - tf.size(labels)]], constant_values=-1)
+
+
+def _classes_of(source: Shards) -> tuple[int, ...]:
+    """The classes that occur, from the labels of all records: a minute for ImageNet-R's 2 GB."""
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset([shard.path for shard in source.shards])
+    labels = records.map(lambda record: source.parse(record)[1], num_parallel_calls=4)
+    try:
+        found = sorted({int(label) for label in labels.as_numpy_iterator()})
+    except tf.errors.OpError as error:
+        raise DataError(f"{source.name}: cannot be read: {error.message}. {source.how_to_check}.") from None
+    if len(found) != _OWN_CLASSES:
+        raise DataError(
+            f"{source.name}: got {len(found)} classes, expected its own {_OWN_CLASSES}. {source.how_to_check}, or "
+            f"leave out --config.data.eval_classes."
+        )
+    return tuple(found)
