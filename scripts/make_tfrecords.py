@@ -1,0 +1,206 @@
+#!/usr/bin/env python
+"""Images into shuffled TFRecord shards, for --config.data.name=tfrecords.
+
+ImageNet from its official archives, which are not unpacked, straight into a bucket:
+  python scripts/make_tfrecords.py --train=ILSVRC2012_img_train.tar --test=ILSVRC2012_img_val.tar --out=gs://bucket/dir
+
+Your own images, one folder per class:
+  python scripts/make_tfrecords.py --train=pics/train --test=pics/val --train_shards=8 --test_shards=2 --out=shards
+
+After an interruption, also by kill -9: the same command again. Then, or at any time, check all of it:
+  python scripts/make_tfrecords.py --check=shards
+
+Use shards that were made elsewhere, such as tf-slim's ImageNet, whose labels start at 1 (writes dataset.json):
+  python scripts/make_tfrecords.py --index=DIR --train='train-*' --test='validation-*' --label_offset=1
+
+JPEG and PNG files are kept as they are. Exit status: 0 = done, 1 = --check found something, 2 = it cannot be done.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of damaged images, too, but without their names
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import tqdm
+
+from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, tfrecords
+
+LINE_EVERY_SECONDS = 30.0  # without a terminal
+
+
+class Progress:
+    """How many images are done: a bar on a terminal, else a line now and then. Threads may share it."""
+
+    def __init__(self, doing: str, total: int | None = None) -> None:
+        self._doing = doing
+        self._bar = tqdm.tqdm(total=total, desc=doing, unit=" images", disable=not sys.stderr.isatty())
+        self._total, self._done = total, 0
+        self._began = self._shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, images: int = 1) -> None:
+        """So many more are done."""
+        with self._bar.get_lock():
+            self._bar.update(images)
+            self._done += images
+            now = time.monotonic()
+            if self._bar.disable and now - self._shown > LINE_EVERY_SECONDS:
+                self._shown = now
+                of = f" of {self._total:,}" if self._total else ""
+                speed = self._done / (now - self._began)
+                print(f"{self._doing}: {self._done:,}{of} images, {speed:,.0f} images/s", flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the command line says.
+
+    Args:
+      argv: the command line without the program's name.
+
+    Returns:
+      Exit status.
+    """
+    arguments = _parse(argv)
+    try:
+        import tensorflow as tf
+
+        try:
+            return arguments.do(arguments)
+        except tf.errors.OpError as error:
+            raise ValueError(f"{_where(arguments)}: {error.message or type(error).__name__}") from error
+    except (ValueError, OSError) as error:
+        words = " ".join(str(error).split())
+        print(f"error: {words if len(words) < 2000 else words[:2000] + '...'}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped. Run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", help="make shards: folder for them, local or gs://")
+    what.add_argument("--check", help="check a data set: its folder, local or gs://")
+    what.add_argument("--index", help="describe shards made elsewhere: their folder, local or gs://")
+    for split in tfrecords.SPLITS:
+        parser.add_argument(f"--{split}", help=f"{split} images: a folder or a tar; with --index: shards, as 'train-*'")
+    parser.add_argument("--train_shards", type=int, default=1024, help="default: 1024")
+    parser.add_argument("--test_shards", type=int, default=128, help="default: 128")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the images; default: 0")
+    parser.add_argument("--corrupt", choices=shard_plan.ON_CORRUPT, default="error", help="images that do not decode")
+    parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
+    parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
+    parser.add_argument("--name", help="of the data set; default: that of its folder")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="shards at a time; default: one per core")
+    arguments = parser.parse_args(argv)
+    if arguments.threads < 1:
+        parser.error(f"--threads: got {arguments.threads}, expected at least 1")
+    if arguments.seed not in range(2**63):
+        parser.error(f"--seed: got {arguments.seed}, expected 0 to 2**63 - 1")
+    if not arguments.check and not (arguments.train or arguments.test):
+        parser.error("--train, --test: got neither, expected at least one of them")
+    arguments.do = _check if arguments.check else _index if arguments.index else _make
+    return arguments
+
+
+def _make(arguments: argparse.Namespace) -> int:
+    sources = {split: path for split, path in _by_split(arguments.train, arguments.test).items() if path}
+    listings = {}
+    for split, path in sources.items():
+        with Progress(f"looking through {path}") as progress:
+            listings[split] = listing = archives.find_images(path, progress.advance)
+        examples, ignored = listing.ignored
+        names = f"; {ignored:,} other files are left out ({', '.join(examples)} ...)" if ignored else ""
+        print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
+    plan = shard_plan.Plan(
+        name=arguments.name or _base(arguments.out),
+        class_names=_class_names(arguments.class_names) or shard_plan.class_names_of(listings),
+        listings=listings,
+        num_shards=_by_split(arguments.train_shards, arguments.test_shards),
+        seed=arguments.seed,
+        on_corrupt=arguments.corrupt,
+    )
+    with Progress("writing", sum(map(len, listings.values()))) as progress:
+        index = shard_writer.make(
+            arguments.out, plan, threads=arguments.threads, advance=progress.advance, say=tqdm.tqdm.write
+        )
+    _summarize(arguments.out, index)
+    left_out = sum(map(len, listings.values())) - _examples(index)
+    if left_out:
+        print(f'{left_out:,} images could not be decoded and are left out: see "skipped" in {tfrecords.INDEX}')
+    print(f"check: python scripts/make_tfrecords.py --check={arguments.out}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    expected = _examples(tfrecords.read_index(arguments.check))
+    with Progress("checking", expected) as progress:
+        index, problems = shard_checker.check(arguments.check, threads=arguments.threads, advance=progress.advance)
+    _summarize(arguments.check, index)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "all is as it should be")
+    return 1 if problems else 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    with Progress("reading") as progress:
+        index = shard_checker.describe(
+            arguments.index,
+            {split: pattern for split, pattern in _by_split(arguments.train, arguments.test).items() if pattern},
+            name=arguments.name or _base(arguments.index),
+            label_offset=arguments.label_offset,
+            class_names=_class_names(arguments.class_names),
+            threads=arguments.threads,
+            advance=progress.advance,
+        )
+    _summarize(arguments.index, index)
+    return 0
+
+
+def _by_split(train: Any, test: Any) -> dict[str, Any]:
+    return dict(zip(tfrecords.SPLITS, (train, test), strict=True))
+
+
+def _class_names(path: str | None) -> tuple[str, ...]:
+    names = tuple(pathlib.Path(path).read_text().splitlines()) if path else ()
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError(f"--class_names: got {path} with names twice or empty lines, expected each name once.")
+    return names
+
+
+def _summarize(directory: str, index: tfrecords.Index) -> None:
+    for split, shards in index.splits.items():
+        images, size = sum(shard.examples for shard in shards), sum(shard.size for shard in shards)
+        print(f"{split}: {images:,} images in {len(shards):,} shards, {size / 1e6:,.1f} MB")
+    print(f"{directory}: {index.name}, {len(index.class_names):,} classes")
+
+
+def _examples(index: tfrecords.Index) -> int:
+    return sum(shard.examples for shards in index.splits.values() for shard in shards)
+
+
+def _where(arguments: argparse.Namespace) -> str:
+    return arguments.out or arguments.check or arguments.index
+
+
+def _base(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
