@@ -1,0 +1,101 @@
+r"""Draws what a network really sees: images augmented by the host, mixed and erased by the device, with their targets.
+
+    python scripts/show_batch.py --config=configs/digits.py --output=batch.png
+    python scripts/show_batch.py --config=configs/skip_resnet50.py --config.data.dir=DIR --images=64 --step=1000
+
+The batch is the one that training with this config sees at that step, but smaller if the recipe's is larger than asked
+for. Colours are clipped to what a screen can show.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from skipnet_jax.specs import TrainSpec
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # configs/ is no package that gets installed
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/.", lock_config=True)
+OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
+IMAGES = flags.DEFINE_integer("images", 36, "How many images to draw.", lower_bound=1)
+STEP = flags.DEFINE_integer("step", 0, "Training step whose batch is drawn.", lower_bound=0)
+
+SHOWN_FROM = 0.02  # a smaller share of a class (label smoothing) is not written
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the picture."""
+    del argv
+    from skipnet_jax import config
+
+    logging.set_verbosity(logging.ERROR)  # JAX tells which accelerators it did not find
+    try:
+        if CONFIG.value is None:
+            raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
+        draw(config.train_spec(CONFIG.value))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(spec: "TrainSpec") -> None:
+    """Draws one batch of a run with this spec."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    import jax
+    import numpy as np
+    from etils import epath
+
+    from skipnet_jax import steps
+    from skipnet_jax.analysis import plots
+    from skipnet_jax.data import pipeline, sources
+
+    source = sources.load(spec.data, "train")
+    batches = pipeline.train_batches(
+        source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=STEP.value
+    )
+    images, targets, _ = jax.jit(steps.prepare, static_argnames=("spec", "mean", "std"))(
+        next(batches), STEP.value, spec=spec, mean=source.mean, std=source.std
+    )
+    number = min(IMAGES.value, len(images))
+    pixels = np.asarray(images[:number]) * np.asarray(source.std) + np.asarray(source.mean)
+    titles = [_title(target, source.class_names) for target in np.asarray(targets[:number])]
+    plots.plot_images(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5), titles, epath.Path(OUTPUT.value))
+    print(f"{OUTPUT.value}: {number} of the {len(images)} images of step {STEP.value}, {spec.data.name}")
+
+
+def _title(target: "np.ndarray", class_names: Sequence[str]) -> str:
+    """The classes of a target, the largest first: "cat", or "cat 62 %, dog 38 %"."""
+    order = sorted(range(len(target)), key=lambda number: -target[number])
+    floor = target.min() + SHOWN_FROM
+    shown = [number for number in order if target[number] > floor]
+    if not shown:
+        return "unreadable"
+    if len(shown) == 1:
+        return class_names[shown[0]]
+    return "\n".join(f"{class_names[number]} {target[number]:.0%}" for number in shown)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; a mistake ends with one line and not with a stack trace."""
+    from skipnet_jax import config
+
+    try:
+        config.check_command_line(argv)
+        return flags.FLAGS(argv)
+    except (ValueError, flags.Error) as error:
+        print(f"error: {str(error).rpartition('ValueError: ')[2].strip()}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)
