@@ -1,11 +1,14 @@
 """Exact evaluation: every example counts once, whatever the batch size and the number of devices."""
 
 import dataclasses
+import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 from clu.metrics import Average
 from etils import epath
 from flax import linen as nn
@@ -16,8 +19,9 @@ from skipnet_jax import checkpoint, sharding, steps
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.models import abstract_variables, create_model
-from skipnet_jax.specs import TrainSpec
+from skipnet_jax.specs import DataSpec, TrainSpec
 
+IN_FLIGHT = 2  # batches that the host may be ahead of the device
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean: of its sum
 
 
@@ -29,7 +33,8 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Scores a network on all batches.
 
-    Nothing is fetched before the last batch is under way, so the device never waits for the host.
+    The host is a few batches ahead, so that the device never waits, but not so many that they fill its memory; numbers
+    are fetched at the end.
 
     Args:
       eval_step: of `steps.make_eval_step`.
@@ -39,7 +44,12 @@ def evaluate(
     Returns:
       "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples).
     """
-    sums = jax.device_get([eval_step(variables, sharding.to_global(batch, mesh)) for batch in batches])
+    sums = []
+    for batch in batches:
+        sums.append(eval_step(variables, sharding.to_global(batch, mesh)))
+        if len(sums) > IN_FLIGHT:
+            jax.block_until_ready(sums[-1 - IN_FLIGHT])
+    sums = jax.device_get(sums)
     return means(sums, MEANS) | {"count": int(sum(batch["count"] for batch in sums))}
 
 
@@ -68,24 +78,40 @@ def evaluate_state(
     return results
 
 
-def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any]:
-    """Scores a checkpoint of a workdir on the test images, and writes evaluation.json there.
+def evaluate_workdir(
+    path: epath.PathLike,
+    which: str = "best",
+    *,
+    datasets: Sequence[str] = (),
+    image_sizes: Sequence[int] = (),
+    eval_classes: str = "all",
+    data_dir: str | None = None,
+) -> list[dict[str, Any]]:
+    """Scores a checkpoint of a workdir on the test images of data sets, and adds the results to results.json there.
 
     Needs no config file: the workdir remembers it.
 
     Args:
       path: a workdir that training made.
       which: best (by validation accuracy, the average's if there is one), latest, or a step.
+      datasets: names as of `specs.DataSpec.name`; none = that of the run.
+      image_sizes: sides of the square images, in pixels; none = that of the run. One pass per pair.
+      eval_classes: see `specs.DataSpec`.
+      data_dir: where the data sets are; None = where the run has its own.
 
     Returns:
-      Those of `evaluate`, with the "model", "data", "split", "checkpoint" (its folder) and "step" they belong to.
+      For each data set and each size: those of `evaluate_state`, with the "model", "data", "image_size",
+      "eval_classes", "split", "checkpoint" (its folder) and "step" they belong to.
 
     Raises:
-      ValueError: there is no run, no such checkpoint, or the checkpoint is of another network.
+      ValueError: there is no run, no such checkpoint or data set, or the checkpoint is of another network.
     """
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
-    source = sources.load(spec.data, "test")
+    pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
+    wanted = [_data_for_evaluation(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
+    for data in wanted:
+        sources.require_available(data)  # all of them, before any is evaluated
     mesh = sharding.make_mesh()
     model = create_model(**dataclasses.asdict(spec.model))
     with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
@@ -94,37 +120,70 @@ def evaluate_workdir(path: epath.PathLike, which: str = "best") -> dict[str, Any
         target["average"] = dict(target) if spec.ema_decay else {}
         restored = checkpoint.restore(manager, step, target)
     state = steps.TrainState(step=step, opt_state={}, **restored)
-    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
-    results = evaluate_state(eval_step, state, source, spec, mesh)
-    record = {
-        "model": spec.model.name,
-        "data": spec.data.name,
-        "split": "test",
-        "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(step)),
-        "step": step,
-        **results,
-    }
+    records = []
+    for data in wanted:
+        results = _evaluate_on(state, model, dataclasses.replace(spec, data=data), mesh)
+        record: dict[str, Any] = {
+            "model": spec.model.name,
+            "data": data.name,
+            "image_size": data.image_size,
+            "eval_classes": eval_classes,
+            "split": "test",
+            "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(step)),
+            "step": step,
+            **results,
+        }
+        records.append(record)
+        if jax.process_index() == 0:
+            workdirs.add_results(workdir, record)
+            own = " (own classes)" if eval_classes == "own" else ""
+            where = f"{data.name}{own} at {data.image_size} px"
+            print(f"{spec.model.name} at step {step}, {where}: {summary(results)}", flush=True)
     if jax.process_index() == 0:
-        workdirs.write_json(workdir / workdirs.EVALUATION, record)
-        print(
-            f"{spec.model.name} at step {step}: {summary(results)}; written to {workdir / workdirs.EVALUATION}",
-            flush=True,
+        print(f"written to {workdir / workdirs.RESULTS}", flush=True)
+    return records
+
+
+def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
+    """The run's own data at another size, or another data set, of which nothing but the place is the run's."""
+    if name == data.name:
+        place = data.dir if data_dir is None else data_dir
+        return dataclasses.replace(data, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
+    return DataSpec(name=name, dir=data_dir or data.dir, image_size=size, pad_crop=0, eval_classes=eval_classes)
+
+
+def _evaluate_on(state: steps.TrainState, model: nn.Module, spec: TrainSpec, mesh: Mesh) -> dict[str, float | int]:
+    source = sources.load(spec.data, "test")
+    if source.num_classes != spec.model.num_classes:
+        raise ValueError(
+            f"--datasets: got {spec.data.name} of {source.num_classes} classes, expected a data set of "
+            f"{spec.model.num_classes}, the classes that the network knows. Change --datasets."
         )
-    return record
+    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
+    return evaluate_state(eval_step, state, source, spec, mesh)
 
 
 def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Every example of the source once, as this host's share of the batches.
+    """Every example of the source once, as this host's share of the batches, with a bar on a terminal.
 
     The batch size is rounded up to a multiple of the number of devices; no result depends on it.
     """
-    return pipeline.eval_batches(
+    batch_size = -(-spec.eval_batch_size // mesh.size) * mesh.size
+    batches = pipeline.eval_batches(
         source,
         spec.data,
-        batch_size=-(-spec.eval_batch_size // mesh.size) * mesh.size,
+        batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    bar = tqdm.tqdm(
+        batches,
+        desc=f"{source.name} at {spec.data.image_size} px",
+        total=-(-source.num_examples // batch_size),
+        leave=False,
+        disable=jax.process_index() > 0 or not sys.stderr.isatty(),
+    )
+    return iter(bar)
 
 
 def summary(results: Mapping[str, float | int]) -> str:

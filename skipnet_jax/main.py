@@ -15,6 +15,10 @@ For example:
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits --checkpoint=latest
 
+  Evaluate on other data sets and at other sizes:
+    python -m skipnet_jax.main --mode=evaluate --workdir=runs/skip_resnet50 \
+        --datasets=imagenet2012,imagenet_a --image_sizes=224,256,288,320
+
   Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes with
   --distributed alone, elsewhere with
     python -m skipnet_jax.main ... --distributed --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
@@ -37,6 +41,12 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint to evaluate: best, latest or a step.")
+DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
+IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
+EVAL_CLASSES = flags.DEFINE_enum(
+    "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of imagenet_a's and imagenet_r's own 200."
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets to evaluate on are; default: as in training.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of a run before anything else.")
 COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
@@ -80,6 +90,14 @@ def _check_flags(argv: Sequence[str]) -> None:
         raise ValueError("--config: got one, expected none, since the workdir remembers its own. Leave out --config.")
     if MODE.value == "train" and CHECKPOINT.present:
         raise ValueError("--checkpoint: got one, expected none, since training goes on from the latest. Leave it out.")
+    if MODE.value == "train" and any(flag.present for flag in (DATASETS, IMAGE_SIZES, EVAL_CLASSES, DATA_DIR)):
+        raise ValueError(
+            "--datasets, --image_sizes, --eval_classes, --data_dir: got one, expected none, since they are for "
+            "--mode=evaluate. Training has --config.data.name and so on."
+        )
+    for size in IMAGE_SIZES.value:
+        if not size.isdecimal():
+            raise ValueError(f"--image_sizes: got {size!r}, expected pixels, as in --image_sizes=224,256.")
     if not DISTRIBUTED.value and any(flag.present for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)):
         raise ValueError(
             "--distributed: got no, expected yes with the address or number of a process. Add --distributed."
@@ -104,7 +122,14 @@ def _dispatch() -> None:
         _hide_accelerators()
         from skipnet_jax.evaluate import evaluate_workdir
 
-        evaluate_workdir(WORKDIR.value, CHECKPOINT.value)
+        evaluate_workdir(
+            WORKDIR.value,
+            CHECKPOINT.value,
+            datasets=DATASETS.value,
+            image_sizes=[int(size) for size in IMAGE_SIZES.value],
+            eval_classes=EVAL_CLASSES.value,
+            data_dir=DATA_DIR.value,
+        )
 
 
 def _join_hosts() -> None:

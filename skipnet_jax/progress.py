@@ -11,7 +11,6 @@ from etils import epath
 from skipnet_jax import evaluate, steps
 from skipnet_jax import workdir as workdirs
 
-IN_FLIGHT = 2  # steps that the host may be ahead of the device: more would only pile up batches in its memory
 LINE_EVERY_SECONDS = 30.0  # without a terminal: a sign of life within long epochs
 BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
 
@@ -65,8 +64,8 @@ class Progress:
             self._began = self._mark = time.perf_counter()
             self._open_bar()
             return
-        if len(self._window) > IN_FLIGHT:
-            jax.block_until_ready(self._window[-1 - IN_FLIGHT])
+        if len(self._window) > evaluate.IN_FLIGHT:
+            jax.block_until_ready(self._window[-1 - evaluate.IN_FLIGHT])
         if self._bar is not None:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()

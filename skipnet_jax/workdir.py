@@ -8,7 +8,7 @@
     tensorboard/       the same for TensorBoard
     parameters.txt     name, shape and size of every parameter
     curves.png         loss and accuracy over the epochs
-    evaluation.json    result of the last `--mode=evaluate`
+    results.json       results of `--mode=evaluate`, one entry per checkpoint, data set and image size
 
 Paths go through epath, so a workdir may lie in a bucket (gs://...).
 """
@@ -39,7 +39,7 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 PARAMETERS = "parameters.txt"
 CURVES = "curves.png"
-EVALUATION = "evaluation.json"
+RESULTS = "results.json"
 
 LIBRARIES = (
     "jax",
@@ -134,6 +134,20 @@ def record_environment(workdir: epath.Path) -> None:
         }
     )
     write_json(file, starts)
+
+
+def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
+    """Adds a result to results.json, in the place of an earlier one of the same evaluation.
+
+    Args:
+      workdir: of the run.
+      record: of `evaluate.evaluate_workdir`.
+    """
+    same = ("data", "image_size", "eval_classes", "split", "step")
+    file = workdir / RESULTS
+    records = read_json(file) if file.exists() else []
+    kept = [other for other in records if any(other.get(name) != record[name] for name in same)]
+    write_json(file, [*kept, dict(record)])
 
 
 class MetricsLog:

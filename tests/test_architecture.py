@@ -63,7 +63,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "config": {"ml_collections"},
     "checkpoint": {*_CORE, "absl", "etils", "orbax"},
     "workdir": {*_CORE, "absl", "etils", "clu"},
-    "evaluate": {*_CORE, "absl", "clu", "etils"},
+    "evaluate": {*_CORE, "absl", "clu", "etils", "tqdm"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
     "train": {*_CORE, "absl", "clu", "etils", "orbax"},

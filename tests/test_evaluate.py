@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 from skipnet_jax import evaluate, sharding, specs, steps, train, workdir
@@ -21,6 +22,24 @@ class TinyNet(nn.Module):
         x = nn.Conv(self.width, (3, 3), strides=2, name="conv")(images)
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
         return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
+
+
+class PooledNet(nn.Module):
+    """The same for images of any size."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(10, name="classifier")(images.mean((1, 2)))
+
+
+def write_folder(path, *, classes, images):
+    rng = np.random.default_rng(0)
+    for number in range(classes):
+        folder = path / "test" / f"class{number}"
+        folder.mkdir(parents=True)
+        for i in range(images):
+            pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+            PIL.Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 SPEC = specs.TrainSpec(
@@ -73,12 +92,12 @@ def test_every_example_counts_once_whatever_the_batch_size(eval_batch_size):
 
 def test_the_workdir_alone_reproduces_the_final_result_exactly(run, tiny, capsys):
     path, trained = run
-    result = evaluate.evaluate_workdir(path, "latest")
+    [result] = evaluate.evaluate_workdir(path, "latest")
     assert {name: result[name] for name in ("accuracy", "top5_accuracy", "loss", "count")} == {
         name: value for name, value in trained.items() if name != "epoch"
     }
     assert result["step"] == 10 and result["checkpoint"] == str(path / "checkpoints" / "10")
-    assert json.loads((path / workdir.EVALUATION).read_text()) == result
+    assert result in json.loads((path / workdir.RESULTS).read_text())
     assert f"test accuracy {trained['accuracy']:.2%}" in capsys.readouterr().out
 
 
@@ -86,16 +105,55 @@ def test_the_best_is_the_default(run, tiny):
     path, _ = run
     lines = [line for line in workdir.read_metrics(path) if "test/accuracy" in line]
     best = max(lines, key=lambda line: line["test/accuracy"])
-    result = evaluate.evaluate_workdir(path)
+    [result] = evaluate.evaluate_workdir(path)
     assert (result["accuracy"], result["step"]) == (best["test/accuracy"], best["step"])
 
 
 def test_the_moving_average_is_scored_beside_the_network(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
     trained = train.train_and_evaluate(dataclasses.replace(SPEC, ema_decay=0.9), tmp_path)
-    result = evaluate.evaluate_workdir(tmp_path, "latest")
+    [result] = evaluate.evaluate_workdir(tmp_path, "latest")
     for name in ("accuracy", "average_accuracy", "average_top5_accuracy", "average_loss"):
         assert result[name] == trained[name]
+
+
+def test_other_data_sets_and_sizes_one_pass_per_pair(run, tiny, tmp_path, monkeypatch, capsys):
+    """A data set of the user's own, at two sizes, beside the run's; a second call adds to the results."""
+    monkeypatch.setattr(evaluate, "create_model", lambda **_: PooledNet())
+    monkeypatch.setattr(train, "create_model", lambda **_: PooledNet())
+    train.train_and_evaluate(SPEC, tmp_path / "run")
+    write_folder(tmp_path / "photos", classes=10, images=3)
+    both = {"datasets": ["folder"], "image_sizes": [8, 16], "data_dir": str(tmp_path / "photos")}
+    results = evaluate.evaluate_workdir(tmp_path / "run", **both)
+    assert [(r["data"], r["image_size"], r["count"]) for r in results] == [("folder", 8, 30), ("folder", 16, 30)]
+    [own] = evaluate.evaluate_workdir(tmp_path / "run")
+    assert own["data"] == "digits" and own["count"] == 360
+    again = evaluate.evaluate_workdir(tmp_path / "run", **both)
+    assert json.loads((tmp_path / "run" / workdir.RESULTS).read_text()) == [own, *again]  # nothing twice
+    assert "folder at 16 px: test accuracy" in capsys.readouterr().out
+
+
+def test_a_data_set_of_other_classes_is_refused(run, tiny, tmp_path):
+    path, _ = run
+    write_folder(tmp_path, classes=3, images=1)
+    with pytest.raises(ValueError, match=r"--datasets: got folder of 3 classes, expected a data set of 10"):
+        evaluate.evaluate_workdir(path, datasets=["folder"], data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"datasets": ["imagenet_b"]}, "data.name: got 'imagenet_b'"),
+        ({"eval_classes": "own"}, "data.eval_classes: got 'own' for digits"),
+        ({"datasets": ["folder"], "data_dir": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is(run, tiny, options, message):
+    path, _ = run
+    before = (path / workdir.RESULTS).read_bytes() if (path / workdir.RESULTS).exists() else None
+    with pytest.raises(ValueError, match=message):
+        evaluate.evaluate_workdir(path, **options)
+    assert before == ((path / workdir.RESULTS).read_bytes() if (path / workdir.RESULTS).exists() else None)
 
 
 def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):

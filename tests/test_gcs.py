@@ -93,7 +93,7 @@ def test_training_reads_and_writes_a_bucket_and_survives_a_kill(bucket, shards):
 
     printed = run(bucket, [*MAIN, "--mode=evaluate", "--checkpoint=latest", f"--workdir={WORKDIR}"])
     assert "at step 6" in printed
-    assert json.loads(bucket.read("runs/pets/evaluation.json"))
+    assert json.loads(bucket.read("runs/pets/results.json"))
     assert f"{tested[-1]['test/accuracy']:.2%}" in printed
 
 

@@ -133,6 +133,6 @@ def test_killed_run_again_evaluated(tmp_path):
     flags = ["--distributed", f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"]
     evaluated = call("--mode=evaluate", f"--workdir={path}", "--checkpoint=latest", *flags, env=env)
     assert evaluated.returncode == 0, evaluated.stderr
-    result = json.loads((path / workdir.EVALUATION).read_text())
+    result = json.loads((path / workdir.RESULTS).read_text())[0]
     assert result["accuracy"] == workdir.read_metrics(path)[-1]["test/accuracy"]
     assert result["step"] == 88
