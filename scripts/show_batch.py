@@ -28,7 +28,7 @@ OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
 IMAGES = flags.DEFINE_integer("images", 36, "How many images to draw.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", 0, "Training step whose batch is drawn.", lower_bound=0)
 
-SHOWN_FROM = 0.02  # a smaller share of a class (label smoothing) is not written
+SHOWN_FROM = 0.02  # a smaller share of a class is not written, beyond what label smoothing gives to each
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,15 +68,15 @@ def draw(spec: "TrainSpec") -> None:
     )
     number = min(IMAGES.value, len(images))
     pixels = np.asarray(images[:number]) * np.asarray(source.std) + np.asarray(source.mean)
-    titles = [_title(target, source.class_names) for target in np.asarray(targets[:number])]
+    floor = spec.mixing.label_smoothing / source.num_classes + SHOWN_FROM
+    titles = [_title(target, floor, source.class_names) for target in np.asarray(targets[:number])]
     plots.plot_images(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5), titles, epath.Path(OUTPUT.value))
     print(f"{OUTPUT.value}: {number} of the {len(images)} images of step {STEP.value}, {spec.data.name}")
 
 
-def _title(target: "np.ndarray", class_names: Sequence[str]) -> str:
+def _title(target: "np.ndarray", floor: float, class_names: Sequence[str]) -> str:
     """The classes of a target, the largest first: "cat", or "cat 62 %, dog 38 %"."""
     order = sorted(range(len(target)), key=lambda number: -target[number])
-    floor = target.min() + SHOWN_FROM
     shown = [number for number in order if target[number] > floor]
     if not shown:
         return "unreadable"
@@ -90,10 +90,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     from skipnet_jax import config
 
     try:
-        config.check_command_line(argv)
-        return flags.FLAGS(argv)
-    except (ValueError, flags.Error) as error:
-        print(f"error: {str(error).rpartition('ValueError: ')[2].strip()}", file=sys.stderr)
+        return config.parse_flags(argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from absl import flags
 
 from skipnet_jax import specs
 
@@ -54,6 +55,26 @@ def to_config_dict(spec: specs.TrainSpec) -> ml_collections.ConfigDict:
     # Dataclasses do not check types, and ConfigDict takes a field's type from its value: an `lr=1` would
     # refuse `--config.optim.lr=0.5` later. Reading the dict back makes it the float that it should be.
     return ml_collections.ConfigDict(to_dict(from_dict(to_dict(spec)))).lock()
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses a command line with a `--config` flag.
+
+    Args:
+      argv: the command line, program name first.
+
+    Returns:
+      What is left of it.
+
+    Raises:
+      ValueError: a mistake in it, in one line.
+    """
+    check_command_line(argv)
+    try:
+        return flags.FLAGS(argv)
+    except (ValueError, flags.Error) as error:
+        # Where a recipe refuses its argument, ml_collections puts the whole stack trace before the recipe's words.
+        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
 
 
 def check_command_line(argv: Sequence[str]) -> None:

@@ -167,12 +167,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # configs/ import each other
     try:
-        config.check_command_line(argv)
-        return flags.FLAGS(argv)
-    except (ValueError, flags.Error) as error:
-        # Where a recipe refuses its argument, ml_collections puts the whole stack trace before the recipe's words.
-        _, _, words = str(error).rpartition("\nValueError: ")
-        print(f"error: {words.strip()}", file=sys.stderr)
+        return config.parse_flags(argv)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
 

@@ -60,7 +60,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "data": {*_CORE, "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
     "analysis": {*_CORE, "etils", "matplotlib"},
     "interop": {*_CORE, "etils", "safetensors", "torch"},
-    "config": {"ml_collections"},
+    "config": {"absl", "ml_collections"},
     "checkpoint": {*_CORE, "absl", "etils", "orbax"},
     "workdir": {*_CORE, "absl", "etils", "clu"},
     "evaluate": {*_CORE, "absl", "clu", "etils", "tqdm"},
