@@ -1,11 +1,13 @@
 """Checkpoints of a run: the newest to go on from and the best to keep, written by Orbax in the background.
 
-Every checkpoint carries the exact results of the network it holds, so that a finished run can be reported without
-evaluating it again. Reading is strict: a checkpoint fits the network to the last array, or it is an error that
+A checkpoint of an epoch's end carries the exact results of the network it holds, so that a finished run can be reported
+without evaluating it again; one of the middle of an epoch carries none, and is never the best. Both carry the sums that
+the logs have not had yet. Reading is strict: a checkpoint fits the network to the last array, or it is an error that
 names what does not fit.
 """
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,16 +17,20 @@ from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 STATE = "state"  # name of Orbax's item that holds the TrainState
+PROGRESS = "progress"  # of the one that holds what `Progress.snapshot` returns
 NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
+
+
+class DamagedError(ValueError):
+    """A checkpoint is there, but cannot be read."""
 
 
 def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
     """Opens the folder of checkpoints; to write, creates it where there is none.
 
-    Two are kept: the newest and the one with the best validation accuracy, that of the moving average where there is
-    one (a single one, when they are the same). What an
-    interrupted write left behind is removed, unless read_only: it may be a write that is still going on. Use it in a
-    `with` block: leaving it waits for writes under way.
+    Three are kept: the two newest, so that there is one if the newest is damaged, and the one with the best validation
+    accuracy, that of the moving average where there is one. What an interrupted write left behind is removed, unless
+    read_only: it may be a write that is still going on. Use it in a `with` block: leaving it waits for writes.
 
     Args:
       directory: `checkpoints` of a workdir, absolute (Orbax refuses others, but only when it saves).
@@ -32,6 +38,7 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
 
     Raises:
       ValueError: it is in a bucket, and the package for that is not installed.
+      DamagedError: the results of a checkpoint cannot be read.
     """
     if "://" in str(directory) and not _has_cloud_storage():
         raise ValueError(
@@ -39,28 +46,55 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
             f'Run: pip install -e ".[gcs]"'
         )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=_accuracy, reverse=False, n=1)]),
+        preservation_policy=AnyPreservationPolicy(
+            [LatestN(2), BestN(get_metric_fn=_accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False)]
+        ),
         best_fn=_accuracy,  # BestN alone forgets the metrics on disk, and with them the best
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only,
         create=not read_only,
         read_only=read_only,
     )
-    return ocp.CheckpointManager(directory, options=options, item_handlers={STATE: ocp.PyTreeCheckpointHandler()})
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
+    try:
+        return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+    except json.JSONDecodeError as error:
+        raise DamagedError(
+            f"{directory}: got a checkpoint with damaged results ({error}), expected what a finished write leaves. "
+            f"Run the training command again: it puts such a checkpoint aside."
+        ) from error
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any, metrics: Mapping[str, float | int]) -> None:
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Any,
+    metrics: Mapping[str, float | int] | None,
+    progress: Mapping[str, Any] | None = None,
+) -> None:
     """Copies the state off the devices and writes it in the background.
 
-    The state may be donated to the next step as soon as this returns.
+    The state may be donated to the next step as soon as this returns. A checkpoint of the same step is replaced: a
+    run that was stopped at the end of an epoch saves it again with its results.
 
     Args:
       manager: of the run.
       step: training steps behind the state.
       state: TrainState.
-      metrics: results of the state; `accuracy` decides which checkpoint is the best.
+      metrics: results of the state, of which `accuracy` decides which checkpoint is the best; None = not evaluated.
+      progress: of `Progress.snapshot`.
+
+    Raises:
+      RuntimeError: Orbax refuses the step, since a later one is there.
     """
-    manager.save(step, args=ocp.args.Composite(**{STATE: ocp.args.PyTreeSave(state)}), metrics=dict(metrics))
+    if step in manager.all_steps():
+        manager.wait_until_finished()
+        manager.delete(step)
+    items = {STATE: ocp.args.PyTreeSave(state)}
+    if progress is not None:
+        items[PROGRESS] = ocp.args.JsonSave(dict(progress))
+    if not manager.save(step, args=ocp.args.Composite(**items), metrics=None if metrics is None else dict(metrics)):
+        raise RuntimeError(f"{manager.directory}: step {step} was not saved; there is {manager.latest_step()} already")
 
 
 def find(manager: ocp.CheckpointManager, which: str) -> int:
@@ -68,7 +102,7 @@ def find(manager: ocp.CheckpointManager, which: str) -> int:
 
     Args:
       manager: of the run.
-      which: best, latest or a step.
+      which: best, latest or a step. Where nothing has been evaluated, best is the latest.
 
     Raises:
       ValueError: there is no such checkpoint, or it is not whole.
@@ -79,7 +113,7 @@ def find(manager: ocp.CheckpointManager, which: str) -> int:
     if which == "latest":
         step = steps[-1]
     elif which == "best":
-        step = manager.best_step()
+        step = steps[-1] if manager.best_step() is None else manager.best_step()
     else:
         step = int(which) if which.isdecimal() else None
     if step not in steps:
@@ -104,10 +138,10 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
       The target's structure with arrays.
 
     Raises:
-      ValueError: the checkpoint is of another network, or not whole.
+      ValueError: the checkpoint is of another network.
+      DamagedError: it cannot be read.
     """
-    _require_whole(manager, step)
-    stored = _shapes(manager.item_metadata(step)[STATE].tree)
+    stored = _shapes(_stored_tree(manager, step))
     expected = _shapes(target)
     fields = {path.split("/")[0] for path in expected}
     stored = {path: shape for path, shape in stored.items() if path.split("/")[0] in fields}
@@ -115,7 +149,22 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
     arguments = ocp.args.PyTreeRestore(
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    return manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
+    return _read(manager, step, STATE, arguments)
+
+
+def restore_progress(manager: ocp.CheckpointManager, step: int) -> dict[str, Any] | None:
+    """What `save` was given as progress; None if it was given none.
+
+    Args:
+      manager: of the run.
+      step: of the checkpoint.
+
+    Raises:
+      DamagedError: it cannot be read.
+    """
+    if not (manager.directory / str(step) / PROGRESS).exists():
+        return None
+    return _read(manager, step, PROGRESS, ocp.args.JsonRestore())
 
 
 def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
@@ -130,10 +179,9 @@ def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.shard
       Nested dicts of shapes, by the names of the TrainState's fields.
 
     Raises:
-      ValueError: the checkpoint is not whole.
+      DamagedError: the checkpoint cannot be read.
     """
-    _require_whole(manager, step)
-    tree = manager.item_metadata(step)[STATE].tree
+    tree = _stored_tree(manager, step)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
@@ -167,15 +215,56 @@ def _accuracy(metrics: Mapping[str, float | int]) -> float:
     return metrics.get("average_accuracy", metrics["accuracy"])
 
 
+def what_is_missing(directory: epath.Path) -> str:
+    """Which file a checkpoint lacks, or has damaged, as far as that shows without reading the arrays; "" if none.
+
+    Args:
+      directory: of the checkpoint.
+    """
+    if not (directory / STATE / "_METADATA").exists():
+        return f"{STATE}/_METADATA is missing"
+    told = [file for file in (directory / "metrics" / "metrics", directory / PROGRESS / "metadata") if file.exists()]
+    if not told:
+        return "its results are missing"
+    for file in told:
+        try:
+            json.loads(file.read_bytes())
+        except ValueError as error:
+            return f"{file.parent.name}/{file.name} is damaged: {error}"
+    return ""
+
+
 def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
-    directory = manager.directory / str(step)
-    if not (directory / STATE / "_METADATA").exists() or manager.metrics(step) is None:
+    missing = what_is_missing(manager.directory / str(step))
+    if missing:
         others = [str(other) for other in sorted(manager.all_steps()) if other != step]
-        remedy = f"the run then goes on from step {others[-1]}" if others else "the run then starts anew"
-        raise ValueError(
-            f"{directory}: got an incomplete checkpoint, expected the files that a finished write leaves. "
-            f"Remove this folder: {remedy}."
+        remedy = f"goes on from step {others[-1]}" if others else "needs another --workdir"
+        raise DamagedError(
+            f"{manager.directory / str(step)}: got an incomplete checkpoint ({missing}), expected the files that a "
+            f"finished write leaves. Run the training command again: it {remedy}."
         )
+
+
+def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
+    _require_whole(manager, step)
+    try:
+        return manager.item_metadata(step)[STATE].tree
+    except Exception as error:  # whatever Orbax makes of a damaged file
+        raise _damaged(manager, step, error) from error
+
+
+def _read(manager: ocp.CheckpointManager, step: int, item: str, arguments: Any) -> Any:
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
+    except (MemoryError, jax.errors.JaxRuntimeError):  # no room on the device does not speak against the checkpoint
+        raise
+    except Exception as error:
+        raise _damaged(manager, step, error) from error
+
+
+def _damaged(manager: ocp.CheckpointManager, step: int, error: Exception) -> DamagedError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return DamagedError(f"{manager.directory / str(step)}: got a checkpoint that cannot be read: {lines[0]}")
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -100,6 +100,23 @@ def check_command_line(argv: Sequence[str]) -> None:
             _check_field(match[1])
 
 
+def require_field(flag: str, path: str) -> None:
+    """Refuses the name of a field that does not exist.
+
+    Args:
+      flag: that names it, for the message.
+      path: dotted, as in optim.lr.
+
+    Raises:
+      ValueError: with the nearest right name.
+    """
+    known = _paths(specs.TrainSpec)
+    if path not in known:
+        near = _nearest(path, known)
+        hint = f"did you mean {_alternatives(near)}?" if near else f"expected one of {', '.join(known)}."
+        raise ValueError(f"{flag}: got {path!r}, which is no field of the config; {hint}")
+
+
 def _check_field(path: str) -> None:
     if path not in _paths(specs.TrainSpec):
         raise ValueError(_unknown(path))

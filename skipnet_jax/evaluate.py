@@ -30,6 +30,8 @@ def evaluate(
     variables: dict[str, PyTree],
     batches: Iterable[dict[str, np.ndarray]],
     mesh: Mesh,
+    *,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, float | int]:
     """Scores a network on all batches.
 
@@ -40,12 +42,15 @@ def evaluate(
       eval_step: of `steps.make_eval_step`.
       variables: "params" and "batch_stats" of the network.
       batches: of `pipeline.eval_batches`, this host's share.
+      check: called before each batch; may raise, to break off.
 
     Returns:
       "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples).
     """
     sums = []
     for batch in batches:
+        if check is not None:
+            check()
         sums.append(eval_step(variables, sharding.to_global(batch, mesh)))
         if len(sums) > IN_FLIGHT:
             jax.block_until_ready(sums[-1 - IN_FLIGHT])
@@ -59,6 +64,8 @@ def evaluate_state(
     source: sources.Source,
     spec: TrainSpec,
     mesh: Mesh,
+    *,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, float | int]:
     """Scores a network on a whole split, and beside it its moving average where there is one.
 
@@ -67,13 +74,14 @@ def evaluate_state(
       state: with "params", "batch_stats" and "average".
       source: the split.
       spec: says the batch size.
+      check: as for `evaluate`.
 
     Returns:
       Those of `evaluate`; the average's are called "average_loss" and so on.
     """
-    results = evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh)
+    results = evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh, check=check)
     if state.average:
-        averaged = evaluate(eval_step, state.average, batches(source, spec, mesh), mesh)
+        averaged = evaluate(eval_step, state.average, batches(source, spec, mesh), mesh, check=check)
         results |= {f"average_{name}": averaged[name] for name in MEANS}
     return results
 

@@ -11,6 +11,10 @@ For example:
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits_dense \
         --config.model.name=dense_resnet20 --config.optim.lr=0.05
 
+  Go on with other values; without --allow_change that is refused:
+    python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits \
+        --config.epochs=48 --allow_change=epochs
+
   Evaluate the best checkpoint, the latest, or that of a step; no config needed:
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits --checkpoint=latest
@@ -26,6 +30,7 @@ For example:
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,13 +39,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from skipnet_jax import config
+from skipnet_jax import config, interruption
 from skipnet_jax.data import sources, storage
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint to evaluate: best, latest or a step.")
+ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run goes on.")
 DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
 IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
 EVAL_CLASSES = flags.DEFINE_enum(
@@ -53,7 +59,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, wh
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
 
 USER_ERROR = 2
-INTERRUPTED = 130  # as shells do: 128 + SIGINT
+INTERRUPTED = interruption.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,6 +74,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         _check_flags(argv)
         _dispatch()
+    except interruption.Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_status
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped before training began. Run the same command again.", file=sys.stderr)
         return INTERRUPTED
@@ -95,6 +104,8 @@ def _check_flags(argv: Sequence[str]) -> None:
             "--datasets, --image_sizes, --eval_classes, --data_dir: got one, expected none, since they are for "
             "--mode=evaluate. Training has --config.data.name and so on."
         )
+    if MODE.value == "evaluate" and ALLOW_CHANGE.present:
+        raise ValueError("--allow_change: got one, expected none, since it is for training. Leave it out.")
     for size in IMAGE_SIZES.value:
         if not size.isdecimal():
             raise ValueError(f"--image_sizes: got {size!r}, expected pixels, as in --image_sizes=224,256.")
@@ -116,7 +127,7 @@ def _dispatch() -> None:
         _hide_accelerators()
         from skipnet_jax.train import train_and_evaluate
 
-        train_and_evaluate(spec, WORKDIR.value)
+        train_and_evaluate(spec, WORKDIR.value, allow_change=ALLOW_CHANGE.value)
     else:
         _join_hosts()
         _hide_accelerators()

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tqdm
@@ -11,7 +12,10 @@ from etils import epath
 from skipnet_jax import evaluate, steps
 from skipnet_jax import workdir as workdirs
 
+Sums = dict[str, float | int]  # of a step, on the host: `steps.Metrics` as plain numbers, exactly
+
 LINE_EVERY_SECONDS = 30.0  # without a terminal: a sign of life within long epochs
+NOTHING = {"loss": 0.0, "correct": 0, "count": 0}
 BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
 
 
@@ -21,9 +25,20 @@ class Progress:
     Numbers stay on the device until `fetch`; a step only waits for the one before the last two. Speed is measured
     from fetch to fetch, without the first step (compilation) and without evaluation. Hosts other than the first collect
     too, but show and write nothing.
+
+    Attributes:
+      done: steps behind the run.
     """
 
-    def __init__(self, workdir: epath.Path, *, start: int, total: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        workdir: epath.Path,
+        *,
+        start: int,
+        total: int,
+        steps_per_epoch: int,
+        carried: Mapping[str, Any] | None = None,
+    ) -> None:
         """Opens the logs.
 
         Args:
@@ -31,13 +46,16 @@ class Progress:
           start: step that training goes on from.
           total: steps of the whole run.
           steps_per_epoch: floor(training examples / batch size).
+          carried: `snapshot` at the step that training goes on from.
         """
+        carried = carried or {}
         self._first_host = jax.process_index() == 0
         self._log = workdirs.MetricsLog(workdir, step=start) if self._first_host else None
         self._bar: tqdm.tqdm | None = None
-        self._start, self._done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
+        self._start, self.done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
+        self._carried: list[Sums] = list(carried.get("window", []))  # before this start, since the last fetch
         self._window: list[steps.Metrics] = []  # since the last fetch
-        self._epoch: list[steps.Metrics] = []  # fetched, since the last epoch
+        self._epoch: Sums = dict(carried.get("epoch", NOTHING))  # fetched, since the last epoch
         self._speed = ""  # in words, of the last fetch that has one
         self._untimed = 0  # steps of the window that its time does not cover
         self._began = self._mark = self._shown = time.perf_counter()
@@ -56,8 +74,8 @@ class Progress:
           sums: of `steps.train_step`, on the device.
         """
         self._window.append(sums)
-        self._done += 1
-        if self._done == self._start + 1:
+        self.done += 1
+        if self.done == self._start + 1:
             jax.block_until_ready(sums)
             self.say(f"compiled and made the first step in {time.perf_counter() - self._mark:.1f} s")
             self._untimed = 1
@@ -70,42 +88,66 @@ class Progress:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()
 
-    def fetch(self) -> dict[str, float | int]:
+    def fetch(self) -> list[Sums]:
         """Waits for the steps since the last fetch and writes their means.
 
+        Written are "train/loss", "train/accuracy", "learning_rate" (of the last step), "grad_norm" (mean),
+        "images_per_second" (absent if no step was timed), and where updates may be left out "train/skipped", their
+        number; the means are over the others.
+
         Returns:
-          "train/loss", "train/accuracy", "learning_rate" (of the last step), "grad_norm" (mean), "images_per_second"
-          (absent if no step was timed).
+          The sums of each of those steps.
         """
-        window = jax.device_get(self._window)
-        numbers = evaluate.means(window, {"train/loss": "loss", "train/accuracy": "correct"})
-        numbers["learning_rate"] = float(window[-1]["learning_rate"])
-        numbers["grad_norm"] = float(sum(batch["grad_norm"] for batch in window) / len(window))
-        if timed := window[self._untimed :]:
+        window = self._fetched()
+        kept = [sums for sums in window if not sums.get("skipped")]
+        numbers: dict[str, float | int] = {}
+        if kept:
+            numbers |= evaluate.means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
+            numbers["grad_norm"] = sum(sums["grad_norm"] for sums in kept) / len(kept)
+        numbers["learning_rate"] = window[-1]["learning_rate"]
+        if "skipped" in window[-1]:
+            numbers["train/skipped"] = len(window) - len(kept)
+        if timed := window[len(self._carried) + self._untimed :]:
             seconds = time.perf_counter() - self._mark
-            numbers["images_per_second"] = sum(int(batch["count"]) for batch in timed) / seconds
-        self._epoch += window
-        self._window, self._untimed, self._mark = [], 0, time.perf_counter()
+            numbers["images_per_second"] = sum(sums["count"] for sums in timed) / seconds
+        for sums in window:
+            self._epoch = {name: self._epoch[name] + sums[name] for name in NOTHING}
+        self._carried, self._window, self._untimed, self._mark = [], [], 0, time.perf_counter()
         self._write(numbers)
-        self._show(numbers)
-        return numbers
+        if len(kept) < len(window):
+            self.say(f"step {self.done}: left out {len(window) - len(kept)} of {len(window)} updates, not finite")
+        if kept:
+            self._show(numbers)
+        return window
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is under way between two fetches and two epochs, for `carried`; waits for the steps, writes nothing."""
+        return {"window": self._fetched(), "epoch": self._epoch}
 
     def epoch(self, results: Mapping[str, float | int]) -> None:
         """An epoch is evaluated.
 
         Args:
           results: of `evaluate.evaluate_state` on the test images.
+
+        Raises:
+          FloatingPointError: every update of the epoch was left out.
         """
+        if not self._epoch["count"]:
+            raise FloatingPointError(
+                f"training diverged: got no finite update in the epoch up to step {self.done}, expected some. Lower "
+                f"--config.optim.lr or warm up longer (--config.optim.warmup_epochs), in a new --workdir."
+            )
         self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
-        means = evaluate.means(self._epoch, {"loss": "loss", "accuracy": "correct"})
+        means = evaluate.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
         average = f" (moving average {results['average_accuracy']:.2%})" if "average_accuracy" in results else ""
         self.say(
-            f"{self._position()}  step {self._done}"
+            f"{self._position()}  step {self.done}"
             f"  training: loss {means['loss']:.4f}, accuracy {means['accuracy']:7.2%}"
             f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}{average}"
             f"{self._speed}, {self._time_left()} left"
         )
-        self._epoch, self._mark = [], time.perf_counter()
+        self._epoch, self._mark = dict(NOTHING), time.perf_counter()
 
     def close(self) -> None:
         """Takes the bar away and closes the logs."""
@@ -114,12 +156,16 @@ class Progress:
         if self._log is not None:
             self._log.close()
 
+    def _fetched(self) -> list[Sums]:
+        window = jax.device_get(self._window)
+        return [*self._carried, *({name: value.item() for name, value in sums.items()} for sums in window)]
+
     def _open_bar(self) -> None:
         if self._first_host and sys.stderr.isatty():
             # smoothing=0: the time left follows from the mean over all steps since the first, evaluations included
             self._bar = tqdm.tqdm(
                 total=self._total,
-                initial=self._done,
+                initial=self.done,
                 desc=self._position(),
                 bar_format=BAR,
                 smoothing=0,
@@ -129,7 +175,7 @@ class Progress:
 
     def _write(self, numbers: Mapping[str, float | int]) -> None:
         if self._log is not None:
-            self._log.write(self._done, {"epoch": self._done / self._steps_per_epoch, **numbers})
+            self._log.write(self.done, {"epoch": self.done / self._steps_per_epoch, **numbers})
 
     def _show(self, numbers: Mapping[str, float | int]) -> None:
         if "images_per_second" in numbers:
@@ -138,13 +184,13 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
         elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
-            self.say(f"{self._position()}  step {self._done}/{self._total}: {text}, {self._time_left()} left")
+            self.say(f"{self._position()}  step {self.done}/{self._total}: {text}, {self._time_left()} left")
 
     def _position(self) -> str:
         epochs = self._total // self._steps_per_epoch
-        return f"epoch {-(-self._done // self._steps_per_epoch):{len(str(epochs))}}/{epochs}"
+        return f"epoch {-(-self.done // self._steps_per_epoch):{len(str(epochs))}}/{epochs}"
 
     def _time_left(self) -> str:
-        timed = self._done - self._start - 1
-        seconds = (time.perf_counter() - self._began) / timed * (self._total - self._done) if timed else 0
+        timed = self.done - self._start - 1
+        seconds = (time.perf_counter() - self._began) / timed * (self._total - self.done) if timed else 0
         return tqdm.tqdm.format_interval(seconds)

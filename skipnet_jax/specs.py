@@ -15,6 +15,7 @@ LR_SCALES = ("none", "linear")
 AUTO_AUGMENT_POLICIES = ("none", "cifar10", "imagenet", "svhn")
 CLASS_SPACES = ("all", "own")
 CORRUPT_POLICIES = ("error", "skip")
+NONFINITE_POLICIES = ("stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +262,9 @@ class TrainSpec:
       seed: of initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
       checkpoint_every_epochs: the last epoch is always saved.
+      checkpoint_every_minutes: and so long after the last save, in the middle of an epoch too; 0 = off.
+      on_nonfinite: a loss, gradient or update that is not finite: `stop` = with a report and the last good checkpoint
+        intact; `skip` = that update is left out, counted and reported.
     """
 
     model: ModelSpec
@@ -276,12 +280,16 @@ class TrainSpec:
     seed: int = 0
     log_every_steps: int = 100
     checkpoint_every_epochs: int = 1
+    checkpoint_every_minutes: float = 10.0
+    on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epochs", "accumulate_steps"):
             _require_at_least(name, getattr(self, name), 1)
         for name in ("log_every_steps", "checkpoint_every_epochs"):
             _require_at_least(name, getattr(self, name), 1)
+        _require_at_least("checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
+        _require_choice("on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
         _require_below_one("ema_decay", self.ema_decay)
         if not 0 <= self.seed < 2**32:
             raise ValueError(

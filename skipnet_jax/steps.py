@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from skipnet_jax import gradients, mixing, objectives, sharding
+from skipnet_jax import gradients, mixing, nonfinite, objectives, sharding
 from skipnet_jax.specs import TrainSpec
 
 Batch = dict[str, Shaped[Array, "..."]]
@@ -183,6 +183,7 @@ def train_step(
     Returns:
       The next state, and sums over the batch: "loss", "correct" (against the labels before mixing), "count" (of
       labels), with SAM "loss_uphill"; with "grad_norm" and "learning_rate" of this step. All stay on the device.
+      With `on_nonfinite=skip` also "skipped", 1 if the update was left out, and then the sums are 0.
     """
     images, targets, key = prepare(batch, state.step, spec=spec, mean=mean, std=std)
     progress = state.step // steps_per_epoch / spec.epochs
@@ -192,6 +193,11 @@ def train_step(
     labels = batch["label"]
     metrics["correct"] = _count(objectives.topk_correct(logits, labels, 1))
     metrics["count"] = _count(labels >= 0)
+    if spec.on_nonfinite == "skip":
+        ok = nonfinite.all_finite((next_state, metrics))
+        kept = nonfinite.keep_finite(ok, next_state, state)
+        next_state = dataclasses.replace(kept, step=next_state.step)
+        metrics = nonfinite.without_skipped(ok, metrics)
     metrics["learning_rate"] = schedule(state.step)
     return next_state, metrics
 

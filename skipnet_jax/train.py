@@ -1,36 +1,43 @@
 """The one training loop."""
 
+import contextlib
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
-from skipnet_jax import checkpoint, config, evaluate, sharding, steps, transfer
+from skipnet_jax import config, evaluate, events, interruption, recovery, sharding, steps, transfer
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis import plots
 from skipnet_jax.data import pipeline, sources
+from skipnet_jax.divergence import Guard
 from skipnet_jax.models import create_model
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.progress import Progress
+from skipnet_jax.saver import Saver
 from skipnet_jax.specs import TrainSpec
 
 
-def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | int]:
+def train_and_evaluate(
+    spec: Any, workdir: epath.PathLike, *, allow_change: Sequence[str] = ()
+) -> dict[str, float | int]:
     """Trains a network, or goes on where an earlier call with this workdir was interrupted.
 
-    The order of operations: step; every `log_every_steps`, and at the end of an epoch, fetch the numbers, write them,
-    check them; at the end of an epoch evaluate on the test images, check, write, and save. So what is saved has been
-    evaluated, and nothing that is not finite is ever saved. Between two fetches the device runs ahead of the host.
+    The order of operations: step; every `log_every_steps`, and at the end of an epoch, fetch the numbers, check them,
+    write them; at the end of an epoch evaluate on the test images, check, write. Then, if it is time or a signal has
+    come, check the state and save. So nothing that is not finite is ever saved. Between two fetches the device runs
+    ahead of the host. A step that an earlier call has saved without its evaluation begins with that.
 
     Args:
       spec: TrainSpec, or the ConfigDict of a recipe.
       workdir: `workdir.py` lists what it will hold.
+      allow_change: fields, as in optim.lr, in which spec may differ from that of the earlier call.
 
     Returns:
       Exact results of the last epoch on the test images: "accuracy" and "top5_accuracy" (0..1), "loss" (nats), "count"
@@ -40,81 +47,80 @@ def train_and_evaluate(spec: Any, workdir: epath.PathLike) -> dict[str, float | 
     Raises:
       ValueError: the config does not fit the data, the devices or the workdir.
       FloatingPointError: the loss, the gradient or the network is no longer finite.
-      KeyboardInterrupt: Ctrl-C; its text says what is saved.
+      OSError: the last state could not be saved.
+      interruption.Stopped: SIGTERM, or Ctrl-C, which it is a kind of; its text says what is saved.
     """
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
-    workdir = workdirs.open_for_training(workdir, spec)
-    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS) as manager:
-        start = checkpoint.find(manager, "latest") if manager.all_steps() else 0
-        if start and manager.metrics(start)["epoch"] == spec.epochs:
+    workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
+    recovery.put_aside_incomplete(workdir)
+    with Saver(workdir / workdirs.CHECKPOINTS, every_minutes=spec.checkpoint_every_minutes) as saver:
+        complete = _results_if_complete(saver.manager, spec)
+        if complete:
             _draw(workdir)
-            _finish("complete already", manager.metrics(start), workdir)
-            return manager.metrics(start)
+            _finish("complete already", complete, workdir)
+            return complete
 
         mesh = sharding.make_mesh()
         train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
         _require_fit(spec, train_source, mesh)
         steps_per_epoch = train_source.num_examples // spec.batch_size
         total = spec.epochs * steps_per_epoch
+        state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
+        state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
+        unevaluated = start > 0 and start % steps_per_epoch == 0 and saver.manager.metrics(start) is None
+        _require_left(start + 1 - unevaluated, total, steps_per_epoch)
 
-        model = create_model(**dataclasses.asdict(spec.model))
-        schedule = schedules.make_schedule(
-            spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
-        )
-        optimizer = optimizers.make_optimizer(spec.optim, schedule)
-        state = steps.init_state(
-            model,
-            optimizer,
-            image_size=spec.data.image_size,
-            seed=spec.seed,
-            mesh=mesh,
-            average=spec.ema_decay > 0,
-        )
-        mean, std = train_source.mean, train_source.std
-        train_step = steps.make_train_step(
-            model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, mean=mean, std=std, mesh=mesh
-        )
-        eval_step = steps.make_eval_step(model, mean=mean, std=std, mesh=mesh, classes=test_source.classes)
-        if start:
-            state = checkpoint.restore(manager, start, jax.tree.map(checkpoint.shape_of, state))
-        batches = pipeline.train_batches(
-            train_source,
-            spec.data,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
+            hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+            return pipeline.train_batches(
+                train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **hosts
+            )
 
-        progress = Progress(workdir, start=start, total=total, steps_per_epoch=steps_per_epoch)
+        guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
+        progress = Progress(workdir, start=start, total=total, steps_per_epoch=steps_per_epoch, carried=carried)
         _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
         if start:
             progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
         elif spec.init_from:
             state, taken = transfer.start_from(state, spec, mesh)
             progress.say(str(taken))
-        step = start
-        try:
-            for step in range(start + 1, total + 1):
-                state, sums = train_step(state, sharding.to_global(next(batches), mesh))
-                progress.step(sums)
-                if step % spec.log_every_steps == 0 or step % steps_per_epoch == 0:
-                    _require_finite(progress.fetch(), step, spec, manager)
-                if step % steps_per_epoch == 0:
-                    results = evaluate.evaluate_state(eval_step, state, test_source, spec, mesh)
-                    _require_finite(results, step, spec, manager)
+        batches = batches_from(start)
+        with (
+            contextlib.ExitStack() as last,
+            events.recorded(workdir, lambda: progress.done),
+            interruption.Signals(enabled=jax.process_count() == 1) as signals,
+        ):
+            last.callback(_draw, workdir)
+            last.callback(progress.close)
+            for step in range(start if unevaluated else start + 1, total + 1):
+                results: dict[str, float | int] = {}
+                at_end = step % steps_per_epoch == 0
+                fetch = at_end or step % spec.log_every_steps == 0
+                if step > start:
+                    state, sums = train_step(state, sharding.to_global(next(batches), mesh))
+                    progress.step(sums)
+                    if fetch:
+                        guard.check_steps(progress.fetch(), step)
+                if at_end:
+                    with contextlib.suppress(interruption.Requested):
+                        signals.check()
+                        results = evaluate.evaluate_state(
+                            eval_step, state, test_source, spec, mesh, check=signals.check
+                        )
+                if results:
+                    guard.check_results(results, step)
                     progress.epoch(results)
                     results["epoch"] = step // steps_per_epoch
-                    if results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total:
-                        checkpoint.save(manager, step, state, results)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped at step {step} of {total}; {_saved(manager)}. Run the same command to go on."
-            ) from None
-        finally:
-            progress.close()
-            _draw(workdir)
+                by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
+                if by_epoch or signals.number or saver.due(fetched=fetch):
+                    snapshot = progress.snapshot()
+                    guard.check_steps(snapshot["window"], step)
+                    guard.check_state(state, step)
+                    saver.save(step, state, snapshot, results or None)
+                saver.poll()
+                if signals.number and not (results and step == total):
+                    raise _stopped(signals.number, step, total, saver, steps_per_epoch)
+            _require_saved(saver)
     _finish("finished", results, workdir)
     return results
 
@@ -133,25 +139,60 @@ def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> None:
     sharding.require_divisible("batch_size", spec.batch_size, mesh)
 
 
-def _require_finite(
-    numbers: Mapping[str, float | int], step: int, spec: TrainSpec, manager: ocp.CheckpointManager
-) -> None:
-    bad = [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]
-    if bad:
-        in_float32 = "" if spec.model.dtype == "float32" else " or compute in float32 (--config.model.dtype)"
-        raise FloatingPointError(
-            f"training diverged: at step {step} got {', '.join(bad)}, expected finite numbers; {_saved(manager)}. "
-            f"Lower --config.optim.lr (now {spec.optim.lr:g}), warm up longer (--config.optim.warmup_epochs, now "
-            f"{spec.optim.warmup_epochs}){in_float32}, in a new --workdir."
+def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec) -> dict[str, float | int] | None:
+    step = manager.latest_step()
+    results = None if step is None else manager.metrics(step)
+    return results if results and results["epoch"] == spec.epochs else None
+
+
+def _compile(
+    spec: TrainSpec, train_source: sources.Source, test_source: sources.Source, mesh: Mesh
+) -> tuple[steps.TrainState, Callable[..., Any], Callable[..., Any]]:
+    """The state before the first step, the training step and the evaluation step."""
+    steps_per_epoch = train_source.num_examples // spec.batch_size
+    model = create_model(**dataclasses.asdict(spec.model))
+    schedule = schedules.make_schedule(
+        spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
+    )
+    optimizer = optimizers.make_optimizer(spec.optim, schedule)
+    state = steps.init_state(
+        model, optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0
+    )
+    mean, std = train_source.mean, train_source.std
+    train_step = steps.make_train_step(
+        model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, mean=mean, std=std, mesh=mesh
+    )
+    return state, train_step, steps.make_eval_step(model, mean=mean, std=std, mesh=mesh, classes=test_source.classes)
+
+
+def _require_left(first: int, total: int, steps_per_epoch: int) -> None:
+    """After epochs or batch_size were changed there may be nothing left to do."""
+    if first > total:
+        raise ValueError(
+            f"epochs: got {total // steps_per_epoch}, which end at step {total}, expected more, since the run is at "
+            f"step {first - 1} already. Raise --config.epochs, or evaluate it with --mode=evaluate."
         )
 
 
-def _saved(manager: ocp.CheckpointManager) -> str:
-    manager.wait_until_finished()
-    step = manager.latest_step()
+def _require_saved(saver: Saver) -> None:
+    if not saver.finish():
+        raise OSError(
+            f"the run is done, but its last state could not be saved. Make room in {saver.manager.directory} and run "
+            f"the same command again."
+        )
+
+
+def _saved(saver: Saver, steps_per_epoch: int) -> str:
+    saver.finish()
+    step = saver.manager.latest_step()
     if step is None:
         return "nothing is saved yet"
-    return f"saved is step {step} (epoch {manager.metrics(step)['epoch']}) in {manager.directory}"
+    return f"saved is step {step} (epoch {step / steps_per_epoch:g}) in {saver.manager.directory}"
+
+
+def _stopped(number: int, step: int, total: int, saver: Saver, steps_per_epoch: int) -> interruption.Stopped:
+    text = f"stopped at step {step} of {total}; {_saved(saver, steps_per_epoch)}. Run the same command to go on."
+    return interruption.Stopped(text, number)
 
 
 def _introduce(
@@ -164,7 +205,6 @@ def _introduce(
     workdir: epath.Path,
 ) -> None:
     if jax.process_index() == 0:
-        workdirs.record_environment(workdir)
         overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / workdirs.PARAMETERS).write_text(overview + "\n")
     progress.say(

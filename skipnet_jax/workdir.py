@@ -1,8 +1,9 @@
 """The folder of a run: all that it leaves behind, and all that is needed to go on with it.
 
     config.json        every hyperparameter; evaluation needs no config file
-    environment.json   one entry per start: git revision, library versions, devices, command
-    checkpoints/       newest and best
+    events.jsonl       every start (git revision, library versions, devices, command) and every stop, and why
+    checkpoints/       the two newest, and the best
+    damaged/           checkpoints that could not be read; never read again
     metrics.jsonl      one line per record, for programs; an interrupted run's equals an uninterrupted one's but for
                        timings
     tensorboard/       the same for TensorBoard
@@ -13,17 +14,11 @@
 Paths go through epath, so a workdir may lie in a bucket (gs://...).
 """
 
-import contextlib
-import datetime
-import importlib.metadata
+import errno
 import json
 import math
 import os
-import pathlib
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -33,30 +28,23 @@ from skipnet_jax import config
 from skipnet_jax.specs import TrainSpec
 
 CONFIG = "config.json"
-ENVIRONMENT = "environment.json"
+EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
+DAMAGED = "damaged"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 PARAMETERS = "parameters.txt"
 CURVES = "curves.png"
 RESULTS = "results.json"
 
-LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "clu",
-    "numpy",
-    "tensorflow",
-    "tensorflow-cpu",
-    "tensorflow-datasets",
-    "scikit-learn",
-)
-
 # They say how a run is watched and stored, not what it computes, so they may change when it goes on.
-CHANGEABLE = ("eval_batch_size", "log_every_steps", "checkpoint_every_epochs", "data.dir")
+CHANGEABLE = (
+    "eval_batch_size",
+    "log_every_steps",
+    "checkpoint_every_epochs",
+    "checkpoint_every_minutes",
+    "data.dir",
+)
 
 
 def locate(path: epath.PathLike) -> epath.Path:
@@ -65,7 +53,7 @@ def locate(path: epath.PathLike) -> epath.Path:
     return located if "://" in str(path) else epath.Path(os.path.abspath(located))
 
 
-def open_for_training(path: epath.PathLike, spec: TrainSpec) -> epath.Path:
+def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Sequence[str] = ()) -> epath.Path:
     """Opens the workdir of a run, and creates it where there is none.
 
     Until the first checkpoint is there nothing is lost by another config, so a start that failed does not
@@ -74,19 +62,22 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec) -> epath.Path:
     Args:
       path: local, or in a bucket.
       spec: of the run. A workdir that already holds a run has to hold this one.
+      allow_change: fields, as in optim.lr, that may differ all the same.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: it cannot be written, or holds another config's run.
+      ValueError: it cannot be written, or holds another config's run, or a field to change does not exist.
     """
+    for name in allow_change:
+        config.require_field("--allow_change", name)
     workdir = locate(path)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir: got {workdir}, which is a file, expected a folder or a new path.")
     wanted = config.to_dict(spec)
     if (workdir / CHECKPOINTS).exists() and any((workdir / CHECKPOINTS).iterdir()):
-        _require_same_run(workdir, config.to_dict(read_spec(workdir)), wanted)
+        _require_same_run(workdir, config.to_dict(read_spec(workdir)), wanted, {*CHANGEABLE, *allow_change})
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -117,25 +108,6 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         raise ValueError(f"{file}: {error}") from error
 
 
-def record_environment(workdir: epath.Path) -> None:
-    """Appends to the workdir who made it: code, libraries, devices and command of this start."""
-    file = workdir / ENVIRONMENT
-    starts = read_json(file) if file.exists() else []
-    starts.append(
-        {
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "git": _git_revision(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "libraries": _versions(),
-            "devices": [jax.device_count(), jax.devices()[0].device_kind],
-            "hosts": jax.process_count(),
-        }
-    )
-    write_json(file, starts)
-
-
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     """Adds a result to results.json, in the place of an earlier one of the same evaluation.
 
@@ -163,8 +135,9 @@ class MetricsLog:
         from clu import metric_writers  # imports TensorFlow
 
         self._file = workdir / METRICS
+        self._waiting = b""  # found no room on the disk yet
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        _replace(self._file, "".join(json.dumps(line) + "\n" for line in kept))
+        write_lines(self._file, kept)
         self._tensorboard = metric_writers.SummaryWriter(str(workdir / TENSORBOARD))
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
@@ -175,20 +148,51 @@ class MetricsLog:
           scalars: by name; train/ and test/ tell the data. JSON has no NaN: what is not finite becomes null.
         """
         finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
+        self._waiting = append_lines(self._file, [{"step": step, **finite}], before=self._waiting)
         self._tensorboard.write_scalars(step, scalars)
 
     def close(self) -> None:
         """Writes what is still buffered."""
+        self._waiting = append_lines(self._file, [], before=self._waiting)
         self._tensorboard.flush()
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl, in order; none where there is no file. A torn last line (kill -9) is left out."""
-    file = epath.Path(path) / METRICS
+    """All lines of metrics.jsonl, in order; none where there is no file."""
+    return read_lines(epath.Path(path) / METRICS)
+
+
+def read_lines(file: epath.Path) -> list[dict[str, Any]]:
+    """All lines of a file that `append_lines` wrote. A torn last line (kill -9) is left out."""
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     return [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+
+def write_lines(file: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of such lines anew; an interrupted write leaves the old one."""
+    _replace(file, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def append_lines(file: epath.Path, records: Iterable[Mapping[str, Any]], *, before: bytes = b"") -> bytes:
+    """Adds lines of JSON to a file; what the disk has no room for is no reason to stop a run.
+
+    Args:
+      records: one per line.
+      before: what an earlier call returned.
+
+    Returns:
+      What could not be written, to be given to the next call; it may begin in the middle of a line.
+    """
+    data = before + "".join(json.dumps(record) + "\n" for record in records).encode()
+    local = "://" not in str(file)
+    try:
+        with open(file, "ab", buffering=0) if local else file.open("ab") as stream:
+            while data:  # without a buffer it is known how much went in before the disk was full
+                data = data[stream.write(data) :]
+    except OSError as error:
+        if not local or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+    return data
 
 
 def read_json(file: epath.Path) -> Any:
@@ -220,17 +224,18 @@ def _replace(file: epath.Path, text: str) -> None:
     new.replace(file)
 
 
-def _require_same_run(workdir: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _require_same_run(
+    workdir: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], may_change: Set[str]
+) -> None:
     old, new = _flatten(stored), _flatten(wanted)
-    lines = [
-        f"  {name}: got {new.get(name)!r}, expected {old.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in CHANGEABLE
-    ]
-    if lines:
+    differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    differ = [name for name in differ if name not in may_change]
+    if differ:
+        lines = [f"  {name}: got {new.get(name)!r}, expected {old.get(name)!r}" for name in differ]
         raise ValueError(
             "\n".join([f"--workdir: {workdir} holds a run with another config.", *lines])
-            + "\n  Choose another --workdir for a new run, or give the old values to go on with this one."
+            + "\n  Choose another --workdir for a new run, or give the old values to go on with this one, or go "
+            f"on with the new ones: --allow_change={','.join(differ)}"
         )
 
 
@@ -242,26 +247,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _git_revision() -> str | None:
-    """The commit of this code, with "+changes" where files differ from it; None outside of a clone."""
-    root = pathlib.Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():  # an installed package may lie within someone else's repository
-        return None
-    try:
-        commit, changes = (
-            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+changes" if changes else "")
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

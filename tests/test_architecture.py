@@ -15,7 +15,19 @@ PACKAGE = ROOT / "skipnet_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Part of the package (a module or a folder of modules) -> the other parts that it may import.
-_LAYERS = {"steps", "gradients", "checkpoint", "sharding", "data", "optim", "models", "mixing", "objectives", "specs"}
+_LAYERS = {
+    "steps",
+    "gradients",
+    "nonfinite",
+    "checkpoint",
+    "sharding",
+    "data",
+    "optim",
+    "models",
+    "mixing",
+    "objectives",
+    "specs",
+}
 ALLOWED_PARTS: dict[str, set[str]] = {
     "__init__": set(),
     "specs": set(),
@@ -29,15 +41,25 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "interop": {"specs", "models", "checkpoint", "workdir"},
     "config": {"specs"},
     "gradients": {"specs", "objectives"},
-    "steps": {"specs", "models", "optim", "mixing", "objectives", "gradients", "sharding"},
+    "nonfinite": set(),
+    "steps": {"specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
     "checkpoint": {"specs", "sharding"},
     "workdir": {"specs", "config"},
     "evaluate": {*_LAYERS, "config", "workdir"},
     "progress": {"specs", "steps", "workdir", "evaluate"},
     "transfer": {*_LAYERS, "workdir"},
-    "train": {*_LAYERS, "config", "workdir", "analysis", "evaluate", "progress", "transfer"},
+    "interruption": set(),
+    "events": {"workdir", "interruption"},
+    "recovery": {"checkpoint", "workdir"},
+    "saver": {"checkpoint"},
+    "divergence": {"specs", "steps", "nonfinite"},
+    "train": {
+        *_LAYERS,
+        *("config", "workdir", "analysis", "evaluate", "progress", "transfer"),
+        *("divergence", "events", "interruption", "recovery", "saver"),
+    },
     # data: to tell within seconds, before anything heavy is imported, that there is none
-    "main": {"specs", "config", "workdir", "train", "evaluate", "data"},
+    "main": {"specs", "config", "workdir", "train", "evaluate", "data", "interruption"},
 }
 
 # And those that it may import only when asked, inside a function: a network's facts include its FLOPs, whose counter
@@ -55,6 +77,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "mixing": _CORE,
     "objectives": _CORE,
     "gradients": _CORE,
+    "nonfinite": _CORE,
     "steps": _CORE,
     "sharding": _CORE,
     "data": {*_CORE, "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
@@ -66,6 +89,11 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "evaluate": {*_CORE, "absl", "clu", "etils", "tqdm"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
+    "interruption": set(),
+    "events": {"jax", "etils"},
+    "recovery": {"jax", "etils", "orbax"},
+    "saver": {*_CORE, "etils"},
+    "divergence": {*_CORE, "etils"},
     "train": {*_CORE, "absl", "clu", "etils", "orbax"},
     "main": {"absl", "jax", "ml_collections", "tensorflow"},
 }

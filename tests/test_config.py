@@ -78,6 +78,8 @@ SPEC = TrainSpec(
     seed=5,
     log_every_steps=7,
     checkpoint_every_epochs=2,
+    checkpoint_every_minutes=3.0,
+    on_nonfinite="skip",
 )
 
 

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import os
+import signal
 
 import flax.linen as nn
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax import checkpoint, config, specs, steps, train, workdir
+from skipnet_jax import checkpoint, config, evaluate, events, interruption, specs, steps, train, workdir
 from skipnet_jax.data import pipeline
 
 STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
@@ -73,14 +75,14 @@ def whole(tmp_path_factory):
         return path, train.train_and_evaluate(make_spec(), path)
 
 
-def interrupt_before(monkeypatch, step):
-    """Ctrl-C while the host waits for the batch of that step."""
+def interrupt_in(monkeypatch, step, number=signal.SIGINT):
+    """A signal while the host waits for the batch of that step."""
     original = pipeline.train_batches
 
     def batches(*args, start_step, **kwargs):
         for i, batch in enumerate(original(*args, start_step=start_step, **kwargs), start_step + 1):
             if i == step:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
             yield batch
 
     monkeypatch.setattr(pipeline, "train_batches", batches)
@@ -131,7 +133,7 @@ def test_a_run_learns_and_leaves_its_workdir(tmp_path, capsys):
     assert [line["step"] for line in lines if "train/loss" in line][:6] == [2, 4, 5, 6, 8, 10]
     assert [line["step"] for line in lines if "test/loss" in line] == list(range(5, 41, 5))
     assert lines[-1]["test/accuracy"] == results["accuracy"]
-    for name in (workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.ENVIRONMENT, workdir.TENSORBOARD):
+    for name in (workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.EVENTS, workdir.TENSORBOARD):
         assert (path / name).exists()
     assert last_state(path)[0] == 40
 
@@ -147,21 +149,73 @@ def test_a_finished_run_says_so_and_does_nothing(whole, capsys, monkeypatch):
     assert (path / workdir.CURVES).exists()
 
 
-@pytest.mark.parametrize("step", [1, 8, 11])  # before anything is saved; within an epoch; at its beginning
-def test_interrupted_and_run_again_equals_never_interrupted(whole, tmp_path, step, capsys):
+# the first step of all; within an epoch, off and on the lines of the log; an epoch's first; two of its last
+@pytest.mark.parametrize("step", [1, 7, 8, 11, 10, 15])
+def test_interrupted_at_any_step_and_run_again_equals_never_interrupted(whole, tmp_path, step, capsys):
     (whole, expected), parts = whole, tmp_path / "parts"
+    number = signal.SIGTERM if step % 2 else signal.SIGINT
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_before(patch, step)
-        with pytest.raises(KeyboardInterrupt) as stop:
+        interrupt_in(patch, step, number)
+        with pytest.raises(interruption.Stopped) as stop:
             train.train_and_evaluate(make_spec(), parts)
-    saved = (step - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
-    assert f"stopped at step {step} of 15" in str(stop.value)
-    assert (f"saved is step {saved} (epoch {saved // 5})" if saved else "nothing is saved yet") in str(stop.value)
+    assert stop.value.exit_status == 128 + number
+    assert f"stopped at step {step} of 15; saved is step {step} (epoch {step / 5:g})" in str(stop.value)
+    assert {name for line in workdir.read_metrics(parts) for name in line if line["step"] == step} <= {
+        name for line in workdir.read_metrics(whole) for name in line if line["step"] == step
+    }
     capsys.readouterr()
     assert train.train_and_evaluate(make_spec(), parts) == expected
-    assert ("going on from step" in capsys.readouterr().out) == (saved > 0)
+    assert f"going on from step {step} of 15" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
     assert untimed(parts) == untimed(whole)
+    assert [(event["event"], event["step"], event.get("why")) for event in events.read(parts)] == [
+        ("start", 0, None),
+        ("stop", step, signal.Signals(number).name),
+        ("start", step, None),
+        ("stop", 15, "finished"),
+    ]
+
+
+def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
+    """Fifteen processes' worth of one step each, with dropout, mixing, noise of the colours and an average."""
+    spec = make_spec(
+        data=dataclasses.replace(make_spec().data, lighting=0.1, color_jitter=0.4, rand_augment_ops=2),
+        mixing=specs.MixingSpec(cutmix_prob=0.3, mixup_prob=0.3, erasing_prob=0.25, label_smoothing=0.1),
+        optim=specs.OptimSpec(name="adamw", lr=0.01, warmup_epochs=1),
+        ema_decay=0.9,
+        epochs=1,
+        log_every_steps=3,
+    )
+    expected = train.train_and_evaluate(spec, tmp_path / "whole")
+    for step in range(1, 6):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_in(patch, step)
+            with pytest.raises(KeyboardInterrupt, match=f"saved is step {step} "):
+                train.train_and_evaluate(spec, tmp_path / "parts")
+    assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
+    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+    assert untimed(tmp_path / "parts") == untimed(tmp_path / "whole")
+
+
+def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_path, monkeypatch):
+    (whole, expected), parts = whole, tmp_path / "parts"
+    original = evaluate.batches
+
+    def batches(*args):
+        for batch in original(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "batches", batches)
+        with pytest.raises(interruption.Stopped, match="saved is step 5"):
+            train.train_and_evaluate(make_spec(), parts)
+    assert not any("test/loss" in line for line in workdir.read_metrics(parts))
+    with checkpoint.open_manager(parts / workdir.CHECKPOINTS) as manager:
+        assert manager.metrics(5) is None
+    assert train.train_and_evaluate(make_spec(), parts) == expected
+    assert untimed(parts) == untimed(whole)
+    jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
 
 
 def test_saves_every_so_many_epochs_and_at_the_end(tmp_path):
@@ -220,7 +274,7 @@ def test_a_moving_average_is_evaluated_saved_and_resumed(tmp_path, capsys):
         assert manager.metrics(checkpoint.find(manager, "best"))["average_accuracy"] == best["test/average_accuracy"]
 
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_before(patch, 12)
+        interrupt_in(patch, 12)
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == results
