@@ -56,9 +56,9 @@ def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
         _record(workdir, "stop", done(), {"why": why})
 
 
-def read(workdir: epath.Path) -> list[dict[str, Any]]:
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """All events, in order."""
-    return workdirs.read_lines(workdir / workdirs.EVENTS)
+    return workdirs.read_lines(epath.Path(workdir) / workdirs.EVENTS)
 
 
 def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -> None:

@@ -40,17 +40,39 @@ def save_all(manager, accuracies):
     manager.wait_until_finished()
 
 
-def test_keeps_the_newest_and_the_best(manager, tmp_path):
+def test_keeps_the_two_newest_and_the_best(manager, tmp_path):
     save_all(manager, {10: 0.5, 20: 0.9, 30: 0.8, 40: 0.7})
-    assert sorted(manager.all_steps()) == [20, 40]
+    assert sorted(manager.all_steps()) == [20, 30, 40]
     manager.close()
     with checkpoint.open_manager(tmp_path / "checkpoints") as again:  # a restarted run still knows its best
         save_all(again, {50: 0.6})
-        assert sorted(again.all_steps()) == [20, 50]
+        assert sorted(again.all_steps()) == [20, 40, 50]
         assert checkpoint.find(again, "best") == 20
         assert checkpoint.find(again, "latest") == 50
         assert checkpoint.find(again, "20") == 20
         assert again.metrics(20) == {"accuracy": 0.9, "epoch": 2}
+
+
+def test_what_is_not_evaluated_is_never_the_best_unless_nothing_is(manager):
+    checkpoint.save(manager, 5, make_state(5.0), None, {"window": []})
+    manager.wait_until_finished()
+    assert checkpoint.find(manager, "best") == 5
+    save_all(manager, {10: 0.5})
+    for step in (15, 20, 25):
+        checkpoint.save(manager, step, make_state(float(step)), None, {"window": [{"loss": 0.1}]})
+    manager.wait_until_finished()
+    assert sorted(manager.all_steps()) == [10, 20, 25]
+    assert (checkpoint.find(manager, "best"), checkpoint.find(manager, "latest")) == (10, 25)
+    assert checkpoint.restore_progress(manager, 25) == {"window": [{"loss": 0.1}]}
+    assert checkpoint.restore_progress(manager, 10) is None
+
+
+def test_the_same_step_may_be_saved_again_with_its_results(manager):
+    checkpoint.save(manager, 10, make_state(10.0), None, {"window": []})
+    save_all(manager, {10: 0.5})
+    assert manager.metrics(10) == {"accuracy": 0.5, "epoch": 1}
+    with pytest.raises(RuntimeError, match="step 5 was not saved; there is 10 already"):
+        checkpoint.save(manager, 5, make_state(5.0), None, {})
 
 
 def test_restores_every_array_exactly(manager):

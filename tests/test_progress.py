@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import sys
 
@@ -54,10 +55,12 @@ def test_writes_the_mean_over_the_steps_since_the_last_fetch(tmp_path):
 def test_the_first_step_is_not_timed(tmp_path):
     progress = Progress(epath.Path(tmp_path), start=0, total=8, steps_per_epoch=4)
     progress.step(sums(1.0))
-    assert "images_per_second" not in progress.fetch()
+    progress.fetch()
     progress.step(sums(1.0))
-    assert progress.fetch()["images_per_second"] > 0
+    progress.fetch()
     progress.close()
+    first, second = workdir.read_metrics(tmp_path)
+    assert "images_per_second" not in first and second["images_per_second"] > 0
 
 
 def test_plain_lines_without_a_terminal(tmp_path, capsys):
@@ -82,3 +85,65 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     text = terminal.getvalue()
     assert re.search(r"epoch 2/2 \|.*\| step [5-8]/8", text)
     assert text.endswith("\r")  # nothing of it stays
+
+
+def test_a_snapshot_continues_every_mean_exactly(tmp_path):
+    """Through JSON, as a checkpoint keeps it; and making one writes nothing."""
+    losses = [0.1, 0.7, 1.3, 0.3, 0.9]
+
+    def go(progress, part):
+        for loss in part:
+            progress.step(sums(loss))
+            if progress.done % 3 == 0 or progress.done == 5:
+                progress.fetch()
+        return progress
+
+    whole = go(Progress(epath.Path(tmp_path / "whole"), start=0, total=5, steps_per_epoch=5), losses)
+    whole.epoch(RESULTS)
+    for stop in (1, 2, 3, 4):
+        path = epath.Path(tmp_path / str(stop))
+        first = go(Progress(path, start=0, total=5, steps_per_epoch=5), losses[:stop])
+        lines = workdir.read_metrics(path)
+        carried = json.loads(json.dumps(first.snapshot()))
+        assert first.snapshot() == carried and workdir.read_metrics(path) == lines
+        second = go(Progress(path, start=stop, total=5, steps_per_epoch=5, carried=carried), losses[stop:])
+        assert second.snapshot() == whole_epoch(losses)
+        second.epoch(RESULTS)
+        assert untimed(path) == untimed(tmp_path / "whole")
+
+
+def whole_epoch(losses):
+    count = 10 * len(losses)
+    total = sum(float(sums(loss)["loss"]) for loss in losses)
+    return {"window": [], "epoch": {"loss": total, "correct": 5 * len(losses), "count": count}}
+
+
+def untimed(path):
+    return [
+        {name: value for name, value in line.items() if name != "images_per_second"}
+        for line in workdir.read_metrics(path)
+    ]
+
+
+def test_updates_that_were_left_out_count_for_nothing_but_are_counted(tmp_path, capsys):
+    progress = Progress(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=4)
+    for skipped in (0, 1):
+        part = sums(2.0 * (1 - skipped), correct=5 * (1 - skipped), count=10 * (1 - skipped))
+        progress.step({**part, "skipped": jnp.asarray(skipped)})
+    progress.fetch()
+    progress.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
+    progress.fetch()
+    progress.close()
+    first, second = workdir.read_metrics(tmp_path)
+    assert (first["train/loss"], first["train/accuracy"], first["grad_norm"]) == (2.0, 0.5, 2.0)
+    assert first["train/skipped"] == second["train/skipped"] == 1
+    assert "train/loss" not in second
+    assert "step 2: left out 1 of 2 updates" in capsys.readouterr().out
+
+
+def test_an_epoch_without_any_finite_update_ends_the_run(tmp_path):
+    progress = Progress(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=1)
+    progress.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
+    progress.fetch()
+    with pytest.raises(FloatingPointError, match="no finite update in the epoch up to step 1"):
+        progress.epoch(RESULTS)

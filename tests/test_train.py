@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax import checkpoint, config, evaluate, events, interruption, specs, steps, train, workdir
-from skipnet_jax.data import pipeline
+from skipnet_jax import checkpoint, config, evaluate, events, interruption, saver, specs, steps, train, workdir
+from skipnet_jax.data import pipeline, sources
 
 STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
 TIMINGS = {"images_per_second"}
@@ -224,16 +224,81 @@ def test_saves_every_so_many_epochs_and_at_the_end(tmp_path):
         assert set(manager.all_steps()) <= {10, 15} and manager.latest_step() == 15
 
 
-@pytest.mark.parametrize("step", [7, 10])  # 7 shows in the training loss; 10, an epoch's last, only in the evaluation
-def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step):
+# 7 shows in the next training loss; 10, an epoch's last, only in the evaluation
+@pytest.mark.parametrize(("step", "found", "number"), [(7, 8, "loss nan"), (10, 10, "test loss nan")])
+def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step, found, number):
     poison_after(monkeypatch, step)
-    with pytest.raises(FloatingPointError, match="nan, expected finite") as error:
+    with pytest.raises(FloatingPointError, match=f"at step {found} got .*{number} .*expected finite") as error:
         train.train_and_evaluate(make_spec(), tmp_path)
     assert "saved is step 5 (epoch 1)" in str(error.value)
+    assert "(learning rate 0.0375" in str(error.value)
     assert "--config.optim.lr (now 0.05)" in str(error.value)
     saved, state = last_state(tmp_path)
     assert saved == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert events.read(tmp_path)[-1]["why"].startswith(f"FloatingPointError: training diverged: at step {found}")
+
+    report = np.load(tmp_path / f"nonfinite_step_{found}.npz")
+    spec = make_spec()
+    source = sources.load(spec.data, "train")
+    batch = next(pipeline.train_batches(source, spec.data, batch_size=256, seed=0, start_step=found - 1))
+    np.testing.assert_array_equal(report["image"], batch["image"])
+    np.testing.assert_array_equal(report["label"], batch["label"])
+    assert report["learning_rate"] == np.float32(0.0375) and report["step"] == found
+
+
+@pytest.mark.parametrize("step", [7, 8])  # within the lines of the log, and on one
+def test_a_stop_after_a_bad_update_saves_nothing(tmp_path, step):
+    """The loss of step 7 is finite, but what it leaves is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        poison_after(patch, 7)
+        interrupt_in(patch, step)
+        with pytest.raises(FloatingPointError, match="saved is step 5"):
+            train.train_and_evaluate(make_spec(), tmp_path)
+    assert last_state(tmp_path)[0] == 5
+
+
+def test_a_bad_update_may_be_left_out(tmp_path, monkeypatch, capsys):
+    """The batch of one step poisons the loss; the run goes on as if it had not been, and the schedule goes on too."""
+    bad = 7
+
+    def prepare(batch, step, **kwargs):
+        images, targets, key = prepared(batch, step, **kwargs)
+        return images * jax.numpy.where(step == bad - 1, math.nan, 1.0), targets, key
+
+    prepared = steps.prepare
+    monkeypatch.setattr(steps, "prepare", prepare)
+    spec = make_spec(on_nonfinite="skip", ema_decay=0.9)
+    results = train.train_and_evaluate(spec, tmp_path)
+    assert results["epoch"] == 3 and all(math.isfinite(value) for value in results.values())
+    lines = {line["step"]: line for line in workdir.read_metrics(tmp_path) if "train/skipped" in line}
+    assert {step: line["train/skipped"] for step, line in lines.items() if line["train/skipped"]} == {8: 1}
+    assert "step 8: left out 1 of 3 updates" in capsys.readouterr().out
+    step, state = last_state(tmp_path)
+    assert step == state["step"] == 15
+    with pytest.raises(FloatingPointError, match=f"at step {bad} got .*loss nan"):
+        train.train_and_evaluate(make_spec(ema_decay=0.9), tmp_path / "stop")
+
+
+def test_saves_by_the_clock_within_an_epoch_but_never_as_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver.time, "monotonic", iter(range(0, 10_000, 25)).__next__)  # s: every third step is due
+    train.train_and_evaluate(make_spec(checkpoint_every_minutes=1.0, checkpoint_every_epochs=2), tmp_path)
+    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
+        kept = sorted(manager.all_steps())
+        evaluated = [step for step in kept if manager.metrics(step)]
+        assert kept[-1] == 15 and any(step % STEPS_PER_EPOCH for step in kept)
+        assert int(checkpoint.find(manager, "best")) in evaluated
+
+
+def test_a_config_may_change_where_that_is_allowed(tmp_path):
+    train.train_and_evaluate(make_spec(epochs=1), tmp_path)
+    with pytest.raises(ValueError, match=r"--allow_change=epochs"):
+        train.train_and_evaluate(make_spec(epochs=2), tmp_path)
+    with pytest.raises(ValueError, match=r"--allow_change: got 'epoch'.*did you mean epochs\?"):
+        train.train_and_evaluate(make_spec(epochs=2), tmp_path, allow_change=["epoch"])
+    assert train.train_and_evaluate(make_spec(epochs=2), tmp_path, allow_change=["epochs"])["epoch"] == 2
+    with pytest.raises(ValueError, match="epochs: got 1, which end at step 5, expected more.*at step 10 already"):
+        train.train_and_evaluate(make_spec(epochs=1), tmp_path, allow_change=["epochs"])
 
 
 @pytest.mark.parametrize(
