@@ -90,6 +90,8 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
 def test_a_snapshot_continues_every_mean_exactly(tmp_path):
     """Through JSON, as a checkpoint keeps it; and making one writes nothing."""
     losses = [0.1, 0.7, 1.3, 0.3, 0.9]
+    for name in ("whole", "1", "2", "3", "4"):
+        (tmp_path / name).mkdir()
 
     def go(progress, part):
         for loss in part:

@@ -149,8 +149,9 @@ def test_a_finished_run_says_so_and_does_nothing(whole, capsys, monkeypatch):
     assert (path / workdir.CURVES).exists()
 
 
-# the first step of all; within an epoch, off and on the lines of the log; an epoch's first; two of its last
-@pytest.mark.parametrize("step", [1, 7, 8, 11, 10, 15])
+@pytest.mark.parametrize(
+    "step", [1, 7, 10, 15]
+)  # the first; between two lines of the log; an epoch's and the run's last
 def test_interrupted_at_any_step_and_run_again_equals_never_interrupted(whole, tmp_path, step, capsys):
     (whole, expected), parts = whole, tmp_path / "parts"
     number = signal.SIGTERM if step % 2 else signal.SIGINT
@@ -297,7 +298,7 @@ def test_a_config_may_change_where_that_is_allowed(tmp_path):
     with pytest.raises(ValueError, match=r"--allow_change: got 'epoch'.*did you mean epochs\?"):
         train.train_and_evaluate(make_spec(epochs=2), tmp_path, allow_change=["epoch"])
     assert train.train_and_evaluate(make_spec(epochs=2), tmp_path, allow_change=["epochs"])["epoch"] == 2
-    with pytest.raises(ValueError, match="epochs: got 1, which end at step 5, expected more.*at step 10 already"):
+    with pytest.raises(ValueError, match=r"epochs: got 1, which end at step 5, expected more.*at step 10 already"):
         train.train_and_evaluate(make_spec(epochs=1), tmp_path, allow_change=["epochs"])
 
 
