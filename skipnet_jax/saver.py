@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Mapping
+from time import monotonic as now
 from types import TracebackType
 from typing import Any
 
@@ -33,7 +33,7 @@ class Saver:
         """
         self._directory = directory
         self._every = every_minutes * 60 or float("inf")
-        self._begun = time.monotonic()
+        self._begun = now()
         self._failed = False
         self._writing: int | None = None  # step of a write in the background
         self.manager = checkpoint.open_manager(directory)
@@ -55,7 +55,7 @@ class Saver:
         Args:
           fetched: this step's numbers were fetched, so that the host has waited for the device in any case.
         """
-        late = time.monotonic() - self._begun >= (RETRY_SECONDS if self._failed else self._every)
+        late = now() - self._begun >= (RETRY_SECONDS if self._failed else self._every)
         if jax.process_count() == 1:
             return late
         return fetched and bool(multihost_utils.broadcast_one_to_all(np.asarray(late)))
@@ -72,7 +72,7 @@ class Saver:
           results: of the evaluation; None in the middle of an epoch.
         """
         self.finish()  # a failure of the last one is to be told apart from this one's
-        self._begun = time.monotonic()
+        self._begun = now()
         try:
             checkpoint.save(self.manager, step, state, results, progress)
             self._writing = step

@@ -23,7 +23,7 @@ def test_the_first_signal_is_noted_and_nothing_is_left_behind(number):
 
 
 def test_a_second_signal_ends_a_process_that_does_not_listen():
-    """No instruction of Python runs in the main thread, as in a compilation: C waits for a lock that nobody gives back."""
+    """No instruction of Python runs in the main thread, as in a compilation: C waits for a lock."""
     program = (
         "import ctypes\n"
         "from skipnet_jax import interruption\n"

@@ -33,7 +33,7 @@ def fill(file):
 
 def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(saver.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saver, "now", lambda: clock[0])
     with saver.Saver(small_disk / "checkpoints", every_minutes=10.0) as runs:
         runs.save(1, state_of(1), {}, None)
         assert runs.finish()
@@ -78,6 +78,6 @@ def test_an_error_of_the_writer_is_said_without_waiting_for_the_next_save(tmp_pa
 
 def test_zero_minutes_means_never(tmp_path, monkeypatch):
     clock = iter([0.0, 1e9])
-    monkeypatch.setattr(saver.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(saver, "now", lambda: next(clock))
     with saver.Saver(epath.Path(tmp_path / "checkpoints"), every_minutes=0.0) as runs:
         assert not runs.due(fetched=True)
