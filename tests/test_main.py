@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from skipnet_jax import main, workdir
+from skipnet_jax import events, interruption, main, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -56,6 +56,7 @@ def test_help_shows_examples():
         (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
         (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
         (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
+        (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got one"),
     ],
 )
 def test_a_mistake_is_one_message_without_a_stack_trace(flags, message):
@@ -94,6 +95,38 @@ def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
     dispatch(interrupted)
     assert main.main(["main"]) == 130
     assert capsys.readouterr().err == "stopped at step 3 of 9\n"
+
+
+def test_a_stopped_run_ends_with_its_signals_status(dispatch, capsys):
+    def stopped():
+        raise interruption.Stopped("stopped at step 3 of 9", signal.SIGTERM)
+
+    dispatch(stopped)
+    assert main.main(["main"]) == 143
+    assert capsys.readouterr().err == "stopped at step 3 of 9\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
+    path, small = tmp_path / "run", ["--config.epochs=2", "--config.log_every_steps=1", "--config.ema_decay=0.9"]
+    train = [*TINY, *small, f"--workdir={path}"]
+    process = subprocess.Popen(command(*train), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "compiled" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, err
+    assert "stopping after this step" in err and "Run the same command to go on" in err and "Traceback" not in err
+    again = call(*train)
+    assert again.returncode == 0 and again.stderr == "", again.stderr
+    assert "going on from step" in again.stdout
+    stop, start = events.read(path)[1:3]
+    assert stop["why"] == signal.Signals(number).name and stop["step"] == start["step"]
+    assert [line["step"] for line in workdir.read_metrics(path) if "train/loss" in line] == list(range(1, 45))
 
 
 @pytest.mark.slow
