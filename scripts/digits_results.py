@@ -25,7 +25,7 @@ JUNCTIONS = {
     "sum_resnet20": "sum of the states",
 }
 EPOCHS = 12
-FINETUNING_EPOCHS = 4
+FINETUNING_EPOCHS = 2
 FIRST_HALF, SECOND_HALF = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
 
 PAGE = """# Results on real images
