@@ -52,10 +52,10 @@ digits 5 to 9 ({half_images} test images), with the same settings as a network t
 the same {finetuning_epochs} epochs. The classifier is made anew; all else is taken over.
 
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/0to4 \\
-        --config.data.classes=0,1,2,3,4 --config.model.num_classes=5
+        --config.data.classes=0,1,2,3,4 --config.model.num_classes=5 --config.batch_size=64
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/5to9 \\
-        --config.data.classes=5,6,7,8,9 --config.model.num_classes=5 --config.epochs={finetuning_epochs} \\
-        --config.optim.warmup_epochs=1 --config.init_from=runs/0to4
+        --config.data.classes=5,6,7,8,9 --config.model.num_classes=5 --config.batch_size=64 \\
+        --config.epochs={finetuning_epochs} --config.optim.warmup_epochs=1 --config.init_from=runs/0to4
 
 {finetuning}
 """
