@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         status = USER_ERROR
-    if status and DISTRIBUTED.value:
+    if status and flags.FLAGS.is_parsed() and DISTRIBUTED.value:  # a test or a notebook may call this without flags
         _leave_hosts(status)
     return status
 

@@ -52,7 +52,7 @@ def make_spec(
     *,
     name="tiny",
     seed=0,
-    bn_group_size=128,
+    bn_group_size=0,
     cutmix_prob=0.5,
     drop_block=0.0,
     optimizer="sgd",
