@@ -165,13 +165,13 @@ def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str
 @contextlib.contextmanager
 def _told_in_flags_of_evaluation() -> Iterator[None]:
     """Messages that name a config's fields name the flags of `--mode=evaluate`, which has no config."""
-    flags = {"data.eval_classes": "eval_classes", "data.image_size": "image_sizes", "data.name": "datasets"}
+    flags = {"eval_classes": "eval_classes", "image_size": "image_sizes", "name": "datasets", "dir": "data_dir"}
     try:
         yield
     except ValueError as error:
         text = str(error)
-        for field, flag in (flags | {"data.dir": "data_dir"}).items():
-            text = text.replace(f"--config.{field}", f"--{flag}")
+        for field, flag in flags.items():
+            text = text.replace(f"--config.data.{field}", f"--{flag}")
         raise type(error)(text) from error
 
 
