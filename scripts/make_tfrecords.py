@@ -177,6 +177,8 @@ def _by_split(train: Any, test: Any) -> dict[str, Any]:
 
 
 def _class_names(path: str | None) -> tuple[str, ...]:
+    if path and not pathlib.Path(path).is_file():
+        raise ValueError(f"--class_names: got {path}, expected a file with a name per line.")
     names = tuple(pathlib.Path(path).read_text().splitlines()) if path else ()
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"--class_names: got {path} with names twice or empty lines, expected each name once.")

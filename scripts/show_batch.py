@@ -3,8 +3,8 @@ r"""Draws what a network really sees: images augmented by the host, mixed and er
     python scripts/show_batch.py --config=configs/digits.py --output=batch.png
     python scripts/show_batch.py --config=configs/skip_resnet50.py --config.data.dir=DIR --images=64 --step=1000
 
-The batch is the one that training with this config sees at that step, but smaller if the recipe's is larger than asked
-for. Colours are clipped to what a screen can show.
+The images are the first of the batch that training with this config sees at that step. Colours are clipped to what a
+screen can show.
 """
 
 import os
@@ -41,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
         if CONFIG.value is None:
             raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
         draw(config.train_spec(CONFIG.value))
+    except OSError as error:
+        print(f"error: --output: got {OUTPUT.value}, which cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -89,6 +89,12 @@ def check_command_line(argv: Sequence[str]) -> None:
     Raises:
       ValueError: one line, with the nearest right name.
     """
+    overrides = [argument for argument in argv if re.match(r"--?(?:no)?config\.", argument)]
+    if overrides and not any(re.match(r"--?config(?:=|$)", argument) for argument in argv):
+        raise ValueError(
+            f"--config: got nothing but {overrides[0]}, expected a recipe too. Give --config=configs/digits.py or "
+            f"another."
+        )
     for i, argument in enumerate(argv):
         if argument == "--":
             return

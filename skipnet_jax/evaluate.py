@@ -1,9 +1,10 @@
 """Exact evaluation: every example counts once, whatever the batch size and the number of devices."""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -117,9 +118,10 @@ def evaluate_workdir(
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
-    wanted = [_data_for_evaluation(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
-    for data in wanted:
-        sources.require_available(data)  # all of them, before any is evaluated
+    with _told_in_flags_of_evaluation():
+        wanted = [_data_for_evaluation(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
+        for data in wanted:
+            sources.require_available(data)  # all of them, before any is evaluated
     mesh = sharding.make_mesh()
     model = create_model(**dataclasses.asdict(spec.model))
     with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
@@ -130,7 +132,10 @@ def evaluate_workdir(
     state = steps.TrainState(step=step, opt_state={}, **restored)
     records = []
     for data in wanted:
-        results = _evaluate_on(state, model, dataclasses.replace(spec, data=data), mesh)
+        source = sources.load(data, "test")
+        _require_classes(source, workdirs.read_class_names(workdir))
+        eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
+        results = evaluate_state(eval_step, state, source, dataclasses.replace(spec, data=data), mesh)
         record: dict[str, Any] = {
             "model": spec.model.name,
             "data": data.name,
@@ -153,22 +158,44 @@ def evaluate_workdir(
 
 
 def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
-    """The run's own data at another size, or another data set, of which nothing but the place is the run's."""
+    """The run's own data at another size, or another data set.
+
+    That is looked for where the run's own is only if both are TensorFlow Datasets', which lie side by side.
+    """
     if name == data.name:
         place = data.dir if data_dir is None else data_dir
         return dataclasses.replace(data, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
-    return DataSpec(name=name, dir=data_dir or data.dir, image_size=size, pad_crop=0, eval_classes=eval_classes)
+    if data_dir is None:
+        data_dir = data.dir if sources.is_tfds(data.name) and sources.is_tfds(name) else ""
+    return DataSpec(name=name, dir=data_dir, image_size=size, pad_crop=0, eval_classes=eval_classes)
 
 
-def _evaluate_on(state: steps.TrainState, model: nn.Module, spec: TrainSpec, mesh: Mesh) -> dict[str, float | int]:
-    source = sources.load(spec.data, "test")
-    if source.num_classes != spec.model.num_classes:
-        raise ValueError(
-            f"--datasets: got {spec.data.name} of {source.num_classes} classes, expected a data set of "
-            f"{spec.model.num_classes}, the classes that the network knows. Change --datasets."
-        )
-    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
-    return evaluate_state(eval_step, state, source, spec, mesh)
+@contextlib.contextmanager
+def _told_in_flags_of_evaluation() -> Iterator[None]:
+    """Messages that name a config's fields name the flags of `--mode=evaluate`, which has no config."""
+    flags = {"eval_classes": "eval_classes", "image_size": "image_sizes", "name": "datasets", "dir": "data_dir"}
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for field, flag in flags.items():
+            text = text.replace(f"--config.data.{field}", f"--{flag}")
+        raise type(error)(text) from error
+
+
+def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None) -> None:
+    """Raises if the labels of a data set do not mean what the network has learnt."""
+    if learnt is None or source.class_names == learnt:
+        return
+    if len(source.class_names) != len(learnt):
+        got, expected = f"{source.num_classes} classes", f"the {len(learnt)} classes"
+    else:
+        number = next(i for i, names in enumerate(zip(source.class_names, learnt, strict=True)) if len(set(names)) > 1)
+        got, expected = f"class {number} {source.class_names[number]!r}", f"{learnt[number]!r}, the class"
+    raise ValueError(
+        f"--datasets: got {source.name} with {got}, expected {expected} that the network has learnt. Change --datasets "
+        f"or --data_dir."
+    )
 
 
 def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:

@@ -56,7 +56,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         _require_choice("model.dtype", self.dtype, DTYPES)
-        _require_at_least("model.num_classes", self.num_classes, 1)
+        _require_at_least("model.num_classes", self.num_classes, 2)
         _require_at_least("model.bn_group_size", self.bn_group_size, 0)
         _require_at_least("model.gate_reduction", self.gate_reduction, 0)
         _require_below_one("model.dropout", self.dropout)
@@ -76,7 +76,7 @@ class DataSpec:
         imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2, imagenet2012_real), or your own: tfrecords (made by
         scripts/make_tfrecords.py) or folder (one folder of images per class, under train/ and test/).
       dir: where the data are, local or gs://. Of TensorFlow Datasets: empty = its default (~/tensorflow_datasets).
-      pattern: of tfrecords: only the shards whose names match this shell pattern.
+      pattern: of tfrecords: train only on the shards whose names match this shell pattern.
       classes: only these classes, numbered anew in this order; empty = all. Not for data read in shards.
       eval_classes: of imagenet_a and imagenet_r: a prediction is one of `all` 1000 classes of the network, or the best
         of the data set's `own` 200.
@@ -256,7 +256,8 @@ class TrainSpec:
       accumulate_steps: the gradient of a step is made in this many parts, one after the other, for batches that do not
         fit into memory at once. The update is the same but for batch norm, which sees the parts.
       ema_decay: weight of the old in a moving average of parameters and batch statistics, which is evaluated
-        beside the network itself; 0 = no average.
+        beside the network itself; in step s at most (1 + s) / (10 + s), so that the random beginning is soon
+        forgotten; 0 = no average.
       init_from: a workdir, of a run or of converted weights, whose network this one starts from: all that
         fits is taken, the classifier is made anew where the classes differ; empty = random initial numbers.
       seed: of initialisation, order, augmentation and mixing; 0..2^32 - 1.
@@ -301,11 +302,12 @@ class TrainSpec:
                 f"Change --config.accumulate_steps or --config.batch_size."
             )
         group, part = self.model.bn_group_size, self.batch_size // self.accumulate_steps
-        if group and part > group and part % group:
+        smaller = " or less than one group" if self.accumulate_steps == 1 else ""  # parts must not make it smaller
+        if group and part % group and not (smaller and part < group):
             raise ValueError(
                 f"batch_size: got {self.batch_size} in {self.accumulate_steps} part(s), expected a part that is a "
-                f"multiple of model.bn_group_size ({group}) or less than one group. Change --config.batch_size or "
-                f"--config.model.bn_group_size (0 = whole part)."
+                f"multiple of model.bn_group_size ({group}){smaller}. Change --config.batch_size, "
+                f"--config.accumulate_steps or --config.model.bn_group_size (0 = whole part)."
             )
 
 

@@ -268,7 +268,9 @@ def update(
         opt_state=opt_state,
     )
     if spec.ema_decay:
-        average = optax.incremental_update(state.variables, state.average, 1 - spec.ema_decay)
+        # The bound is that of TensorFlow's ExponentialMovingAverage: a short run is not averaged with its random start.
+        decay = jnp.minimum(spec.ema_decay, state.step / (9 + state.step))  # state.step counts this step already
+        average = optax.incremental_update(state.variables, state.average, 1 - decay)
         state = dataclasses.replace(state, average=average)
     return state, first.logits, metrics
 

@@ -63,6 +63,12 @@ def train_and_evaluate(
         mesh = sharding.make_mesh()
         train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
         _require_fit(spec, train_source, mesh)
+        workdirs.require_same_data(
+            workdir,
+            class_names=train_source.class_names,
+            training_images=train_source.num_examples,
+            started=saver.manager.latest_step() is not None,
+        )
         steps_per_epoch = train_source.num_examples // spec.batch_size
         total = spec.epochs * steps_per_epoch
         state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
@@ -82,7 +88,7 @@ def train_and_evaluate(
         if start:
             progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
         elif spec.init_from:
-            state, taken = transfer.start_from(state, spec, mesh)
+            state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
             progress.say(str(taken))
         batches = batches_from(start)
         with (

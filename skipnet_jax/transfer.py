@@ -11,11 +11,9 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 
 from skipnet_jax import checkpoint, sharding, workdir
-from skipnet_jax.specs import TrainSpec
 from skipnet_jax.steps import TrainState
 
 _Arrays = dict[tuple[str, ...], Any]
@@ -45,15 +43,18 @@ class Transfer:
         return f"from {self.source}{average}: {len(self.taken)} arrays; made anew: {fresh}; not used: {unused}"
 
 
-def start_from(state: TrainState, spec: TrainSpec, mesh: Mesh) -> tuple[TrainState, Transfer]:
-    """Puts the weights of `spec.init_from` into a state that has not been trained.
+def start_from(
+    state: TrainState, init_from: str, class_names: tuple[str, ...], mesh: Mesh
+) -> tuple[TrainState, Transfer]:
+    """Puts the weights of a workdir into a state that has not been trained.
 
     The best checkpoint is taken, and where that run kept a moving average, the average. The classifier is made anew if
-    it is of other classes: another number of them, or those of another data set.
+    it is of other classes: another number of them, or with other names. (Converted weights know no names.)
 
     Args:
       state: of `steps.init_state`.
-      spec: of the new run.
+      init_from: the workdir.
+      class_names: of the new run, in the order of the labels.
       mesh: of the new run.
 
     Returns:
@@ -62,18 +63,19 @@ def start_from(state: TrainState, spec: TrainSpec, mesh: Mesh) -> tuple[TrainSta
     Raises:
       ValueError: there is no such workdir or checkpoint, or its network is another one.
     """
-    source = workdir.locate(spec.init_from)
+    source = workdir.locate(init_from)
     if not (source / workdir.CHECKPOINTS).exists():
         raise ValueError(
-            f"init_from: got {spec.init_from}, which has no {workdir.CHECKPOINTS}, expected the workdir of a run or of "
+            f"init_from: got {init_from}, which has no {workdir.CHECKPOINTS}, expected the workdir of a run or of "
             f"converted weights. Give --config.init_from=WORKDIR; scripts/convert_torch.py makes one of PyTorch's."
         )
     with checkpoint.open_manager(source / workdir.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, "best")
         stored = checkpoint.stored_shapes(manager, step, sharding.replicated(mesh))
+        other_classes = workdir.read_class_names(source) not in (None, class_names)
         averaged = bool(stored.get("average"))
         wanted = stored["average"] if averaged else {name: stored[name] for name in ("params", "batch_stats")}
-        fresh = _require_fit(str(source), _flatten(wanted), _flatten(state.variables), _other_classes(source, spec))
+        fresh = _require_fit(str(source), _flatten(wanted), _flatten(state.variables), other_classes)
         target = {"average": wanted} if averaged else wanted
         restored = checkpoint.restore(manager, step, target)
     arrays = _flatten(restored["average"] if averaged else restored)
@@ -92,14 +94,6 @@ def start_from(state: TrainState, spec: TrainSpec, mesh: Mesh) -> tuple[TrainSta
         unused=_names(arrays.keys() - own.keys() | (arrays.keys() & fresh)),
     )
     return dataclasses.replace(state, average=average, **variables), transfer
-
-
-def _other_classes(source: epath.Path, spec: TrainSpec) -> bool:
-    """Whether the source is known to have learnt classes other than this run's."""
-    if not (source / workdir.CONFIG).exists():  # converted: only the number of classes is known
-        return False
-    data = workdir.read_spec(source).data
-    return (data.name, data.classes) != (spec.data.name, spec.data.classes)
 
 
 def _require_fit(source: str, stored: _Arrays, own: _Arrays, other_classes: bool) -> set[tuple[str, ...]]:

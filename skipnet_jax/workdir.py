@@ -1,6 +1,7 @@
 """The folder of a run: all that it leaves behind, and all that is needed to go on with it.
 
     config.json        every hyperparameter; evaluation needs no config file
+    data.json          the classes, and how many training images there were
     events.jsonl       every start (git revision, library versions, devices, command) and every stop, and why
     checkpoints/       the two newest, and the best
     damaged/           checkpoints that could not be read; never read again
@@ -28,6 +29,7 @@ from skipnet_jax import config
 from skipnet_jax.specs import TrainSpec
 
 CONFIG = "config.json"
+DATA = "data.json"
 EVENTS = "events.jsonl"
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"
@@ -106,6 +108,37 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         return config.from_dict(content)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], training_images: int, started: bool) -> None:
+    """Records what data a run learns from, or checks, when it goes on, that they are still the same.
+
+    Args:
+      workdir: of the run.
+      class_names: in the order of the labels.
+      training_images: how many.
+      started: the run goes on.
+
+    Raises:
+      ValueError: the data are other ones: the order of examples would no longer be that of the run.
+    """
+    now = {"class_names": list(class_names), "training_images": training_images}
+    if started and (workdir / DATA).exists():
+        before = read_json(workdir / DATA)
+        for name, value in now.items():
+            if before[name] != value:
+                raise ValueError(
+                    f"--workdir: {workdir} holds a run on other data: got {name} {_shortened(value)}, expected "
+                    f"{_shortened(before[name])}. Give the data of that run (--config.data.dir), or another --workdir."
+                )
+    elif jax.process_index() == 0:
+        write_json(workdir / DATA, now)
+
+
+def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
+    """The classes that a run has learnt, in the order of the labels; None for converted weights, which name none."""
+    file = workdir / DATA
+    return tuple(read_json(file)["class_names"]) if file.exists() else None
 
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
@@ -247,3 +280,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."

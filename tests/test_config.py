@@ -234,6 +234,11 @@ def test_misspelt_override_is_refused_in_one_line(config_file, override):
         config.check_command_line(["main", f"--config={config_file}", override])
 
 
+def test_overrides_without_a_config_are_refused():
+    with pytest.raises(ValueError, match=r"--config: got nothing but --config\.seed=1, expected a recipe"):
+        config.check_command_line(["main", "--config.seed=1", "--workdir=x"])
+
+
 def test_override_inside_a_field_is_refused(config_file):
     with pytest.raises(ValueError, match=r"config\.optim\.lr\.x: no such field"):
         config.check_command_line(["main", f"--config={config_file}", "--config.optim.lr.x=1"])

@@ -35,7 +35,7 @@ class PooledNet(nn.Module):
 def write_folder(path, *, classes, images):
     rng = np.random.default_rng(0)
     for number in range(classes):
-        folder = path / "test" / f"class{number}"
+        folder = path / "test" / str(number)  # the names of the digits
         folder.mkdir(parents=True)
         for i in range(images):
             pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
@@ -133,18 +133,28 @@ def test_other_data_sets_and_sizes_one_pass_per_pair(run, tiny, tmp_path, monkey
     assert "folder at 16 px: test accuracy" in capsys.readouterr().out
 
 
+def test_the_same_classes_in_another_order_are_refused(run, tiny, tmp_path):
+    """They would be scored, and wrongly."""
+    path, _ = run
+    write_folder(tmp_path, classes=10, images=1)
+    (tmp_path / "test" / "0").rename(tmp_path / "test" / "x")
+    with pytest.raises(ValueError, match=r"--datasets: got .* with class 0 '1', expected '0', the class that"):
+        evaluate.evaluate_workdir(path, datasets=["folder"], data_dir=str(tmp_path))
+
+
 def test_a_data_set_of_other_classes_is_refused(run, tiny, tmp_path):
     path, _ = run
     write_folder(tmp_path, classes=3, images=1)
-    with pytest.raises(ValueError, match=r"--datasets: got folder of 3 classes, expected a data set of 10"):
+    with pytest.raises(ValueError, match=r"--datasets: got .* with 3 classes, expected the 10 classes"):
         evaluate.evaluate_workdir(path, datasets=["folder"], data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"datasets": ["imagenet_b"]}, "data.name: got 'imagenet_b'"),
-        ({"eval_classes": "own"}, "data.eval_classes: got 'own' for digits"),
+        ({"datasets": ["imagenet_b"]}, "data.name: got 'imagenet_b'.*Change --datasets"),
+        ({"eval_classes": "own"}, "data.eval_classes: got 'own' for digits.*Leave out --eval_classes"),
+        ({"image_sizes": [4]}, "data.image_size: got 4.*Change --image_sizes"),
         ({"datasets": ["folder"], "data_dir": "/nowhere"}, "/nowhere"),
     ],
 )

@@ -37,6 +37,8 @@ REFUSED = [
     (lambda: train(accumulate_steps=3), "accumulate_steps: got 3, expected a divisor of batch_size (256)"),
     (lambda: train(batch_size=192), "batch_size: got 192 in 1 part(s), expected a part that is a multiple of model.bn"),
     (lambda: train(batch_size=384, accumulate_steps=2), "batch_size: got 384 in 2 part(s)"),
+    (lambda: train(batch_size=128, accumulate_steps=2), "batch_size: got 128 in 2 part(s), expected a part that is a"),
+    (lambda: ModelSpec(name="resnet20", num_classes=1), "model.num_classes: got 1"),
 ]
 
 

@@ -377,6 +377,22 @@ def test_fine_tuning_on_other_classes_starts_from_a_run(tmp_path, capsys):
     assert tuned["loss"] < scratch["loss"]
 
 
+def test_goes_on_only_with_the_same_data(tmp_path):
+    """Where the data are may change; what they are may not."""
+    spec = make_spec(epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in(patch, 8)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_and_evaluate(spec, tmp_path)
+    file = workdir.locate(tmp_path) / workdir.DATA
+    record = workdir.read_json(file)
+    assert record == {"class_names": list("0123456789"), "training_images": 1437}
+    for name, other in {"training_images": 1436, "class_names": list("1023456789")}.items():
+        workdir.write_json(file, record | {name: other})
+        with pytest.raises(ValueError, match=rf"on other data: got {name} .*, expected .*--config\.data\.dir"):
+            train.train_and_evaluate(spec, tmp_path)
+
+
 def test_takes_the_config_dict_of_a_recipe(whole):
     path, results = whole
     assert train.train_and_evaluate(config.to_config_dict(make_spec()), path) == results

@@ -42,7 +42,8 @@ def checked(
     """
     import tensorflow as tf
 
-    done = seen = skipped = 0
+    done = seen = 0
+    skipped = set[int]()
     careful = False
     iterator = open_batches(done, careful).as_numpy_iterator()
     while True:
@@ -63,17 +64,19 @@ def checked(
         _require_records(source, index[status == MISSING])
         _require_labels(source, index[status == GOOD], batch["label"][status == GOOD])
         undecodable = index[status == UNDECODABLE]
-        seen, skipped = seen + len(index), skipped + len(undecodable)
+        seen += len(index)
         if len(undecodable) and not skip:
             raise DataError(
                 f"{source.describe(int(undecodable[0]))}: got an image that cannot be decoded, expected a JPEG or PNG "
                 f"file. {source.how_to_check}; in training it is left out with --config.data.on_corrupt=skip."
             )
-        for bad in undecodable:
-            _log.warning("Skipped an image that cannot be decoded: %s", source.describe(int(bad)))
-        if skipped > _TOLERATED_SHARE * max(seen, _TOLERATED_OF):
+        for bad in set(undecodable.tolist()) - skipped:
+            _log.warning("Skipped an image that cannot be decoded: %s", source.describe(bad))
+        skipped.update(undecodable.tolist())
+        different = min(seen, source.num_examples)
+        if len(skipped) > _TOLERATED_SHARE * max(different, _TOLERATED_OF):
             raise DataError(
-                f"{source.name}: got {skipped} images of {seen} that cannot be decoded, the last of them "
+                f"{source.name}: got {len(skipped)} images of {different} that cannot be decoded, the last of them "
                 f"{source.describe(int(undecodable[-1]))}, expected at most {_TOLERATED_SHARE:.0%}. "
                 f"{source.how_to_check}."
             )

@@ -76,10 +76,16 @@ def describe(
 
     if tf.io.gfile.exists(join(directory, tfrecords.INDEX)):
         raise ValueError(f"--index: got {directory}, which has a {tfrecords.INDEX}, expected none. Remove it first.")
-    splits, labels = {}, set[int]()
+    splits: dict[str, tuple[Shard, ...]] = {}
+    labels = set[int]()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for split, pattern in patterns.items():
             paths = [join(directory, file) for file in _list(directory) if fnmatch.fnmatchcase(file, pattern)]
+            if shared := {shard.path for shards in splits.values() for shard in shards} & set(paths):
+                raise ValueError(
+                    f"--{split}: got {pattern!r}, which matches {min(shared)} too, a shard of another split; expected "
+                    f"splits that share none."
+                )
             if not paths:
                 raise DataError(
                     f"--{split}: got {pattern!r}, which no file in {directory} matches, expected the shards' names."
@@ -113,10 +119,10 @@ def why_undecodable(encoded: bytes) -> str:
     import tensorflow as tf
 
     try:
-        tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # PNG, too
+        image = tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # PNG, too
     except tf.errors.InvalidArgumentError as error:
         return _reason(error)
-    return ""
+    return "" if image.shape.rank == 3 else "neither JPEG nor PNG"  # TensorFlow takes animations, with a rank of 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,11 @@ def load(spec: DataSpec, split: str) -> Source:
     return _keep_classes(source, spec.classes) if spec.classes else source
 
 
+def is_tfds(name: str) -> bool:
+    """Whether a data set is one of TensorFlow Datasets'."""
+    return name.partition("/")[0] in tfds_sources.SPLITS
+
+
 def require_available(spec: DataSpec) -> None:
     """Raises within 5 seconds, and unless in a bucket before TensorFlow is imported, if `load` could not get the data.
 
@@ -123,7 +128,8 @@ def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
             f"another --config.data.dir."
         )
     every = index.splits[split]
-    chosen = [shard for shard in every if fnmatch.fnmatchcase(shard.name, spec.pattern)]
+    pattern = spec.pattern if split == "train" else "*"
+    chosen = [shard for shard in every if fnmatch.fnmatchcase(shard.name, pattern)]
     shards = tuple(sorted((shard for shard in chosen if shard.examples), key=lambda shard: shard.name))
     if not shards:
         raise DataError(

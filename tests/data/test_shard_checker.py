@@ -1,5 +1,7 @@
+import io
 import pathlib
 
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -146,3 +148,16 @@ def test_check_refuses_just_what_the_input_could_not_decode(mode, kind):
         assert (why_undecodable(whole[:kept]) == "") == good
     assert why_undecodable(whole) == ""
     assert "function_node" not in why_undecodable(whole[:-20])
+
+
+def test_a_shard_of_two_splits_is_refused(elsewhere):
+    """Else the test images would be trained on."""
+    with pytest.raises(ValueError, match=r"--test: got 'validation-\*', which matches .*validation-00000-of-00001 too"):
+        describe(elsewhere, label_offset=1, train="*")
+
+
+def test_webp_is_no_jpeg_whatever_its_name():
+    """TensorFlow's decoder takes it for an animation, which training cannot use."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (20, 20)).save(file, "WEBP")
+    assert why_undecodable(file.getvalue()) == "neither JPEG nor PNG"
