@@ -37,7 +37,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "mixing": {"specs"},
     "objectives": {"specs"},
     "sharding": {"specs"},
-    "analysis": {"specs", "models"},
+    "analysis": {"specs", "models", "workdir"},
     "interop": {"specs", "models", "checkpoint", "workdir"},
     "config": {"specs"},
     "gradients": {"specs", "objectives"},

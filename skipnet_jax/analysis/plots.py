@@ -1,8 +1,9 @@
-"""Pictures of a run, and of what it sees."""
+"""Pictures of runs, and of what they see."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from etils import epath
 from jaxtyping import UInt8
 
 TRAIN, TEST, AVERAGE, RATE = "#8aa4c8", "#c0392b", "#1e8449", "#5d6d7e"
+# Okabe and Ito's colours, which colour-blind eyes tell apart too, without their yellow; then two of Paul Tol's.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000", "#882255", "#999933")
+DPI = 120
 CELL_INCHES, TITLE_INCHES = 1.6, 0.25  # of a grid of images
 
 
@@ -18,39 +22,65 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
 
     Args:
       metrics: lines of a workdir's metrics.jsonl.
-      path: of the PNG.
+      path: of the picture, .png or .svg.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: no global state, no window system
+    figure = new_figure(12, 3.6)
     loss, accuracy, rate = figure.subplots(1, 3)
-    average = _series(metrics, "test/average_accuracy")
+    average = series(metrics, "test/average_accuracy")
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
-        axes.plot(*_series(metrics, f"train/{name}"), color=TRAIN, linewidth=1.2, label="training")
-        axes.plot(*_series(metrics, f"test/{name}"), color=TEST, linewidth=1.8, marker=".", markersize=4, label="test")
+        axes.plot(*series(metrics, f"train/{name}"), color=TRAIN, linewidth=1.2, label="training")
+        axes.plot(*series(metrics, f"test/{name}"), color=TEST, linewidth=1.8, marker=".", markersize=4, label="test")
         if average[0]:
             label = "test, moving average"
-            axes.plot(*_series(metrics, f"test/average_{name}"), color=AVERAGE, linewidth=1.8, label=label)
-    rate.plot(*_series(metrics, "learning_rate"), color=RATE, linewidth=1.8)
+            axes.plot(*series(metrics, f"test/average_{name}"), color=AVERAGE, linewidth=1.8, label=label)
+    rate.plot(*series(metrics, "learning_rate"), color=RATE, linewidth=1.8)
 
     loss.set_ylim(bottom=0)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    _, tests = _series(metrics, "test/accuracy")
+    set_percent(accuracy)
+    _, tests = series(metrics, "test/accuracy")
     last = f", last {tests[-1]:.2%}" if tests else ""
     for axes, title in ((loss, "Loss"), (accuracy, f"Accuracy{last}"), (rate, "Learning rate")):
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xlabel("epoch")
+        set_frame(axes, title, "epoch")
         axes.set_xlim(left=0)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
     rate.set_ylim(bottom=0)
     accuracy.legend(frameon=False, loc="lower right")
 
-    _save(figure, path)
+    save(figure, path)
+
+
+def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: epath.Path) -> None:
+    """Draws loss and test accuracy of several runs over the epochs: single runs thin, their medians thick.
+
+    Where parameters were averaged the test is the average's. A median ends where the first of its runs ends. Losses far
+    above all medians are cut off.
+
+    Args:
+      runs: label: lines of metrics.jsonl of each run that goes by it.
+      path: of the picture, .png or .svg.
+    """
+    figure = new_figure(12, 4.2)
+    names = {"train/loss": "Training loss", "test/loss": "Test loss", "test/accuracy": "Test accuracy"}
+    for (name, title), axes in zip(names.items(), figure.subplots(1, 3), strict=True):
+        highest = 0.0
+        for i, (label, group) in enumerate(runs.items()):
+            average = name.replace("test/", "test/average_")
+            averaged = any(average in line for metrics in group for line in metrics)
+            curves = [series(metrics, average if averaged else name) for metrics in group]
+            color = COLORS[i % len(COLORS)]
+            for curve in curves:
+                axes.plot(*curve, color=color, linewidth=0.7, alpha=0.25)
+            epochs, medians = _median(curves)
+            axes.plot(epochs, medians, color=color, linewidth=1.8, label=label)
+            highest = max([highest, *medians])
+        set_frame(axes, title, "epoch")
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if name == "test/accuracy":
+            set_percent(axes)
+            add_legend(figure, axes.get_legend_handles_labels()[0])
+        else:
+            axes.set_ylim(0, 1.5 * highest or None)
+    save(figure, path)
 
 
 def plot_images(images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[str], path: epath.Path) -> None:
@@ -59,30 +89,82 @@ def plot_images(images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[str], pat
     Args:
       images: 0..255.
       titles: one for each image.
-      path: of the PNG.
+      path: of the picture, .png or .svg.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(CELL_INCHES * columns, (CELL_INCHES + TITLE_INCHES) * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(CELL_INCHES * columns, (CELL_INCHES + TITLE_INCHES) * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):  # the grid may have cells left over
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: epath.Path) -> None:
+def new_figure(width: float | int, height: float | int) -> Any:
+    """An empty matplotlib figure that lays itself out.
+
+    Args:
+      width, height: in inches.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)  # no pyplot: no global state, no window system
+    return figure
+
+
+def set_frame(axes: Any, title: str, label: str) -> None:
+    """Gives a graph the looks of all graphs here.
+
+    Args:
+      label: of the x axis.
+    """
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(label)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def set_percent(axes: Any) -> None:
+    """Labels the y axis, which is of shares in 0..1, in %."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+
+
+def add_legend(figure: Any, handles: Sequence[Any]) -> None:
+    """Puts a legend to the right of all graphs."""
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+
+
+def save(figure: Any, path: epath.Path) -> None:
+    """Writes a picture, the same bytes for the same figure.
+
+    Raises:
+      ValueError: the path ends neither in .png nor in .svg.
+    """
+    import matplotlib
+
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"got the picture {path}, expected a name that ends in .png or .svg.")
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    with matplotlib.rc_context({"svg.hashsalt": "skipnet_jax", "svg.fonttype": "path"}):
+        figure.savefig(picture, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
     path.write_bytes(picture.getvalue())
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float | int], list[float | int]]:
+def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float | int], list[float | int]]:
+    """Epochs and values of what metrics say under a name."""
     points = [(line["epoch"], line[name]) for line in metrics if line.get(name) is not None]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def _median(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[float], list[float]]:
+    """Over the epochs that all curves have."""
+    values = [dict(zip(*curve, strict=True)) for curve in curves]
+    epochs = [epoch for epoch in values[0] if all(epoch in value for value in values)]
+    return epochs, [statistics.median(value[epoch] for value in values) for epoch in epochs]

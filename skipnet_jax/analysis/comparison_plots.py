@@ -1,0 +1,222 @@
+"""Pictures that compare networks: accuracy against image size, and against the size of the network.
+
+A marker tells the junction, a colour the network: a plain one and its relatives share it, unless all are relatives.
+What was measured here is filled and drawn through, published figures are hollow and dashed.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from skipnet_jax.analysis import plots
+from skipnet_jax.analysis.result_tables import Cell, Column, Row, Table, published, published_size
+from skipnet_jax.analysis.runs import EvalSet, Group
+from skipnet_jax.models import list_models, model_info
+from skipnet_jax.models.zoo import find
+
+GREY = "#777777"
+# By prefix of the published name.
+MARKERS = {"": "o", "Skip-": "^", "Dense-": "s", "Dynamic-": "D", "Static-": "v", "Mean-": "P", "Sum-": "X"}
+FILLED: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8, "markersize": 6, "zorder": 3}
+HOLLOW: dict[str, Any] = {
+    **{"linestyle": "--", "linewidth": 1.0, "markersize": 9, "zorder": 2},
+    **{"markerfacecolor": "white"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """A network between its size and its accuracy.
+
+    Args:
+      size: parameters or FLOPs.
+    """
+
+    network: str
+    color: str
+    size: int
+    accuracy: float
+
+
+def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, form: str) -> list[epath.Path]:
+    """Draws all pictures for which there is something to see.
+
+    Args:
+      groups: for the curves; also of runs under way.
+      tables: of the finished ones.
+      folder: is made where there is none.
+      form: png or svg.
+
+    Returns:
+      The files written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+
+    def file(kind: str, title: str) -> epath.Path:
+        drawn.append(folder / f"{kind}_{re.sub('[^a-z0-9]+', '_', title.lower())}.{form}")
+        return drawn[-1]
+
+    curves: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
+    for group in groups:
+        title, name = group.runs[0].learnt.title, f"{group.label}, {len(group.runs)} run{'s' * (len(group.runs) > 1)}"
+        curves.setdefault(title, {})[name] = [run.metrics for run in group.runs]
+    for title, runs in curves.items():
+        plots.plot_runs(runs, file("curves", title))
+    for table in tables:
+        for eval_set in dict.fromkeys(column.eval_set for column in table.columns):
+            columns = [column for column in table.columns if column.eval_set == eval_set]
+            measured = {column: sum(bool(cell.scores) for cell in _cells(table, column)) for column in columns}
+            if sum(number > 0 for number in measured.values()) > 1:
+                plot_resolutions(table, eval_set, file("resolutions", eval_set.title))
+            most = max(columns, key=lambda column: measured[column])  # of several the smallest images
+            if measured[most] > (0 if table.has_published else 1):
+                plot_trade_off(table, most, file("trade_off", eval_set.title))
+    return drawn
+
+
+def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
+    """Draws accuracy against the size of the test images, a line for each network; bars reach over all its runs.
+
+    Args:
+      eval_set: one of the table's.
+      path: of the picture, .png or .svg.
+    """
+    figure = plots.new_figure(9, 5)
+    axes = figure.subplots()
+    chosen = [i for i, column in enumerate(table.columns) if column.eval_set == eval_set]
+    colors = _colors(table.rows)
+    for row in table.rows:
+        cells = {table.columns[i].image_size: row.cells[i] for i in chosen}
+        medians = {size: cell.median for size, cell in cells.items() if cell.median is not None}
+        known = {size: cell.published.accuracy for size, cell in cells.items() if cell.published is not None}
+        for points, style in ((known, HOLLOW), (medians, FILLED)):
+            marker = _marker(row.network)
+            axes.plot([*points], [*points.values()], color=colors[row.label], marker=marker, **style)
+        for size, cell in cells.items():
+            accuracies = [score.accuracy for score in cell.scores.values()]
+            if accuracies:
+                axes.vlines(size, min(accuracies), max(accuracies), color=colors[row.label], linewidth=1.2)
+    plots.set_frame(
+        axes, f"{eval_set.title}: top-1 accuracy, bars from lowest to highest run", "side of the test images, pixels"
+    )
+    axes.set_xticks([table.columns[i].image_size for i in chosen])
+    plots.set_percent(axes)
+    plots.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
+    plots.save(figure, path)
+
+
+def plot_trade_off(table: Table, column: Column, path: epath.Path) -> None:
+    """Draws accuracy against parameters and against FLOPs; arrows lead from a plain network to its relatives.
+
+    The published figures of these networks, and of their plain and Skip- counterparts, are there too.
+
+    Args:
+      column: of the table: what accuracy is meant.
+      path: of the picture, .png or .svg.
+    """
+    from matplotlib.ticker import EngFormatter
+
+    figure = plots.new_figure(12, 4.6)
+    for number, axes in enumerate(figure.subplots(1, 2, sharey=True)):
+        _draw_points(axes, _published_points(table, column, number), HOLLOW)
+        _draw_points(axes, _measured_points(table, column, number), FILLED)
+        title = f"{column.eval_set.title} at {column.image_size} px: top-1 accuracy"
+        plots.set_frame(axes, title if number == 0 else "", ("parameters", "FLOPs")[number])
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(0, 1.05 * axes.get_xlim()[1])  # from zero: a hundredth more must not look like twice as much
+        axes.margins(y=0.08)
+        plots.set_percent(axes)
+    plots.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
+    plots.save(figure, path)
+
+
+def _cells(table: Table, column: Column) -> list[Cell]:
+    return [row.cells[table.columns.index(column)] for row in table.rows]
+
+
+def _measured_points(table: Table, column: Column, number: int) -> list[_Point]:
+    """Of each network.
+
+    Args:
+      number: 0 = against parameters, 1 = against FLOPs.
+    """
+    colors, i = _colors(table.rows), table.columns.index(column)
+    points = []
+    for row in table.rows:
+        size, median = (row.params, row.flops)[number], row.cells[i].median
+        if size is not None and median is not None:
+            points.append(_Point(row.network, colors[row.label], size, median))
+    return points
+
+
+def _published_points(table: Table, column: Column, number: int) -> list[_Point]:
+    colors = _colors(table.rows)
+    by_network = {row.network: colors[row.label] for row in reversed(table.rows)}
+    by_plain = {_plain(row.network): colors[row.label] for row in reversed(table.rows)}
+    points = []
+    for network in list_models():
+        known, size = published(network, column), published_size(network)
+        if known is not None and size is not None and _plain(network) in by_plain:
+            color = by_network.get(network, by_plain[_plain(network)])
+            points.append(_Point(network, color, size[number], known.accuracy))
+    return points
+
+
+def _draw_points(axes: Any, points: Sequence[_Point], style: dict[str, Any]) -> None:
+    """Markers, and arrows from plain networks."""
+    for point in points:
+        marker = _marker(point.network)
+        axes.plot(point.size, point.accuracy, color=point.color, marker=marker, **style | {"linestyle": "none"})
+        for start in points:
+            if _marker(start.network) == MARKERS[""] != marker and _plain(start.network) == _plain(point.network):
+                arrow = {"arrowstyle": "->", "color": point.color, "shrinkA": 5, "shrinkB": 5}
+                arrow |= {name: style[name] for name in ("linestyle", "zorder")}
+                places = ((point.size, point.accuracy), (start.size, start.accuracy))
+                axes.annotate("", *places, arrowprops=arrow)
+
+
+def _plain(network: str) -> str:
+    """Published name of the network without its junction."""
+    return find(network)[0].published_name
+
+
+def _marker(network: str) -> str:
+    return MARKERS[find(network)[1].published_prefix]
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, str]:
+    """Colours of rows, by label: relatives that were trained alike share one, unless all rows are relatives."""
+    kinds = {}
+    for row in rows:
+        difference = row.label.removeprefix(model_info(row.network).published_name)
+        kinds[row.label] = _plain(row.network) + difference
+    if len(set(kinds.values())) == 1:
+        kinds = {label: label for label in kinds}
+    order = [*dict.fromkeys(kinds.values())]
+    return {label: plots.COLORS[order.index(kind) % len(plots.COLORS)] for label, kind in kinds.items()}
+
+
+def _entries(rows: Sequence[Row]) -> list[Any]:
+    """Of networks, for a legend."""
+    from matplotlib.lines import Line2D
+
+    colors = _colors(rows)
+    return [
+        Line2D([], [], color=colors[row.label], marker=_marker(row.network), label=row.label, **FILLED) for row in rows
+    ]
+
+
+def _kinds(with_published: bool) -> list[Any]:
+    """What filled and hollow mean, for a legend."""
+    from matplotlib.lines import Line2D
+
+    if not with_published:
+        return []
+    return [
+        Line2D([], [], color=GREY, marker="o", label="measured: median", **FILLED),
+        Line2D([], [], color=GREY, marker="o", label="published: median", **HOLLOW),
+    ]
