@@ -39,14 +39,22 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "sharding": {"specs"},
     "analysis": {"specs", "models", "workdir"},
     "interop": {"specs", "models", "checkpoint", "workdir"},
+    "exports": {"specs", "models", "checkpoint", "workdir", "data", "interop", "predictor", "preprocessing"},
     "config": {"specs"},
     "gradients": {"specs", "objectives"},
     "nonfinite": set(),
     "steps": {"specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
     "checkpoint": {"specs", "sharding"},
     "workdir": {"specs", "config"},
-    "evaluate": {*_LAYERS, "config", "workdir"},
-    "progress": {"specs", "steps", "workdir", "evaluate"},
+    "scoring": {*_LAYERS},
+    "details": {"analysis"},
+    "evaluate": {*_LAYERS, "config", "workdir", "scoring", "details"},
+    "wandb_log": {"workdir"},
+    "metrics_log": {"workdir", "wandb_log"},
+    "progress": {"specs", "steps", "scoring", "metrics_log"},
+    "preprocessing": {"specs", "data"},
+    "predictor": {"specs", "models", "checkpoint", "workdir", "mixing", "interop", "preprocessing"},
+    "predict": {"data", "predictor", "exports", "preprocessing"},
     "transfer": {*_LAYERS, "workdir"},
     "interruption": set(),
     "events": {"workdir", "interruption"},
@@ -55,7 +63,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "divergence": {"specs", "steps", "nonfinite"},
     "train": {
         *_LAYERS,
-        *("config", "workdir", "analysis", "evaluate", "progress", "transfer"),
+        *("config", "workdir", "analysis", "scoring", "progress", "transfer", "wandb_log", "hosts"),
         *("divergence", "events", "interruption", "recovery", "saver"),
     },
     # data: to tell within seconds, before anything heavy is imported, that there is none
@@ -83,10 +91,18 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "data": {*_CORE, "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
     "analysis": {*_CORE, "etils", "matplotlib"},
     "interop": {*_CORE, "etils", "safetensors", "torch"},
+    "exports": {*_CORE, "etils", "onnx", "onnxruntime", "tensorflow"},
     "config": {"absl", "ml_collections"},
     "checkpoint": {*_CORE, "absl", "etils", "orbax"},
-    "workdir": {*_CORE, "absl", "etils", "clu"},
-    "evaluate": {*_CORE, "absl", "clu", "etils", "tqdm"},
+    "workdir": {*_CORE, "absl", "etils"},
+    "scoring": {*_CORE, "clu", "tqdm"},
+    "details": {*_CORE, "etils"},
+    "evaluate": {*_CORE, "etils"},
+    "wandb_log": {"etils", "wandb"},
+    "metrics_log": {"etils", "clu"},
+    "preprocessing": {"numpy", "jaxtyping"},
+    "predictor": {*_CORE, "etils"},
+    "predict": {"absl", "numpy", "tensorflow", "tqdm"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
     "interruption": set(),
@@ -98,7 +114,8 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "main": {"absl", "jax", "ml_collections", "tensorflow"},
 }
 
-ONLY_INSIDE_FUNCTIONS = {"tensorflow", "tensorflow_datasets", "torch", "safetensors"}
+OPTIONAL = {"onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
+ONLY_INSIDE_FUNCTIONS = {*OPTIONAL, "tensorflow", "tensorflow_datasets"}
 
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
@@ -106,7 +123,6 @@ DISTRIBUTIONS = {
     "orbax": "orbax-checkpoint",
     "tensorflow": "tensorflow-cpu",
 }
-OPTIONAL = {"torch", "safetensors"}  # for weights from elsewhere: the extra `interop`
 
 
 def _part(path: pathlib.Path) -> str:

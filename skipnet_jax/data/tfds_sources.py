@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import tfds_builders
+from skipnet_jax.data import statistics, tfds_builders
 from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.kinds import InMemory, Shards, Source
 from skipnet_jax.data.tfrecords import Shard
@@ -31,11 +31,7 @@ SPLITS = {
 WITH_OWN_CLASSES = ("imagenet_a", "imagenet_r")
 _OWN_CLASSES = 200
 
-# Mean and standard deviation of each channel, for pixels scaled to 0..1: those of the published recipes.
-_STATISTICS = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+_IN_MEMORY = ("cifar10", "cifar100")
 
 # Room for the right labels of an image of imagenet2012_real, of which most have one or two.
 _REAL_LABELS = 32
@@ -67,7 +63,7 @@ def open_split(spec: DataSpec, split: str) -> Source:
             f"{spec.name}: got {', '.join(builder.info.splits)} in {builder.data_dir}, expected a split "
             f"{SPLITS[name][split]!r} too. {tfds_builders.how_to_mend(builder)}."
         )
-    return _read_cifar(builder, part) if name in _STATISTICS else _open_imagenet(spec, builder, part)
+    return _read_cifar(builder, part) if name in _IN_MEMORY else _open_imagenet(spec, builder, part)
 
 
 def _read_cifar(builder: Any, part: Any) -> InMemory:
@@ -88,7 +84,7 @@ def _read_cifar(builder: Any, part: Any) -> InMemory:
             f"{builder.name}: got {start} {part.name} images, expected {part.num_examples}, as {builder.data_dir} says "
             f"of itself. {tfds_builders.how_to_mend(builder)}."
         )
-    mean, std = _STATISTICS[builder.name]
+    mean, std = statistics.of_data(builder.name)
     names = tuple(builder.info.features["label"].names)
     return InMemory(name=builder.name, class_names=names, mean=mean, std=std, images=images, labels=labels)
 

@@ -1,0 +1,177 @@
+"""What each operation of JAX is in ONNX: two tables.
+
+Only what these networks have in evaluation is here, and only in the form in which they have it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skipnet_jax.exports.onnx_layers import convolution, pool_as, product
+from skipnet_jax.exports.onnx_values import Shape, Value, broadcast, permuted, whole
+
+if TYPE_CHECKING:
+    from skipnet_jax.exports.onnx_graph import Graph
+
+
+def _same(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    return inputs[0]
+
+
+def _square(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    return graph.add("Mul", [inputs[0], inputs[0]], inputs[0].shape)
+
+
+def _integer_power(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    return graph.add("Pow", [inputs[0], np.asarray(equation.params["y"], np.float32)], inputs[0].shape)
+
+
+def _reciprocal_root(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    return graph.add("Reciprocal", [graph.add("Sqrt", inputs, inputs[0].shape)], inputs[0].shape)
+
+
+def _complementary_error(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    error = graph.add("Erf", inputs, inputs[0].shape)
+    return graph.add("Sub", [np.ones((), np.float32), error], inputs[0].shape)
+
+
+def _select(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    which, if_false, if_true = inputs
+    return graph.add("Where", [which, if_true, if_false], broadcast([value.shape for value in inputs]))
+
+
+def _cast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    import onnx
+
+    new = equation.params["new_dtype"]
+    if equation.invars[0].aval.dtype == new:
+        return inputs[0]
+    return graph.add("Cast", inputs, inputs[0].shape, {"to": onnx.helper.np_dtype_to_tensor_dtype(np.dtype(new))})
+
+
+def _broadcast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    """Only adds axes of size 1: see `Graph`."""
+    [value, rank] = inputs[0], len(equation.params["shape"])
+    if len(value.shape) == rank:
+        return value
+    shape = [1] * rank
+    for axis, size in zip(equation.params["broadcast_dimensions"], value.shape, strict=True):
+        shape[axis] = size
+    return value.reshape(shape) if isinstance(value, np.ndarray) else graph.reshape(value, tuple(shape))
+
+
+def _reshape(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    [value] = whole(graph, equation, inputs)
+    return graph.reshape(value, equation.outvars[0].aval.shape)
+
+
+def _transpose(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    permutation = tuple(equation.params["permutation"])
+    return permuted(graph, inputs[0], permutation)
+
+
+def _concatenate(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    attributes = {"axis": int(equation.params["dimension"])}
+    return graph.add("Concat", whole(graph, equation, inputs), equation.outvars[0].aval.shape, attributes)
+
+
+def _pad(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    config = equation.params["padding_config"]
+    if not any(low or high or interior for low, high, interior in config):
+        return inputs[0]
+    if any(interior or low < 0 or high < 0 for low, high, interior in config):
+        raise ValueError(f"--format: got onnx for a network with the padding {config}, expected none but at the ends.")
+    pads = np.asarray([low for low, _, _ in config] + [high for _, high, _ in config], np.int64)
+    [value, _] = whole(graph, equation, inputs)
+    return graph.add("Pad", [value, pads, inputs[1]], equation.outvars[0].aval.shape)
+
+
+def _slice(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    params, [value] = equation.params, whole(graph, equation, inputs)
+    strides = params["strides"] or (1,) * len(value.shape)
+    starts, limits = params["start_indices"], params["limit_indices"]
+    return _sliced(graph, value, starts, limits, strides, equation.outvars[0].aval.shape)
+
+
+def _gather(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+    """A slice, or points at known places of neighbouring axes."""
+    shape, numbers = equation.outvars[0].aval.shape, equation.params["dimension_numbers"]
+    [value, _], sizes = whole(graph, equation, inputs), equation.params["slice_sizes"]
+    indices, axes = inputs[1], numbers.start_index_map
+    first, after = axes[0], axes[-1] + 1
+    if not isinstance(indices, np.ndarray) or axes != tuple(range(first, after)) or numbers.operand_batching_dims:
+        raise ValueError("--format: got onnx for a network that looks up what depends on the image, expected none.")
+    if indices.size == len(axes):
+        starts = [0] * len(value.shape)
+        starts[first:after] = [int(index) for index in indices.reshape(-1)]
+        limits = [start + size for start, size in zip(starts, sizes, strict=True)]
+        return graph.reshape(_sliced(graph, value, starts, limits, [1] * len(sizes), sizes), shape)
+    if numbers.collapsed_slice_dims != axes or tuple(shape[:first]) != tuple(value.shape[:first]):
+        raise ValueError(f"--format: got onnx for a network with the look-up {numbers}, expected one of whole rows.")
+    spans = value.shape[first:after]
+    flat = np.ravel_multi_index(tuple(np.moveaxis(indices, -1, 0)), spans).reshape(-1)
+    before, rest = value.shape[:first], value.shape[after:]
+    rows = graph.reshape(value, (*before, math.prod(spans), *rest))
+    found = graph.add("Gather", [rows, flat.astype(np.int64)], (*before, len(flat), *rest), {"axis": first})
+    return graph.reshape(found, shape)
+
+
+def _reduce(operation: str) -> Callable[["Graph", Any, list[Value]], Value]:
+    def reduce(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+        axes = np.asarray(equation.params["axes"], np.int64)
+        [value] = whole(graph, equation, inputs)
+        return graph.add(operation, [value, axes], equation.outvars[0].aval.shape, {"keepdims": 0})
+
+    return reduce
+
+
+def _sliced(
+    graph: "Graph", value: Value, starts: Sequence[Any], limits: Sequence[Any], strides: Sequence[int], shape: Shape
+) -> Value:
+    """Leaves out the axes that stay whole, the batch among them."""
+    wanted = zip(starts, limits, strides, value.shape, strict=True)
+    cut = [(axis, *of) for axis, of in enumerate(wanted) if of[:3] != (0, of[3], 1)]
+    if not cut:
+        return value
+    axes, first, last, step = (np.asarray([of[k] for of in cut], np.int64) for k in range(4))
+    return graph.add("Slice", [value, first, last, axes, step], shape)
+
+
+# Of one name on both sides but for the spelling, and repeating axes of size 1 by themselves.
+ELEMENTWISE = {
+    "add": "Add",
+    "div": "Div",
+    "exp": "Exp",
+    "logistic": "Sigmoid",
+    "max": "Max",
+    "mul": "Mul",
+    "neg": "Neg",
+    "sub": "Sub",
+}
+
+OPERATIONS: dict[str, Callable[["Graph", Any, list[Value]], Value]] = {
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _concatenate,
+    "conv_general_dilated": convolution,
+    "convert_element_type": _cast,
+    "copy": _same,
+    "dot_general": product,
+    "erfc": _complementary_error,
+    "gather": _gather,
+    "integer_pow": _integer_power,
+    "pad": _pad,
+    "reduce_max": _reduce("ReduceMax"),
+    "reduce_sum": _reduce("ReduceSum"),
+    "reduce_window_max": pool_as("MaxPool"),
+    "reduce_window_sum": pool_as("AveragePool"),
+    "reshape": _reshape,
+    "rsqrt": _reciprocal_root,
+    "select_n": _select,
+    "slice": _slice,
+    "square": _square,
+    "squeeze": _reshape,
+    "stop_gradient": _same,
+    "transpose": _transpose,
+}

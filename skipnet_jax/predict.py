@@ -1,0 +1,279 @@
+"""Says what images show.
+
+Of a file, of all images in a folder and below, of what comes by standard input:
+  python -m skipnet_jax.predict photo.jpg --workdir=runs/skip_resnet50
+  python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --top=1
+  curl -s https://example.org/photo.jpg | python -m skipnet_jax.predict - --workdir=runs/skip_resnet50
+
+For programs, one line of JSON per image:
+  python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
+
+With an exported network:
+  python -m skipnet_jax.predict photo.jpg --artifact=runs/skip_resnet50/export/onnx
+
+Images are decoded and cropped as in evaluation. One that cannot be read is told on standard error, and by a line with
+"error" in JSON; the others come all the same. Exit status: 0, 1 if an image could not be read, 2 for a mistake in the
+command.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from skipnet_jax.data import folders
+
+if TYPE_CHECKING:
+    from skipnet_jax.predictor import Classifier
+
+STDIN = "-"
+UNREADABLE, USER_ERROR = 1, 2  # exit statuses
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells do: 128 + the number of the signal
+NAME_WIDTH = 60  # of the column with the names of files, in characters; longer ones push the rest to the right
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of an image: classes, or an error.
+
+    Args:
+      file: as the user called it, or the path below the folder that the user called.
+      predictions: (name of the class, probability 0..1), most probable first.
+      error: what is wrong; empty = nothing.
+    """
+
+    file: str
+    predictions: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the command line says.
+
+    Args:
+      argv: the command line without the program's name.
+
+    Returns:
+      Exit status.
+    """
+    arguments = _parse(argv)
+    try:
+        files = find_images(arguments.images)
+        network = _load(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    try:
+        unreadable = _print(predict(network, files, arguments.top, arguments.batch_size), files, arguments.format)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python may flush what is left
+        return PIPE_CLOSED
+    return UNREADABLE if unreadable else 0
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """The files that are meant.
+
+    Args:
+      paths: files, which need not be there; folders, whose images are meant, hidden ones left out; - = standard input.
+
+    Returns:
+      Paths in the order given, those of a folder sorted.
+
+    Raises:
+      ValueError: a folder without images, or standard input twice.
+    """
+    if paths.count(STDIN) > 1:
+        raise ValueError("IMAGE: got - more than once, expected one image on standard input. Leave the others out.")
+    found = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = sorted(_images_below(path))
+        if not inside:
+            raise ValueError(
+                f"IMAGE: got {path}, a folder without images, expected {', '.join(folders.EXTENSIONS)} in it or below. "
+                f"Give another."
+            )
+        found += inside
+    return found
+
+
+def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
+    """Classifies images, while the next ones are being decoded.
+
+    All batches have one size, so that one program is compiled: the last one is padded, and so is one with images that
+    cannot be read.
+
+    Args:
+      network: a run's, or an exported one.
+      files: paths, or - for standard input.
+      top: how many classes of each image.
+      batch_size: images at once.
+
+    Yields:
+      Results of one batch after the other, in the order of the files.
+    """
+    import numpy as np
+
+    from skipnet_jax.predictor import most_probable, pad
+
+    size = min(batch_size, len(files))
+    loaded = _read_ahead(files, network, ahead=2 * size)
+    while batch := list(itertools.islice(loaded, size)):
+        images = [image for _, image in batch if not isinstance(image, str)]
+        named = []
+        if images:
+            logits = network.logits(pad(np.stack(images), size))[: len(images)]
+            named = most_probable(logits, network.preprocessing.class_names, top)
+        following = iter(named)
+        yield [
+            Result(file, error=image) if isinstance(image, str) else Result(file, tuple(next(following)))
+            for file, image in batch
+        ]
+
+
+def as_json(result: Result) -> str:
+    """One line: {"file": ..., "predictions": [{"class": ..., "probability": ...}, ...]}, or "file" and "error"."""
+    if result.error:
+        return json.dumps({"file": result.file, "error": result.error})
+    predictions = [{"class": name, "probability": float(f"{share:.6g}")} for name, share in result.predictions]
+    return json.dumps({"file": result.file, "predictions": predictions})
+
+
+def as_text(result: Result, width: int) -> str:
+    """One line per class, the file's name before the first; nothing for an error.
+
+    Args:
+      result: of an image.
+      width: of the column with the names, in characters.
+    """
+    file = result.file.encode(errors="backslashreplace").decode()  # a name may be no text at all
+    names = [file, *itertools.repeat("", len(result.predictions))]
+    return "\n".join(
+        f"{name:{width}}  {share:7.2%}  {label}"
+        for name, (label, share) in zip(names, result.predictions, strict=False)
+    )
+
+
+def _print(batches: Iterable[list[Result]], files: Sequence[str], form: str) -> int:
+    """Prints results as they come, with a bar on a terminal.
+
+    Returns:
+      How many images could not be read.
+    """
+    import tqdm
+
+    unreadable = 0
+    width = min(max(len(file) for file in files), NAME_WIDTH)
+    with tqdm.tqdm(total=len(files), unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for batch in batches:
+            errors = [result for result in batch if result.error]
+            for result in errors:
+                bar.write(f"error: {result.error}", file=sys.stderr)
+            shown = batch if form == "jsonl" else [result for result in batch if not result.error]
+            lines = [as_json(result) if form == "jsonl" else as_text(result, width) for result in shown]
+            if lines:
+                bar.write("\n".join(lines), file=sys.stdout)
+            sys.stdout.flush()
+            unreadable += len(errors)
+            bar.update(len(batch))
+    return unreadable
+
+
+def _read_ahead(files: Sequence[str], network: "Classifier", ahead: int) -> Iterator[tuple[str, Any]]:
+    """(file, image or what is wrong with it) in order; so many files are being read at once, by several threads."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        waiting: collections.deque[tuple[str, concurrent.futures.Future[Any]]] = collections.deque()
+        for file in files:
+            waiting.append((file, pool.submit(_read, file, network)))
+            if len(waiting) > ahead:
+                file, future = waiting.popleft()
+                yield file, future.result()
+        for file, future in waiting:
+            yield file, future.result()
+
+
+def _read(file: str, network: "Classifier") -> Any:
+    """The image as uint8 [s, s, 3], or what is wrong with it, in words."""
+    from skipnet_jax.data.errors import DataError
+    from skipnet_jax.preprocessing import load_image
+
+    try:
+        return load_image(sys.stdin.buffer.read() if file == STDIN else file, network.preprocessing)
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return f"{file}: cannot be read: {error.strerror or error}."
+
+
+def _images_below(folder: str) -> Iterator[str]:
+    for level, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(folders.EXTENSIONS) and not name.startswith("."):
+                yield os.path.join(level, name)
+
+
+def _load(arguments: argparse.Namespace) -> "Classifier":
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # before TensorFlow is imported: it tells of bad images its own way
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):  # it only decodes here
+        tf.config.set_visible_devices([], kind)
+    if arguments.artifact:
+        from skipnet_jax.exports import artifacts
+
+        return artifacts.load_artifact(arguments.artifact)
+    from skipnet_jax.predictor import load_workdir
+
+    return load_workdir(arguments.workdir, arguments.checkpoint or "best", batch_size=arguments.batch_size)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m skipnet_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for one image by standard input")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workdir", help="folder of a run or of converted weights, local or gs://...")
+    where.add_argument("--artifact", help="folder of an exported network")
+    parser.add_argument("--checkpoint", help="of the workdir: best (the default), latest or a step")
+    parser.add_argument("--top", type=_count, default=5, help="classes per image (default: 5)")
+    parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a line of JSON per image")
+    parser.add_argument("--batch_size", type=_count, default=64, help="images at once (default: 64)")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.artifact and arguments.checkpoint:
+        parser.error("argument --checkpoint: got one, but an exported network has just one. Leave it out.")
+    return arguments
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

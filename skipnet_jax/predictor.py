@@ -1,0 +1,210 @@
+"""A trained network that classifies images: what a notebook loads, and what `predict.py` and explanations stand on.
+
+predictor = load_workdir("runs/digits")
+images = np.stack([load_image(file, predictor.preprocessing) for file in files])
+predictor.predict(images)     # [[("7", 0.98), ("1", 0.01), ...], ...]
+predictor.features(images)    # the feature pyramid
+"""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Float32, PyTree, UInt8
+
+from skipnet_jax import checkpoint as checkpoints
+from skipnet_jax import mixing
+from skipnet_jax import workdir as workdirs
+from skipnet_jax.interop import workdir_weights
+from skipnet_jax.models import abstract_variables, create_model, model_info
+from skipnet_jax.preprocessing import Preprocessing
+from skipnet_jax.specs import DataSpec
+
+BATCH_SIZE = 64
+
+
+class Classifier(Protocol):
+    """What predicting needs: a `Predictor`, or an exported network of `exports.artifacts.load_artifact`."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network takes, and what it tells apart."""
+        ...
+
+    def logits(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b k"]:
+        """One row per image, one column per class."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A network with its weights, on the first device.
+
+    Args:
+      model: of `models.create_model`.
+      variables: its "params" and "batch_stats".
+      preprocessing: how its images are made and its classes called.
+      batch_size: images that go through the network at once. Fewer images make a batch of their own; of more, the last
+        batch is padded, so that each number of images up to this one compiles one program, and there is no other.
+    """
+
+    model: nn.Module
+    variables: dict[str, PyTree]
+    preprocessing: Preprocessing
+    batch_size: int = BATCH_SIZE
+
+    def logits(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b k"]:
+        """Classifies images as `preprocessing.load_image` makes them, with the numbers that evaluation has.
+
+        Raises:
+          ValueError: there are no images.
+        """
+        return np.concatenate(list(self._run(self._logits, images)))
+
+    def predict(self, images: UInt8[np.ndarray, "b h w 3"], top: int = 5) -> list[list[tuple[str, float]]]:
+        """The most probable classes of each image, most probable first.
+
+        Args:
+          images: as for `logits`.
+          top: how many classes; of a network that has fewer: all.
+
+        Returns:
+          For each image (name of the class, probability 0..1).
+        """
+        return most_probable(self.logits(images), self.preprocessing.class_names, top)
+
+    def features(self, images: UInt8[np.ndarray, "b h w 3"]) -> tuple[Float32[np.ndarray, "b _h _w _c"], ...]:
+        """The last output of each section of the network, in order: a feature pyramid, largest map first.
+
+        Args:
+          images: as for `logits`.
+
+        Raises:
+          ValueError: there are no images.
+        """
+        batches = self._run(self._features, images)
+        return tuple(np.concatenate(stages) for stages in zip(*batches, strict=True))
+
+    def _run(self, program: Callable[..., PyTree], images: np.ndarray) -> Iterator[PyTree]:
+        """Results of the program, batch by batch, without those of padding."""
+        if not len(images):
+            raise ValueError("images: got none, expected at least one. Give an array [b, h, w, 3].")
+        size = min(len(images), self.batch_size)
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            results = jax.device_get(program(self.variables, pad(batch, size)))
+            yield jax.tree.map(operator.itemgetter(slice(len(batch))), results)
+
+    @functools.cached_property
+    def _logits(self) -> Callable[..., Float[Array, "b k"]]:
+        def run(variables: dict[str, PyTree], images: Array) -> Array:
+            logits: Any = self.model.apply(variables, self._normalized(images), train=False)
+            return logits.astype(jnp.float32)
+
+        return jax.jit(run)
+
+    @functools.cached_property
+    def _features(self) -> Callable[..., list[Array]]:
+        def run(variables: dict[str, PyTree], images: Array) -> list[Array]:
+            stages: Any = self.model.apply(variables, self._normalized(images), train=False, method="features")
+            return [stage.astype(jnp.float32) for stage in stages]
+
+        return jax.jit(run)
+
+    def _normalized(self, images: Array) -> Array:
+        return mixing.normalize(images, self.preprocessing.mean, self.preprocessing.std, jnp.result_type(float))
+
+
+def pad(images: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[np.ndarray, "n h w 3"]:
+    """The images, and black ones after them until there are `size`."""
+    return np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
+
+
+def most_probable(
+    logits: Float32[np.ndarray, "b k"], class_names: Sequence[str], top: int
+) -> list[list[tuple[str, float]]]:
+    """What logits say, in words.
+
+    Args:
+      logits: of a `Classifier`.
+      class_names: in the order of the columns.
+      top: how many classes; if there are fewer: all.
+
+    Returns:
+      For each image (name of the class, probability 0..1), most probable first; of equals, the first class first.
+
+    Raises:
+      ValueError: top is less than 1.
+    """
+    if top < 1:
+        raise ValueError(f"top: got {top}, expected at least 1 class. Give another top (--top=5).")
+    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    scores /= scores.sum(axis=1, keepdims=True)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    return [
+        [(class_names[number], float(row[number])) for number in chosen]
+        for row, chosen in zip(scores, order, strict=True)
+    ]
+
+
+def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: int = BATCH_SIZE) -> Predictor:
+    """Reads the network of a run, or converted weights.
+
+    Where the run keeps a moving average, that is the network: the best checkpoint is the best average's, too. Images
+    are prepared as evaluation prepares those of the run's own data.
+
+    Args:
+      path: the workdir, local or gs://...
+      checkpoint: best (by validation accuracy), latest, or a step.
+      batch_size: see `Predictor`.
+
+    Raises:
+      ValueError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
+    """
+    workdir = workdirs.locate(path)
+    if (workdir / workdir_weights.MODEL).exists():
+        return _load_converted(workdir, checkpoint, batch_size)
+    spec = workdirs.read_spec(workdir)
+    model = create_model(**dataclasses.asdict(spec.model))
+    target = _target(model, spec.data.image_size)
+    with checkpoints.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
+        step = checkpoints.find(manager, checkpoint)
+        if spec.ema_decay:
+            variables = checkpoints.restore(manager, step, {"average": target})["average"]
+        else:
+            variables = checkpoints.restore(manager, step, target)
+    names = workdirs.read_class_names(workdir) or _numbers(spec.model.num_classes)
+    return Predictor(model, variables, Preprocessing.of_data(spec.model.name, spec.data, names), batch_size)
+
+
+def _load_converted(workdir: epath.Path, checkpoint: str, batch_size: int) -> Predictor:
+    """Weights from elsewhere tell neither their data nor their classes: those of the published tables are meant."""
+    name, variables = workdir_weights.load(workdir, checkpoint)
+    num_classes = len(variables["params"]["classifier"]["bias"])
+    image_size = model_info(name).image_size
+    cifar = "cifar10" if num_classes == 10 else "cifar100"
+    data = DataSpec(name=cifar if image_size == 32 else "imagenet2012", image_size=image_size)
+    model = create_model(name, num_classes=num_classes)
+    return Predictor(model, variables, Preprocessing.of_data(name, data, _numbers(num_classes)), batch_size)
+
+
+def _target(model: nn.Module, image_size: int) -> dict[str, PyTree]:
+    """Shapes of a network's arrays, to be restored onto the first device."""
+    variables = abstract_variables(model, image_size)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})},
+    )
+
+
+def _numbers(num_classes: int) -> tuple[str, ...]:
+    """Names of classes that nothing names."""
+    return tuple(str(number) for number in range(num_classes))
