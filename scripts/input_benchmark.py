@@ -20,9 +20,9 @@ import jax
 from scripts.input_stages import Setting, cifar, cores, imagenet, say
 from skipnet_jax import sharding, steps
 from skipnet_jax.data import pipeline
-from skipnet_jax.evaluate import IN_FLIGHT
 from skipnet_jax.models import create_model
 from skipnet_jax.optim import optimizers, schedules
+from skipnet_jax.scoring import IN_FLIGHT
 
 _GOALS = {"imagenet": 1.5, "cifar": 5.0}  # times the peer's images/s per core
 _UNTIMED_STEPS = 10  # more than were made ahead in the meantime

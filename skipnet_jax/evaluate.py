@@ -1,90 +1,22 @@
-"""Exact evaluation: every example counts once, whatever the batch size and the number of devices."""
+"""`--mode=evaluate`: a checkpoint of a workdir on the test images of data sets, at several sizes."""
 
 import contextlib
 import dataclasses
 import itertools
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-import tqdm
-from clu.metrics import Average
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from skipnet_jax import checkpoint, sharding, steps
+from skipnet_jax import checkpoint, details, scoring, sharding, steps
 from skipnet_jax import workdir as workdirs
-from skipnet_jax.data import pipeline, sources
+from skipnet_jax.data import sources
 from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.specs import DataSpec, TrainSpec
-
-IN_FLIGHT = 2  # batches that the host may be ahead of the device
-MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean: of its sum
-
-
-def evaluate(
-    eval_step: Callable[[dict[str, PyTree], steps.Batch], steps.Metrics],
-    variables: dict[str, PyTree],
-    batches: Iterable[dict[str, np.ndarray]],
-    mesh: Mesh,
-    *,
-    check: Callable[[], None] | None = None,
-) -> dict[str, float | int]:
-    """Scores a network on all batches.
-
-    The host is a few batches ahead, so that the device never waits, but not so many that they fill its memory; numbers
-    are fetched at the end.
-
-    Args:
-      eval_step: of `steps.make_eval_step`.
-      variables: "params" and "batch_stats" of the network.
-      batches: of `pipeline.eval_batches`, this host's share.
-      check: called before each batch; may raise, to break off.
-
-    Returns:
-      "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples).
-    """
-    sums = []
-    for batch in batches:
-        if check is not None:
-            check()
-        sums.append(eval_step(variables, sharding.to_global(batch, mesh)))
-        if len(sums) > IN_FLIGHT:
-            jax.block_until_ready(sums[-1 - IN_FLIGHT])
-    sums = jax.device_get(sums)
-    return means(sums, MEANS) | {"count": int(sum(batch["count"] for batch in sums))}
-
-
-def evaluate_state(
-    eval_step: Callable[[dict[str, PyTree], steps.Batch], steps.Metrics],
-    state: steps.TrainState,
-    source: sources.Source,
-    spec: TrainSpec,
-    mesh: Mesh,
-    *,
-    check: Callable[[], None] | None = None,
-) -> dict[str, float | int]:
-    """Scores a network on a whole split, and beside it its moving average where there is one.
-
-    Args:
-      eval_step: of `steps.make_eval_step`.
-      state: with "params", "batch_stats" and "average".
-      source: the split.
-      spec: says the batch size.
-      check: as for `evaluate`.
-
-    Returns:
-      Those of `evaluate`; the average's are called "average_loss" and so on.
-    """
-    results = evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh, check=check)
-    if state.average:
-        averaged = evaluate(eval_step, state.average, batches(source, spec, mesh), mesh, check=check)
-        results |= {f"average_{name}": averaged[name] for name in MEANS}
-    return results
 
 
 def evaluate_workdir(
@@ -95,6 +27,8 @@ def evaluate_workdir(
     image_sizes: Sequence[int] = (),
     eval_classes: str = "all",
     data_dir: str | None = None,
+    flip: bool = False,
+    detailed: bool = False,
 ) -> list[dict[str, Any]]:
     """Scores a checkpoint of a workdir on the test images of data sets, and adds the results to results.json there.
 
@@ -107,10 +41,14 @@ def evaluate_workdir(
       image_sizes: sides of the square images, in pixels; none = that of the run. One pass per pair.
       eval_classes: see `specs.DataSpec`.
       data_dir: where the data sets are; None = where the run has its own.
+      flip: score each image by the mean of its logits and those of its mirror image. No published figure is of that.
+      detailed: count by class and by confidence too, of the moving average if there is one, by which the best is
+        chosen. `details.py` lists the files.
 
     Returns:
-      For each data set and each size: those of `evaluate_state`, with the "model", "data", "image_size",
-      "eval_classes", "split", "checkpoint" (its folder) and "step" they belong to.
+      For each data set and each size: those of `scoring.evaluate_state`, with the "model", "data", "image_size",
+      "eval_classes", "split", "flip", "checkpoint" (its folder) and "step" they belong to; detailed also
+      "calibration_error" (0..1) and "class_accuracy" (0..1, by name).
 
     Raises:
       ValueError: there is no run, no such checkpoint or data set, or the checkpoint is of another network.
@@ -124,37 +62,77 @@ def evaluate_workdir(
             sources.require_available(data)  # all of them, before any is evaluated
     mesh = sharding.make_mesh()
     model = create_model(**dataclasses.asdict(spec.model))
-    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
-        step = checkpoint.find(manager, which)
-        target = _replicated_variables(model, spec.data.image_size, mesh)
-        target["average"] = dict(target) if spec.ema_decay else {}
-        restored = checkpoint.restore(manager, step, target)
-    state = steps.TrainState(step=step, opt_state={}, **restored)
+    state = _restore(model, spec, workdir, which, mesh)
     records = []
     for data in wanted:
         source = sources.load(data, "test")
         _require_classes(source, workdirs.read_class_names(workdir))
-        eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes)
-        results = evaluate_state(eval_step, state, source, dataclasses.replace(spec, data=data), mesh)
+        at = dataclasses.replace(spec, data=data)
+        results, found = _score(model, state, source, at, mesh, flip=flip, detailed=detailed)
         record: dict[str, Any] = {
             "model": spec.model.name,
             "data": data.name,
             "image_size": data.image_size,
             "eval_classes": eval_classes,
             "split": "test",
-            "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(step)),
-            "step": step,
+            "flip": flip,
+            "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(state.step)),
+            "step": state.step,
             **results,
         }
         records.append(record)
         if jax.process_index() == 0:
-            workdirs.add_results(workdir, record)
-            own = " (own classes)" if eval_classes == "own" else ""
-            where = f"{data.name}{own} at {data.image_size} px"
-            print(f"{spec.model.name} at step {step}, {where}: {summary(results)}", flush=True)
+            _tell(record, found, workdir)
     if jax.process_index() == 0:
         print(f"written to {workdir / workdirs.RESULTS}", flush=True)
     return records
+
+
+def _restore(model: nn.Module, spec: TrainSpec, workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
+    """A checkpoint without what only training needs."""
+    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
+        step = checkpoint.find(manager, which)
+        target = _replicated_variables(model, spec.data.image_size, mesh)
+        target["average"] = dict(target) if spec.ema_decay else {}
+        return steps.TrainState(step=step, opt_state={}, **checkpoint.restore(manager, step, target))
+
+
+def _score(
+    model: nn.Module,
+    state: steps.TrainState,
+    source: sources.Source,
+    spec: TrainSpec,
+    mesh: Mesh,
+    *,
+    flip: bool,
+    detailed: bool,
+) -> tuple[dict[str, Any], details.Details | None]:
+    """Results of one pass, and what lies behind them where that is asked for."""
+    eval_step = steps.make_eval_step(
+        model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes, flip=flip, details=detailed
+    )
+    tally = scoring.Tally()
+    results: dict[str, Any] = dict(scoring.evaluate_state(eval_step, state, source, spec, mesh, tally=tally))
+    if tally.total is None:
+        return results, None
+    numbers = source.classes or range(source.num_classes)
+    found = details.fetch(tally.total, tuple(source.class_names[number] for number in numbers))
+    return results | {"calibration_error": found.calibration_error, "class_accuracy": found.class_accuracy}, found
+
+
+def _tell(record: dict[str, Any], found: details.Details | None, workdir: epath.Path) -> None:
+    """Adds a result to those of the workdir, and says it."""
+    workdirs.add_results(workdir, record)
+    own = " (own classes)" if record["eval_classes"] == "own" else ""
+    flip = ", with mirror images" if record["flip"] else ""
+    where = f"{record['data']}{own} at {record['image_size']} px{flip}"
+    text = f"{record['model']} at step {record['step']}, {where}: {scoring.summary(record)}"
+    if found is not None:
+        parts = (record["data"].replace("/", "-"), f"{record['image_size']}px", f"step{record['step']}")
+        marks = ("own",) * bool(own) + ("flip",) * bool(flip)
+        files = found.write(workdir, "_".join((*parts, *marks)))
+        text += f", calibration error {found.calibration_error:.2%}\n" + "\n".join(f"  {file}" for file in files)
+    print(text, flush=True)
 
 
 def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
@@ -196,55 +174,6 @@ def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None) -> 
         f"--datasets: got {source.name} with {got}, expected {expected} that the network has learnt. Change --datasets "
         f"or --data_dir."
     )
-
-
-def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Every example of the source once, as this host's share of the batches, with a bar on a terminal.
-
-    The batch size is rounded up to a multiple of the number of devices; no result depends on it.
-    """
-    batch_size = -(-spec.eval_batch_size // mesh.size) * mesh.size
-    batches = pipeline.eval_batches(
-        source,
-        spec.data,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    bar = tqdm.tqdm(
-        batches,
-        desc=f"{source.name} at {spec.data.image_size} px",
-        total=-(-source.num_examples // batch_size),
-        leave=False,
-        disable=jax.process_index() > 0 or not sys.stderr.isatty(),
-    )
-    return iter(bar)
-
-
-def summary(results: Mapping[str, float | int]) -> str:
-    """Results of `evaluate` in words."""
-    correct = round(results["accuracy"] * results["count"])
-    average = f"; moving average {results['average_accuracy']:.2%}" if "average_accuracy" in results else ""
-    return (
-        f"test accuracy {results['accuracy']:.2%} ({correct} of {results['count']} images), "
-        f"top-5 {results['top5_accuracy']:.2%}, loss {results['loss']:.4f}{average}"
-    )
-
-
-def means(sums: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, float | int]:
-    """Means over all examples of sums over batches.
-
-    Args:
-      sums: one entry per batch, fetched, each with "count" examples.
-      names: name of each mean: name of the sum that it is made of.
-    """
-    totals = {}
-    for name, part in names.items():
-        average = Average(total=np.float64(0), count=np.int64(0))
-        for batch in sums:
-            average = average.merge(Average(total=np.float64(batch[part]), count=np.int64(batch["count"])))
-        totals[name] = float(average.compute())
-    return totals
 
 
 def _replicated_variables(model: nn.Module, image_size: int, mesh: Mesh) -> dict[str, PyTree]:

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+CALIBRATION_BINS = 15  # as in the paper's experiments: `details`
 
 
 def cross_entropy(logits: Float[Array, "b c"], targets: Float[Array, "b c"]) -> Float[Array, "b"]:
@@ -87,3 +89,41 @@ def restrict(
     numbers = np.full(logits.shape[-1] + 1, -1, np.int32)  # one more, for label -1
     numbers[columns] = np.arange(len(columns))
     return logits[:, columns], jnp.asarray(numbers)[labels]
+
+
+def details(
+    logits: Float[Array, "b c"], labels: Int[Array, "b n"], mask: Bool[Array, "b"]
+) -> dict[str, Shaped[Array, "..."]]:
+    """Counts which class was taken for which, and how often a prediction of some confidence was right.
+
+    The prediction is the class with the highest score, of equal ones that with the lowest number, as in `topk_correct`;
+    its confidence is its probability. Where several answers are right, that which was predicted is the answer, or else
+    the first. An image with a score that is no number has no prediction, and is left out.
+
+    Args:
+      labels: class numbers, padded with -1.
+      mask: False for an image that does not count; all others have an answer.
+
+    Returns:
+      "confusion": int32 [c, c], images by answer (row) and prediction (column). By confidence, in `CALIBRATION_BINS`
+      bins of equal width, each without its lower and with its upper end: "images" and "hits" (those predicted rightly),
+      int32, and "confidence", the sum over the images.
+
+    Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
+    """
+    prediction = jnp.argmax(logits, axis=-1)
+    confidence = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
+    mask &= jnp.isfinite(confidence)
+    first = jnp.take_along_axis(labels, jnp.argmax(labels >= 0, axis=1)[:, None], axis=1)[:, 0]
+    hit = jnp.any(labels == prediction[:, None], axis=1)
+    answer = jnp.where(hit, prediction, first)
+    classes = logits.shape[-1]
+    counted = mask.astype(jnp.int32)
+    bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
+    none = jnp.zeros(CALIBRATION_BINS, jnp.int32)
+    return {
+        "confusion": jnp.zeros((classes, classes), jnp.int32).at[answer, prediction].add(counted),
+        "images": none.at[bins].add(counted),
+        "hits": none.at[bins].add(counted * hit),
+        "confidence": none.astype(logits.dtype).at[bins].add(jnp.where(mask, confidence, 0)),
+    }

@@ -9,8 +9,8 @@ import jax
 import tqdm
 from etils import epath
 
-from skipnet_jax import evaluate, steps
-from skipnet_jax import workdir as workdirs
+from skipnet_jax import scoring, steps
+from skipnet_jax.metrics_log import MetricsLog
 
 Sums = dict[str, float | int]  # of a step, on the host: `steps.Metrics` as plain numbers, exactly
 
@@ -38,6 +38,7 @@ class Progress:
         total: int,
         steps_per_epoch: int,
         carried: Mapping[str, Any] | None = None,
+        wandb_project: str = "",
     ) -> None:
         """Opens the logs.
 
@@ -47,10 +48,11 @@ class Progress:
           total: steps of the whole run.
           steps_per_epoch: floor(training examples / batch size).
           carried: `snapshot` at the step that training goes on from.
+          wandb_project: as for `MetricsLog`.
         """
         carried = carried or {}
         self._first_host = jax.process_index() == 0
-        self._log = workdirs.MetricsLog(workdir, step=start) if self._first_host else None
+        self._log = MetricsLog(workdir, step=start, wandb_project=wandb_project) if self._first_host else None
         self._bar: tqdm.tqdm | None = None
         self._start, self.done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
         self._carried: list[Sums] = list(carried.get("window", []))  # before this start, since the last fetch
@@ -82,8 +84,8 @@ class Progress:
             self._began = self._mark = time.perf_counter()
             self._open_bar()
             return
-        if len(self._window) > evaluate.IN_FLIGHT:
-            jax.block_until_ready(self._window[-1 - evaluate.IN_FLIGHT])
+        if len(self._window) > scoring.IN_FLIGHT:
+            jax.block_until_ready(self._window[-1 - scoring.IN_FLIGHT])
         if self._bar is not None:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()
@@ -102,7 +104,7 @@ class Progress:
         kept = [sums for sums in window if not sums.get("skipped")]
         numbers: dict[str, float | int] = {}
         if kept:
-            numbers |= evaluate.means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
+            numbers |= scoring.means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
             numbers["grad_norm"] = sum(sums["grad_norm"] for sums in kept) / len(kept)
         numbers["learning_rate"] = window[-1]["learning_rate"]
         if "skipped" in window[-1]:
@@ -128,7 +130,7 @@ class Progress:
         """An epoch is evaluated.
 
         Args:
-          results: of `evaluate.evaluate_state` on the test images.
+          results: of `scoring.evaluate_state` on the test images.
 
         Raises:
           FloatingPointError: every update of the epoch was left out.
@@ -139,7 +141,7 @@ class Progress:
                 f"--config.optim.lr or warm up longer (--config.optim.warmup_epochs), in a new --workdir."
             )
         self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
-        means = evaluate.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
+        means = scoring.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
         average = f" (moving average {results['average_accuracy']:.2%})" if "average_accuracy" in results else ""
         self.say(
             f"{self._position()}  step {self.done}"

@@ -266,6 +266,7 @@ class TrainSpec:
       checkpoint_every_minutes: and so long after the last save, in the middle of an epoch too; 0 = off.
       on_nonfinite: a loss, gradient or update that is not finite: `stop` = with a report and the last good checkpoint
         intact; `skip` = that update is left out, counted and reported.
+      wandb_project: send the metrics to this project at Weights & Biases too; empty = not. Needs the extra `wandb`.
     """
 
     model: ModelSpec
@@ -283,6 +284,7 @@ class TrainSpec:
     checkpoint_every_epochs: int = 1
     checkpoint_every_minutes: float = 10.0
     on_nonfinite: str = "stop"
+    wandb_project: str = ""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "eval_batch_size", "epochs", "accumulate_steps"):

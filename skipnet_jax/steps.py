@@ -146,17 +146,19 @@ def make_eval_step(
     std: tuple[float, ...],
     mesh: Mesh,
     classes: tuple[int, ...] | None = None,
-) -> Callable[[dict[str, PyTree], Batch], Metrics]:
+    flip: bool = False,
+    details: bool = False,
+) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
     """Compiles `eval_step` over a mesh.
 
     Args:
       mean: of each channel of the data set, for pixels scaled to 0..1.
       std: the same.
-      classes: the only classes that can be predicted; None = all.
+      classes, flip, details: as for `eval_step`.
     """
     everywhere = sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(eval_step, model=model, mean=mean, std=std, classes=classes),
+        functools.partial(eval_step, model=model, mean=mean, std=std, classes=classes, flip=flip, details=details),
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
     )
@@ -283,7 +285,9 @@ def eval_step(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     classes: tuple[int, ...] | None = None,
-) -> Metrics:
+    flip: bool = False,
+    details: bool = False,
+) -> dict[str, PyTree]:
     """Scores a batch, of which some rows may be padding.
 
     Args:
@@ -292,24 +296,31 @@ def eval_step(
         several right answers, padded with -1: then any of them is correct, and the loss is against all of them
         alike. An image without an answer counts as padding.
       classes: the only classes that can be predicted, None = all. Labels stay numbers among all.
+      flip: the scores of an image are the mean of its logits and those of its mirror image, left for right.
+      details: count by class and by confidence too.
 
     Returns:
       Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (of fewer than five
-      classes: all), "count".
+      classes: all), "count"; with details also "details", those of `objectives.details`.
     """
     images = mixing.normalize(batch["image"], mean, std, jnp.result_type(float))
     logits: Any = model.apply(variables, images, train=False)  # flax's type allows for updated collections too
+    if flip:  # one pass after the other needs no more memory than one
+        logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
     labels = batch["label"].reshape(len(images), -1)
     if classes is not None:
         logits, labels = objectives.restrict(logits, labels, classes)
     losses = objectives.cross_entropy(logits, objectives.uniform_targets(labels, logits.shape[-1], logits.dtype))
     mask = batch["mask"] & jnp.any(labels >= 0, axis=1)
-    return {
+    sums: dict[str, PyTree] = {
         "loss": jnp.sum(jnp.where(mask, losses, 0)),
         "correct": _count(mask & objectives.any_topk_correct(logits, labels, 1)),
         "correct_top5": _count(mask & objectives.any_topk_correct(logits, labels, min(5, logits.shape[-1]))),
         "count": _count(mask),
     }
+    if details:
+        sums["details"] = objectives.details(logits, labels, mask)
+    return sums
 
 
 def _count(hits: Bool[Array, "b"]) -> Int[Array, ""]:

@@ -8,16 +8,18 @@
     metrics.jsonl      one line per record, for programs; an interrupted run's equals an uninterrupted one's but for
                        timings
     tensorboard/       the same for TensorBoard
+    wandb.json         which run at Weights & Biases it is, and how far that has come; only with `wandb_project`
+    wandb/             files of Weights & Biases itself
     parameters.txt     name, shape and size of every parameter
     curves.png         loss and accuracy over the epochs
     results.json       results of `--mode=evaluate`, one entry per checkpoint, data set and image size
+    evaluation/        tables and pictures of `--mode=evaluate --details`
 
 Paths go through epath, so a workdir may lie in a bucket (gs://...).
 """
 
 import errno
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
@@ -38,6 +40,7 @@ TENSORBOARD = "tensorboard"
 PARAMETERS = "parameters.txt"
 CURVES = "curves.png"
 RESULTS = "results.json"
+WANDB = "wandb.json"
 
 # They say how a run is watched and stored, not what it computes, so they may change when it goes on.
 CHANGEABLE = (
@@ -46,6 +49,7 @@ CHANGEABLE = (
     "checkpoint_every_epochs",
     "checkpoint_every_minutes",
     "data.dir",
+    "wandb_project",
 )
 
 
@@ -59,7 +63,8 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     """Opens the workdir of a run, and creates it where there is none.
 
     Until the first checkpoint is there nothing is lost by another config, so a start that failed does not
-    occupy the folder.
+    occupy the folder. After that the folder keeps its config until `remember` is told another one, so that a start
+    with a wrong one does no harm.
 
     Args:
       path: local, or in a bucket.
@@ -78,18 +83,31 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir: got {workdir}, which is a file, expected a folder or a new path.")
     wanted = config.to_dict(spec)
+    stored = wanted
     if (workdir / CHECKPOINTS).exists() and any((workdir / CHECKPOINTS).iterdir()):
-        _require_same_run(workdir, config.to_dict(read_spec(workdir)), wanted, {*CHANGEABLE, *allow_change})
+        stored = config.to_dict(read_spec(workdir))
+        _require_same_run(workdir, stored, wanted, {*CHANGEABLE, *allow_change})
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / CONFIG, wanted)
+            write_json(workdir / CONFIG, stored)
         except OSError as error:
             raise ValueError(
                 f"--workdir: got {workdir}, which cannot be written ({error.strerror or error}), expected a folder "
                 f"that can. Choose another --workdir, or mend its permissions or its disk."
             ) from error
     return workdir
+
+
+def remember(workdir: epath.Path, spec: TrainSpec) -> None:
+    """Records the config that a run goes on with, once it is known to fit what is saved.
+
+    Args:
+      workdir: of the run.
+      spec: that `open_for_training` was given.
+    """
+    if jax.process_index() == 0:
+        write_json(workdir / CONFIG, config.to_dict(spec))
 
 
 def read_spec(path: epath.PathLike) -> TrainSpec:
@@ -148,46 +166,11 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
       workdir: of the run.
       record: of `evaluate.evaluate_workdir`.
     """
-    same = ("data", "image_size", "eval_classes", "split", "step")
+    same = ("data", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
     records = read_json(file) if file.exists() else []
     kept = [other for other in records if any(other.get(name) != record[name] for name in same)]
     write_json(file, [*kept, dict(record)])
-
-
-class MetricsLog:
-    """Writes scalars to metrics.jsonl and to TensorBoard files."""
-
-    def __init__(self, workdir: epath.Path, *, step: int) -> None:
-        """Opens the logs of a run that goes on from `step`, and drops the lines that will come again.
-
-        Args:
-          workdir: of the run.
-          step: that training goes on from.
-        """
-        from clu import metric_writers  # imports TensorFlow
-
-        self._file = workdir / METRICS
-        self._waiting = b""  # found no room on the disk yet
-        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        write_lines(self._file, kept)
-        self._tensorboard = metric_writers.SummaryWriter(str(workdir / TENSORBOARD))
-
-    def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-        """Adds one line.
-
-        Args:
-          step: training steps behind the numbers.
-          scalars: by name; train/ and test/ tell the data. JSON has no NaN: what is not finite becomes null.
-        """
-        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._waiting = append_lines(self._file, [{"step": step, **finite}], before=self._waiting)
-        self._tensorboard.write_scalars(step, scalars)
-
-    def close(self) -> None:
-        """Writes what is still buffered."""
-        self._waiting = append_lines(self._file, [], before=self._waiting)
-        self._tensorboard.flush()
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -262,6 +245,15 @@ def _require_same_run(
 ) -> None:
     old, new = _flatten(stored), _flatten(wanted)
     differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if "batch_size" in differ:
+        raise ValueError(
+            f"--workdir: {workdir} holds a run with another batch_size: got {new['batch_size']}, expected "
+            f"{old['batch_size']}. A run counts in steps, and the position in the data, the learning rate and the logs "
+            f"follow from their number, so it cannot change on the way, not even with --allow_change. Give "
+            f"--config.batch_size={old['batch_size']}; where memory lacks, with --config.accumulate_steps=2 "
+            f"--allow_change=accumulate_steps. Or go on from this run's weights in another --workdir: "
+            f"--config.init_from={workdir}"
+        )
     differ = [name for name in differ if name not in may_change]
     if differ:
         lines = [f"  {name}: got {new.get(name)!r}, expected {old.get(name)!r}" for name in differ]

@@ -80,6 +80,7 @@ SPEC = TrainSpec(
     checkpoint_every_epochs=2,
     checkpoint_every_minutes=3.0,
     on_nonfinite="skip",
+    wandb_project="skipnets",
 )
 
 

@@ -1,14 +1,14 @@
+import csv
 import dataclasses
 import json
+import shutil
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 
-from skipnet_jax import evaluate, sharding, specs, steps, train, workdir
+from skipnet_jax import evaluate, specs, train, workdir
 from skipnet_jax.data import sources
 
 
@@ -66,30 +66,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet())
 
 
-def test_means_weigh_batches_by_their_examples():
-    sums = [{"loss": 6.0, "correct": 3, "count": 4}, {"loss": 9.0, "correct": 0, "count": 1}]
-    assert evaluate.means(sums, {"a": "loss", "b": "correct"}) == {"a": 3.0, "b": 0.6}
-
-
-@pytest.mark.parametrize("eval_batch_size", [7, 64, 1000])  # 7 is rounded up to the 8 devices
-def test_every_example_counts_once_whatever_the_batch_size(eval_batch_size):
-    source = sources.load(SPEC.data, "test")
-    model, mesh = TinyNet(), sharding.make_mesh()
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh)
-    batches = evaluate.batches(source, dataclasses.replace(SPEC, eval_batch_size=eval_batch_size), mesh)
-    results = evaluate.evaluate(eval_step, variables, batches, mesh)
-
-    images = (source.images / 255 - np.array(source.mean)[None, None, None]) / np.array(source.std)[None, None, None]
-    logits = np.asarray(model.apply(variables, images.astype(np.float32), train=False))
-    ranks = (logits > logits[np.arange(len(logits)), source.labels][:, None]).sum(-1)
-    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), source.labels]
-    assert results["count"] == source.num_examples == 360
-    assert results["accuracy"] == np.mean(ranks < 1)
-    assert results["top5_accuracy"] == np.mean(ranks < 5)
-    assert results["loss"] == pytest.approx(losses.mean(), rel=1e-5)
-
-
 def test_the_workdir_alone_reproduces_the_final_result_exactly(run, tiny, capsys):
     path, trained = run
     [result] = evaluate.evaluate_workdir(path, "latest")
@@ -131,6 +107,45 @@ def test_other_data_sets_and_sizes_one_pass_per_pair(run, tiny, tmp_path, monkey
     again = evaluate.evaluate_workdir(tmp_path / "run", **both)
     assert json.loads((tmp_path / "run" / workdir.RESULTS).read_text()) == [own, *again]  # nothing twice
     assert "folder at 16 px: test accuracy" in capsys.readouterr().out
+
+
+def test_details_and_mirror_images_go_into_the_workdir(run, tiny, tmp_path, capsys):
+    path, _ = run
+    shutil.copytree(path, tmp_path / "run")
+    (tmp_path / "run" / workdir.RESULTS).unlink(missing_ok=True)
+    [plain] = evaluate.evaluate_workdir(tmp_path / "run", "latest")
+    [flipped] = evaluate.evaluate_workdir(tmp_path / "run", "latest", flip=True, detailed=True)
+    [detailed] = evaluate.evaluate_workdir(tmp_path / "run", "latest", detailed=True)
+    for name in ("loss", "accuracy", "top5_accuracy", "count"):
+        assert detailed[name] == plain[name]
+    assert flipped["loss"] != plain["loss"] and (plain["flip"], flipped["flip"]) == (False, True)
+    assert json.loads((tmp_path / "run" / workdir.RESULTS).read_text()) == [flipped, detailed]  # in place of plain
+
+    rows = list(csv.reader((tmp_path / "run/evaluation/digits_8px_step10_confusion.csv").read_text().splitlines()))
+    confusion = np.array([row[1:] for row in rows[1:]], int)
+    assert rows[0][1:] == [row[0] for row in rows[1:]] == list("0123456789")
+    source = sources.load(SPEC.data, "test")
+    assert confusion.sum(axis=1).tolist() == np.bincount(source.labels).tolist()
+    assert np.trace(confusion) / 360 == plain["accuracy"]
+    assert detailed["class_accuracy"] == {
+        str(number): confusion[number, number] / confusion[number].sum() for number in range(10)
+    }
+    assert 0 < detailed["calibration_error"] < 1
+    names = {file.name for file in (tmp_path / "run/evaluation").iterdir()}
+    ends = ("confusion.csv", "confusion.png", "calibration.png")
+    assert names == {f"digits_8px_step10_{mark}{end}" for mark in ("", "flip_") for end in ends}
+    out = capsys.readouterr().out
+    assert f"calibration error {detailed['calibration_error']:.2%}" in out and "8 px, with mirror images: test" in out
+
+
+def test_details_are_those_of_the_moving_average(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    train.train_and_evaluate(dataclasses.replace(SPEC, ema_decay=0.9), tmp_path)
+    [result] = evaluate.evaluate_workdir(tmp_path, "latest", detailed=True)
+    assert result["accuracy"] != result["average_accuracy"]
+    counts = np.bincount(sources.load(SPEC.data, "test").labels)
+    hits = sum(share * count for share, count in zip(result["class_accuracy"].values(), counts, strict=True))
+    assert hits / 360 == pytest.approx(result["average_accuracy"], abs=1e-12)
 
 
 def test_the_same_classes_in_another_order_are_refused(run, tiny, tmp_path):

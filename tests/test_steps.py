@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from skipnet_jax import sharding, specs, steps
+from skipnet_jax import mixing, objectives, sharding, specs, steps
 from skipnet_jax.models import create_model
 from skipnet_jax.optim import optimizers, schedules
 
@@ -483,6 +483,97 @@ def test_restricted_to_the_classes_of_the_data_set():
     assert metrics["correct"] == 2 and metrics["correct_top5"] == metrics["count"] == 3
     scores = np.array([0.4, 0.2, 0.0]) - np.log(np.sum(np.exp([0.4, 0.2, 0.0])))
     np.testing.assert_allclose(metrics["loss"], -(2 * scores[0] + scores[1]), rtol=1e-5)
+
+
+def evaluation(devices, batch, *, part, flip=False, details=False, classes=None):
+    """Sums over a batch that is scored in parts of so many examples, the last one padded."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    model, count = TinyNet(), len(batch["label"])
+    variables = model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+    eval_step = steps.make_eval_step(model, mesh=mesh, classes=classes, flip=flip, details=details, **STATISTICS)
+    total = None
+    for start in range(0, count, part):
+        rows = np.arange(start, start + part)
+        padded = {name: array[rows % count] for name, array in batch.items()} | {"mask": rows < count}
+        sums = jax.device_get(eval_step(sharding.replicate(variables, mesh), sharding.to_global(padded, mesh)))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    return total
+
+
+def test_with_flip_the_scores_are_the_mean_of_those_of_the_image_and_its_mirror_image():
+    batch = make_batch(batch=16)
+    mirrored = batch | {"image": np.ascontiguousarray(batch["image"][:, :, ::-1])}
+    model = TinyNet()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+
+    def logits(images):
+        return model.apply(variables, jnp.asarray((images / 255 - STATISTICS["mean"]) / STATISTICS["std"], jnp.float32),
+                           train=False)  # fmt: skip
+
+    mean = (logits(batch["image"]) + logits(mirrored["image"])) / 2
+    expected = -jnp.sum(jax.nn.log_softmax(mean)[np.arange(16), batch["label"]])
+    flipped = evaluation(8, batch, part=16, flip=True)
+    np.testing.assert_allclose(flipped["loss"], expected, rtol=1e-5)
+    assert flipped["correct"] == np.sum(jnp.argmax(mean, axis=1) == batch["label"])
+    again = evaluation(8, mirrored, part=16, flip=True)
+    np.testing.assert_allclose(again["loss"], flipped["loss"], rtol=1e-6)
+    assert evaluation(8, batch, part=16)["loss"] != flipped["loss"]
+
+
+@pytest.mark.parametrize("classes", [None, (1, 3, 4, 8)])
+def test_details_are_the_same_on_any_number_of_devices_and_in_parts_of_any_size(classes):
+    batch = make_batch(batch=43)
+    one = evaluation(1, batch, part=43, details=True, classes=classes)
+    eight = evaluation(8, batch, part=16, details=True, classes=classes)
+    confidence = one["details"].pop("confidence"), eight["details"].pop("confidence")
+    np.testing.assert_allclose(*confidence, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, one["details"], eight["details"])
+    found = eight["details"]
+    width = len(classes) if classes else CLASSES
+    assert found["confusion"].shape == (width, width) and found["confusion"].dtype == np.int32
+    kept = np.isin(batch["label"], classes) if classes else np.ones(43, bool)
+    labels = np.searchsorted(classes, batch["label"][kept]) if classes else batch["label"]
+    np.testing.assert_array_equal(found["confusion"].sum(axis=1), np.bincount(labels, minlength=width))
+    assert found["confusion"].sum() == found["images"].sum() == eight["count"] == kept.sum()
+    assert np.trace(found["confusion"]) == found["hits"].sum() == eight["correct"]
+    plain = evaluation(8, batch, part=16, classes=classes)
+    assert {name: eight[name] for name in plain} == plain
+
+
+def test_details_gather_no_scores_from_other_devices():
+    mesh = sharding.make_mesh()
+    batch = make_batch(batch=16) | {"mask": np.ones(16, bool)}
+    variables = TinyNet().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+    eval_step = steps.make_eval_step(TinyNet(), mesh=mesh, details=True, **STATISTICS)
+    text = eval_step.lower(variables, sharding.to_global(batch, mesh)).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
+
+
+def test_without_flip_and_details_nothing_of_them_is_in_the_program():
+    """Word for word the program of the four sums."""
+    mesh, batch = sharding.make_mesh(), make_batch(batch=16) | {"mask": np.ones(16, bool)}
+    variables = TinyNet().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+
+    def eval_step(variables, batch, model, mean, std):
+        images = mixing.normalize(batch["image"], mean, std, jnp.float32)
+        logits = model.apply(variables, images, train=False)
+        labels = batch["label"].reshape(len(images), -1)
+        losses = objectives.cross_entropy(logits, objectives.uniform_targets(labels, CLASSES, logits.dtype))
+        mask = batch["mask"] & jnp.any(labels >= 0, axis=1)
+        return {
+            "loss": jnp.sum(jnp.where(mask, losses, 0)),
+            "correct": steps._count(mask & objectives.any_topk_correct(logits, labels, 1)),
+            "correct_top5": steps._count(mask & objectives.any_topk_correct(logits, labels, 5)),
+            "count": steps._count(mask),
+        }
+
+    by_hand = jax.jit(
+        functools.partial(eval_step, model=TinyNet(), **STATISTICS),
+        in_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )
+    plain = steps.make_eval_step(TinyNet(), mesh=mesh, **STATISTICS)
+    assert plain.lower(variables, batch).as_text() == by_hand.lower(variables, batch).as_text()
 
 
 def convolutions(jaxpr):

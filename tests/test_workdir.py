@@ -49,13 +49,13 @@ def test_what_cannot_be_written_is_said_at_once(tmp_path):
 
 def test_another_configs_run_lists_what_differs(tmp_path):
     run = with_checkpoint(tmp_path / "run", make_spec())
-    other = make_spec(batch_size=32, optim=specs.OptimSpec(lr=0.2))
+    other = make_spec(seed=5, optim=specs.OptimSpec(lr=0.2))
     with pytest.raises(ValueError, match="holds a run with another config") as error:
         workdir.open_for_training(run, other)
     lines = str(error.value).splitlines()
-    assert lines[1:3] == ["  batch_size: got 32, expected 64", "  optim.lr: got 0.2, expected 0.1"]
+    assert lines[1:3] == ["  optim.lr: got 0.2, expected 0.1", "  seed: got 5, expected 0"]
     assert len(lines) == 4 and "another --workdir" in lines[3]
-    assert lines[3].endswith("--allow_change=batch_size,optim.lr")
+    assert lines[3].endswith("--allow_change=optim.lr,seed")
     assert workdir.read_spec(run) == make_spec()
 
 
@@ -64,7 +64,19 @@ def test_how_a_run_is_watched_may_change(tmp_path):
     data = dataclasses.replace(make_spec().data, dir="/elsewhere")
     changed = make_spec(log_every_steps=7, eval_batch_size=8, checkpoint_every_epochs=2, data=data)
     workdir.open_for_training(run, changed)
+    assert workdir.read_spec(run) == make_spec()  # it may not fit, and then the old one has to go on
+    workdir.remember(run, changed)
     assert workdir.read_spec(run) == changed
+
+
+def test_the_batch_size_of_a_run_never_changes(tmp_path):
+    run = with_checkpoint(tmp_path / "run", make_spec())
+    for allowed in ([], ["batch_size"]):
+        with pytest.raises(
+            ValueError, match=r"got 32, expected 64.*--config\.batch_size=64.*--config\.init_from="
+        ) as error:
+            workdir.open_for_training(run, make_spec(batch_size=32), allow_change=allowed)
+        assert "accumulate_steps" in str(error.value)
 
 
 def test_without_a_checkpoint_nothing_holds_a_config_back(tmp_path):
@@ -79,33 +91,6 @@ def test_a_folder_without_a_run(tmp_path):
     (tmp_path / workdir.CONFIG).write_text('{"model": ')
     with pytest.raises(ValueError, match=r"config\.json: got no valid JSON"):
         workdir.read_spec(tmp_path)
-
-
-def test_a_resumed_log_drops_what_will_come_again(tmp_path):
-    log = workdir.MetricsLog(epath.Path(tmp_path), step=0)
-    for step in (5, 10, 15):
-        log.write(step, {"train/loss": step / 10})
-    log.close()
-    with (tmp_path / workdir.METRICS).open("a") as file:
-        file.write('{"step": 20, "train')  # kill -9 in the middle of a line
-    log = workdir.MetricsLog(epath.Path(tmp_path), step=10)
-    log.write(15, {"train/loss": 7.0})
-    log.close()
-    assert workdir.read_metrics(tmp_path) == [
-        {"step": 5, "train/loss": 0.5},
-        {"step": 10, "train/loss": 1.0},
-        {"step": 15, "train/loss": 7.0},
-    ]
-    assert len(list((tmp_path / workdir.TENSORBOARD).glob("events.out.tfevents.*"))) == 2
-
-
-def test_every_line_is_json_even_of_a_run_that_diverged(tmp_path):
-    log = workdir.MetricsLog(epath.Path(tmp_path), step=0)
-    log.write(5, {"train/loss": float("nan"), "grad_norm": float("inf"), "epoch": 1.0})
-    log.close()
-    assert (tmp_path / workdir.METRICS).read_text() == (
-        '{"step": 5, "train/loss": null, "grad_norm": null, "epoch": 1.0}\n'
-    )
 
 
 @pytest.mark.parametrize(
