@@ -29,16 +29,19 @@ def train_spec(config: ml_collections.ConfigDict) -> specs.TrainSpec:
     return from_dict(config.to_dict())
 
 
-def from_dict(mapping: Any) -> specs.TrainSpec:
+def from_dict(mapping: Any, *, may_be_older: bool = False) -> specs.TrainSpec:
     """Reads plain nested data, such as the JSON that a workdir keeps; the inverse of `to_dict`.
 
     Every field has to be there, those with a default too: what was recorded must not change its meaning
     when a default does.
 
+    Args:
+      may_be_older: than fields that it lacks: they get their defaults, which mean that all is as before.
+
     Raises:
       ValueError: as for `train_spec`.
     """
-    return _read(specs.TrainSpec, mapping, prefix="")
+    return _read(specs.TrainSpec, mapping, prefix="", may_be_older=may_be_older)
 
 
 def to_dict(spec: specs.TrainSpec) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _check_file(value: str) -> None:
 _Spec = typing.TypeVar("_Spec")
 
 
-def _read(cls: type[_Spec], mapping: Any, prefix: str) -> _Spec:
+def _read(cls: type[_Spec], mapping: Any, prefix: str, *, may_be_older: bool) -> _Spec:
     if not isinstance(mapping, Mapping):
         name = f"config.{prefix}".removesuffix(".")
         raise ValueError(f"{name}: got {mapping!r}, expected the fields of {cls.__name__}.")
@@ -148,19 +151,26 @@ def _read(cls: type[_Spec], mapping: Any, prefix: str) -> _Spec:
     for key in mapping:
         if key not in types:
             raise ValueError(_unknown(f"{prefix}{key}"))
+    newer = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}  # type: ignore[arg-type]
+    left_out = newer - mapping.keys() if may_be_older else set()
     for name in types:
-        if name not in mapping:
+        if name not in mapping and name not in left_out:
             near = _alternatives(_nearest(name, mapping))
             raise ValueError(
                 f"config.{prefix}{name}: missing key, expected {_type_name(types[name])}; "
                 f"nearest key that is there: {near or 'none'}. Add config.{prefix}{name}."
             )
-    return cls(**{name: _read_field(kind, mapping[name], f"{prefix}{name}") for name, kind in types.items()})
+    values = {}
+    for name in types.keys() - left_out:
+        path, kind = f"{prefix}{name}", types[name]
+        if _is_section(kind):
+            values[name] = _read(kind, mapping[name], prefix=f"{path}.", may_be_older=may_be_older)
+        else:
+            values[name] = _read_field(kind, mapping[name], path)
+    return cls(**values)
 
 
 def _read_field(kind: Any, value: Any, path: str) -> Any:
-    if _is_section(kind):
-        return _read(kind, value, prefix=f"{path}.")
     if kind is float and type(value) is int:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):

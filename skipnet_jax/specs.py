@@ -3,6 +3,8 @@
 A leaf: anyone may import it, it imports nothing of the project. A recipe in `configs/` fills these
 dataclasses, `config.py` reads them back from a ConfigDict or a workdir, and from there a field keeps
 its name down to the layer that uses it.
+
+Workdirs of earlier versions lack the newest fields, so a new field has a default, which means: as before.
 """
 
 import dataclasses

@@ -151,6 +151,17 @@ def test_missing_key_raises_even_where_the_spec_has_a_default(path):
         config.from_dict(mapping)
 
 
+def test_what_an_earlier_version_wrote_lacks_newer_fields():
+    mapping = config.to_dict(SPEC)
+    del mapping["seed"], mapping["optim"]["warmup_epochs"]
+    spec = config.from_dict(mapping, may_be_older=True)
+    assert (spec.seed, spec.optim.warmup_epochs) == (0, OptimSpec().warmup_epochs)
+    assert dataclasses.replace(spec.optim, warmup_epochs=SPEC.optim.warmup_epochs) == SPEC.optim
+    del mapping["batch_size"]  # which has always been there
+    with pytest.raises(ValueError, match="config.batch_size: missing key"):
+        config.from_dict(mapping, may_be_older=True)
+
+
 def test_missing_key_names_the_nearest_that_is_there():
     mapping = config.to_dict(SPEC)
     del mapping["batch_size"]

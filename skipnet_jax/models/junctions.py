@@ -3,6 +3,10 @@
 A plain residual network adds: `y + s_1`. A SkipResNet puts a gate there, a small attention module that
 weighs the branch and the states, per sample and channel. The other four are the paper's ablations.
 
+Every junction sows what it multiplies the states with into the collection `intermediates`, as `weights` [b, n, c] in
+the order of its states, or [1, n, c] where they do not depend on the sample; a gate sows `branch` [b, c] too. Where
+that collection is not mutable, which is the default, nothing is computed for it.
+
 The gate's input is the spatial mean of y and of every state. Mean and concatenation commute, so a
 state is pooled once, when it is made, and carries its mean along: no gate ever concatenates feature
 maps, and its only pass over them is the weighted sum.
@@ -17,6 +21,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
@@ -53,7 +58,7 @@ class Gate(nn.Module):
         a = W2 v + b2,   g = sigmoid(a_0),   p = softmax(a_1..a_n) over the states
         out = g * y + sum_k p_k * s_k
 
-    The state weights are sown as `weights` [b, n, c] into the collection `intermediates`.
+    p is sown as `weights` [b, n, c], g as `branch` [b, c].
 
     Args:
       layers: the norm and activation between the two linear layers are the network's own.
@@ -77,7 +82,9 @@ class Gate(nn.Module):
         weights = nn.softmax(a[:, 1:], axis=1)
         self.sow("intermediates", "weights", weights)
         if self.weigh_branch:
-            y = y * _per_pixel(nn.sigmoid(a[:, 0]), y)
+            branch = nn.sigmoid(a[:, 0])
+            self.sow("intermediates", "branch", branch)
+            y = y * _per_pixel(branch, y)
         return y + sum(state.value * _per_pixel(weights[:, k], y) for k, state in enumerate(states))
 
 
@@ -102,6 +109,7 @@ class Sum(nn.Module):
     @nn.compact
     def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
+        self.sow("intermediates", "weights", np.ones((1, len(states), y.shape[-1]), np.float32))
         return y + sum(state.value for state in states)
 
 
@@ -111,7 +119,9 @@ class Mean(nn.Module):
     @nn.compact
     def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
         del train
-        return y + sum(state.value for state in states) / len(states)
+        n = len(states)
+        self.sow("intermediates", "weights", np.full((1, n, y.shape[-1]), 1 / n, np.float32))
+        return y + sum(state.value for state in states) / n
 
 
 def _per_pixel(weight: Float[Array, "_b c"], y: Float[Array, "b h w c"]) -> Float[Array, "_b 1 1 c"]:

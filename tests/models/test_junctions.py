@@ -1,8 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.models.junctions import Gate, Mean, Static, Sum, fit_channels, make_state
 from skipnet_jax.models.layers import batch_norm_relu, layer_norm_gelu
 
@@ -158,3 +160,50 @@ def test_states_are_cut_or_padded_at_the_end(channels):
     np.testing.assert_array_equal(fitted.value[..., :kept], value[..., :kept])
     assert not fitted.value[..., kept:].any()
     np.testing.assert_allclose(fitted.pooled, np.asarray(fitted.value).mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_the_branchs_factor_is_sown_where_there_is_one():
+    y, *states = maps(*[CHANNELS] * 3)
+    states = [make_state(state) for state in states]
+    for weigh_branch in (True, False):
+        gate = Gate(LAYERS["batch norm"], 2, weigh_branch=weigh_branch)
+        variables = spread(gate.init(jax.random.key(0), y, states, train=False))
+        variables["params"]["expand"]["kernel"] *= 0
+        bias = variables["params"]["expand"]["bias"]
+        variables["params"]["expand"]["bias"] = bias.at[:CHANNELS].set(jnp.linspace(-2.0, 2.0, CHANNELS))
+        _, sown = gate.apply(variables, y, states, train=False, mutable=["intermediates"])
+        assert ("branch" in sown["intermediates"]) == weigh_branch
+    gate = Gate(LAYERS["batch norm"], 2)
+    _, sown = gate.apply(variables, y, states, train=False, mutable=["intermediates"])
+    [branch] = sown["intermediates"]["branch"]
+    np.testing.assert_allclose(branch, np.tile(1 / (1 + np.exp(-np.linspace(-2, 2, CHANNELS))), (3, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("junction", "weight"), [(Sum(), 1.0), (Mean(), 1 / 3)])
+def test_constant_weights_are_told_too(junction, weight):
+    y, *states = maps(*[CHANNELS] * 4)
+    _, weights, variables = run(junction, y, states)
+    assert variables == {}
+    np.testing.assert_allclose(weights, np.full((1, 3, CHANNELS), weight), rtol=1e-6)
+
+
+@pytest.mark.parametrize("prefix", ["", "skip_", "dense_", "dynamic_", "static_", "mean_", "sum_"])
+@pytest.mark.parametrize("train", [False, True])
+def test_weights_cost_nothing_unless_asked_for(prefix, train, monkeypatch):
+    model = create_model(f"{prefix}resnet20", num_classes=3, bn_group_size=0)
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    variables = abstract_variables(model, 8)
+    assert set(variables) <= {"params", "batch_stats"}, "initialising does not ask for them"
+
+    def program(*asked):
+        collections = [*(["batch_stats"] if train else []), *asked]
+
+        def apply(variables, images):  # a new one each time: JAX remembers what it has traced
+            return model.apply(variables, images, train=train, mutable=collections)
+
+        return jax.jit(apply).lower(variables, images).as_text()
+
+    usual, asked = program(), program("intermediates")
+    assert usual != asked
+    monkeypatch.setattr(nn.Module, "sow", lambda *_: None)
+    assert usual == program()

@@ -1,0 +1,196 @@
+import json
+import os
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+from etils import epath
+
+from skipnet_jax import config
+from skipnet_jax.analysis import report, run_facts, runs
+from tests import chromium
+
+WILD = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc000000301010018dd8db0"
+    "0000000049454e44ae426082"
+)
+
+
+def make_run(folder, *, name="skip_resnet20", seed=0, accuracy=0.9, gates=True, epochs=2, **fields):
+    """A workdir as training, evaluation and explanation leave it."""
+    from configs import recipes
+
+    folder.mkdir(parents=True)
+    wanted = recipes.digits()
+    wanted.model.name, wanted.seed, wanted.epochs = name, seed, epochs
+    for field, value in fields.items():
+        wanted[field] = value
+    (folder / "config.json").write_text(json.dumps(config.to_dict(config.train_spec(wanted))))
+    (folder / "data.json").write_text(json.dumps({"class_names": list("0123456789"), "training_images": 1437}))
+    lines = [
+        line
+        for epoch in (1.0, 2.0)
+        for line in (
+            {"step": int(11 * epoch), "epoch": epoch, "train/loss": 1.0, "train/accuracy": 0.5, "learning_rate": 0.1}
+            | {"images_per_second": 600.0 + epoch},
+            {"step": int(11 * epoch), "epoch": epoch, "test/loss": 1.0, "test/accuracy": accuracy - 0.1 * (epoch - 1)},
+        )
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    start = {"event": "start", "step": 0, "command": ["main.py", WILD], "git": WILD, "libraries": {"jax": "0.10.2"}}
+    stop = {"time": "2026-01-01T00:03:20+00:00", "event": "stop", "step": 22, "why": WILD}
+    log = [{"time": "2026-01-01T00:00:00+00:00", **start}, stop]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in log))
+    if gates:
+        (folder / "explain").mkdir()
+        (folder / "explain" / "gates.png").write_bytes(PIXEL)
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags, addresses and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.words = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.words += f"{data}\n"
+
+
+def test_a_run(tmp_path):
+    page = Page(report.render([make_run(tmp_path / "digits")]))
+    for words in ("digits", "Skip-ResNet-20", "80.00%", "90.00%", "3 min 20 s", "602", "316.7k", "cutmix_prob"):
+        assert words in page.words, words
+    assert "--mode=explain" not in page.words, "the gates are there"
+
+
+def test_nothing_is_fetched_and_nothing_runs(tmp_path):
+    members = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
+    for paths in (members, members[:1]):
+        text = report.render(paths)
+        page = Page(text)
+        assert all(address.startswith(("data:", "#")) for address in page.addresses)
+        assert len([address for address in page.addresses if address.startswith("data:image/")]) >= 2
+        assert not {"script", "iframe", "object", "embed"} & set(page.tags)
+        assert "default-src 'none'" in text
+        assert not re.search(r"url\(|@import", text)
+
+
+def test_what_comes_from_outside_is_escaped(tmp_path):
+    folder = make_run(tmp_path / "run <b>&x", init_from=WILD)
+    make_run(tmp_path / "other", seed=1)
+    for paths in ([folder], [folder, tmp_path / "other"]):
+        text = report.render(paths)
+        page = Page(text)
+        assert not {"script", "b"} & set(page.tags)
+        assert "<script" not in text
+        assert page.words.count(WILD) >= 3, "config, git and why"
+        assert shlex.quote(WILD) in page.words, "the command can be copied"
+        assert "run <b>&x" in page.words
+
+
+def test_a_comparison_tells_what_differs(tmp_path):
+    first = make_run(tmp_path / "a", gates=False)
+    second = make_run(tmp_path / "b", name="resnet20", accuracy=0.95, gates=False)
+    page = Page(report.render([first, second]))
+    assert "Comparison of 2 runs" in page.words
+    told = page.words.split("What the runs differ in:")[1].split("All ")[0].split()
+    assert told == ["Field", "a", "b", "model.name", "skip_resnet20", "resnet20"]
+    commands = re.findall(r"--mode=explain --workdir=(\S+)", page.words)
+    assert commands == [str(first)], "a plain network has no gates"
+
+
+def test_an_unfinished_run_without_anything(tmp_path):
+    folder = make_run(tmp_path / "early", gates=False)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "events.jsonl").unlink()
+    page = Page(report.render([folder]))
+    assert "The workdir does not tell." in page.words
+    assert "100.00%" not in page.words and "316.7k" in page.words
+
+
+def test_facts_of_a_run_that_was_killed_once(tmp_path):
+    folder = make_run(tmp_path / "killed")
+    times = [("start", 0), ("start", 100), ("stop", 160), ("start", 200), ("stop", 230)]
+    log = [
+        {"time": f"2026-01-01T00:{second // 60:02}:{second % 60:02}+00:00", "event": event, "step": 0}
+        for event, second in times
+    ]
+    (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in log))
+    facts = run_facts.read(runs.read(folder))
+    assert (facts.seconds, facts.interrupted) == (90.0, 1)
+    assert (facts.last.accuracy, facts.best.accuracy, facts.best.epoch) == (0.8, 0.9, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (86400 * 3 + 59, "3 d")],
+)
+def test_durations(seconds, text):
+    assert report.format_seconds(seconds) == text
+
+
+def test_the_file_is_written_where_asked_or_said_why_not(tmp_path):
+    folder = make_run(tmp_path / "run")
+    assert report.write_report([folder], tmp_path / "new" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    with pytest.raises(ValueError, match="--out: got"):
+        report.write_report([folder], folder / "config.json" / "report.html")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        report.render([tmp_path])
+
+
+@pytest.fixture
+def tab(tmp_path):
+    binary = chromium.find()
+    if binary is None:
+        text = (
+            "no Chromium is installed: the report has not been looked at (Debian: apt install chromium-headless-shell)"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    with chromium.page(binary, tmp_path / "profile") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_browser_without_a_network_shows_all_of_it(count, tmp_path, tab):
+    paths = [make_run(tmp_path / f"run_{seed}_{'long_' * 12}", seed=seed) for seed in range(count)]
+    file = report.write_report(paths, epath.Path(tmp_path / "report.html"))
+    for width in (1280, 400):
+        tab.open(tmp_path / file.name, width)
+        widths = tab.value(
+            "document.images.length && Promise.all([...document.images].map(async image => "
+            "{ await image.decode(); return image.naturalWidth }))"
+        )
+        assert len(widths) >= 2 and min(widths) > 0
+        assert tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
+        assert tab.value("getComputedStyle(document.querySelector('nav')).display") == "flex", "styles are applied"
+        assert tab.value("document.querySelectorAll('script').length") == 0
+        assert tab.messages == []
+        assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+        tab.screenshot(tmp_path / f"{width}.png")
+        assert (tmp_path / f"{width}.png").stat().st_size > 10_000
+
+
+def test_the_browsers_test_sees_what_is_wrong(tmp_path, tab):
+    """A page with a foreign picture, a wide table and an error in the console."""
+    file = tmp_path / "wrong.html"
+    file.write_text(
+        '<!DOCTYPE html><img src="https://example.org/a.png"><p style="width:3000px">wide</p>'
+        '<script>console.error("wrong")</script>'
+    )
+    tab.open(file, 400)
+    assert tab.value("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+    assert tab.value("document.images[0].naturalWidth") == 0
+    assert any("wrong" in message for message in tab.messages)
+    assert any("ERR_NAME_NOT_RESOLVED" in message for message in tab.messages)
+    assert "https://example.org/a.png" in tab.requests

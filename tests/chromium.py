@@ -1,0 +1,143 @@
+"""A headless Chromium without a network, driven over its debugging pipe: no driver and no library are needed."""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SECONDS = 60.0  # for any answer, on a busy machine
+
+
+def find() -> str | None:
+    """The browser: of the environment variable CHROMIUM, else the first that is installed."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclasses.dataclass
+class Page:
+    """A tab. `messages` holds what the console said, `requests` the addresses that were asked for."""
+
+    read: int
+    write: int
+    session: str = ""
+    number: int = 0
+    rest: bytes = b""
+    messages: list[str] = dataclasses.field(default_factory=list)
+    requests: list[str] = dataclasses.field(default_factory=list)
+    loaded: int = 0
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Asks for something of the DevTools protocol, and waits for the answer."""
+        self.number += 1
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def open(self, file: pathlib.Path, width: int) -> None:
+        """Shows a file in a window of a width, in pixels."""
+        self.messages.clear()
+        self.requests.clear()
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        before = self.loaded
+        self.call("Page.navigate", url=file.resolve().as_uri())
+        while self.loaded == before:
+            self._next()
+
+    def value(self, script: str) -> Any:
+        """What a script in the page makes, which may be a promise."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(str(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    def screenshot(self, file: pathlib.Path) -> None:
+        """Writes the whole page as a PNG."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, format="png")
+        file.write_bytes(base64.b64decode(answer["data"]))
+
+    def _next(self) -> dict[str, Any]:
+        """The next message of the browser; events are taken note of."""
+        end = time.monotonic() + SECONDS
+        while b"\0" not in self.rest:
+            ready, _, _ = select.select([self.read], [], [], max(0.0, end - time.monotonic()))
+            chunk = os.read(self.read, 1 << 20) if ready else b""
+            if not chunk:
+                raise TimeoutError(f"Chromium has {'gone' if ready else f'not answered for {SECONDS:g} s'}")
+            self.rest += chunk
+        line, _, self.rest = self.rest.partition(b"\0")
+        message = json.loads(line)
+        method, about = message.get("method"), message.get("params", {})
+        if method == "Page.loadEventFired":
+            self.loaded += 1
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(about["request"]["url"])
+        elif method == "Log.entryAdded":
+            self.messages.append(about["entry"]["text"])
+        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+            self.messages.append(json.dumps(about))
+        return message
+
+
+@contextlib.contextmanager
+def page(binary: str, profile: pathlib.Path) -> Iterator[Page]:
+    """Starts a browser with one empty tab, and ends it.
+
+    Args:
+      profile: an empty folder for what it keeps.
+    """
+    command_end, to_browser = os.pipe()
+    from_browser, answer_end = os.pipe()
+
+    def as_3_and_4() -> None:  # where the browser looks for its pipes
+        ends = os.dup(command_end), os.dup(answer_end)
+        os.dup2(ends[0], 3)
+        os.dup2(ends[1], 4)
+
+    options = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe", f"--user-data-dir={profile}"),
+        "about:blank",
+    ]
+    process = subprocess.Popen(
+        [binary, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        close_fds=False,
+        preexec_fn=as_3_and_4,
+        start_new_session=True,
+    )
+    os.close(command_end)
+    os.close(answer_end)
+    try:
+        tab = Page(from_browser, to_browser)
+        target = tab.call("Target.createTarget", url="about:blank")["targetId"]
+        tab.session = tab.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            tab.call(f"{domain}.enable")
+        yield tab
+    finally:
+        os.close(to_browser)  # which ends it
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        os.close(from_browser)
