@@ -4,17 +4,21 @@
 #   bash scripts/setup_venv.sh run     what training needs
 #   bash scripts/setup_venv.sh test    and the tools that check.sh needs
 #   bash scripts/setup_venv.sh peer    and PyTorch and timm, which some tests compare with
+#   bash scripts/setup_venv.sh gpu     what training on GPUs needs, and workdirs in a bucket
+#   bash scripts/setup_venv.sh tpu     what training on TPUs needs, and workdirs in a bucket
 #
 # Does nothing where the last installation still fits. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-wanted=${1:?expected run, test or peer}
-case "$wanted" in
-    run) target=. ;;
-    test) target=".[test]" ;;
-    peer) target=".[test,peer]" ;;
-    *) echo "setup_venv.sh: got '$wanted', expected run, test or peer" >&2; exit 2 ;;
+wanted=${1:?expected run, test, peer, gpu or tpu}
+case "$wanted" in # and which installations hold all that this one would
+    run) target=. enough="run test peer gpu tpu" ;;
+    test) target=".[test]" enough="test peer" ;;
+    peer) target=".[test,peer]" enough=peer ;;
+    gpu) target=".[gpu,gcs]" enough=gpu ;;
+    tpu) target=".[tpu,gcs]" enough=tpu ;;
+    *) echo "setup_venv.sh: got '$wanted', expected run, test, peer, gpu or tpu" >&2; exit 2 ;;
 esac
 
 find_python() {
@@ -34,9 +38,8 @@ find_python() {
 
 # The folder belongs to it: a moved checkout would go on importing the old one.
 fingerprint=$(printf '%s' "$PWD" | cat - setup.cfg pyproject.toml | cksum)
-stamps=".venv/installed-$wanted .venv/installed-peer"
-[ "$wanted" = run ] && stamps="$stamps .venv/installed-test"
-for stamp in $stamps; do
+for each in $enough; do
+    stamp=.venv/installed-$each
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && .venv/bin/python -c '' 2>/dev/null; then
         exit 0
     fi

@@ -75,14 +75,15 @@ class Guard:
         good = [
             f"{text} {numbers[name]:g}" for name, text in names.items() if math.isfinite(numbers.get(name, math.nan))
         ]
-        in_float32 = "" if spec.model.dtype == "float32" else " or compute in float32 (--config.model.dtype)"
+        in_float32 = "" if spec.model.dtype == "float32" else " or compute in float32 (--config.model.dtype=float32)"
+        skip = "; or go on with --config.on_nonfinite=skip --allow_change=on_nonfinite, which leaves such updates out"
         where = self._keep_batch(step, numbers)
         raise FloatingPointError(
             f"training diverged: at step {step} got {', '.join(bad)} ({', '.join(good) or 'nothing finite'}), expected "
             f"finite numbers; its batch is in {where}; {self._saved()}. "
             f"Lower --config.optim.lr (now {spec.optim.lr:g}), warm up longer (--config.optim.warmup_epochs, now "
-            f"{spec.optim.warmup_epochs}){in_float32}, in a new --workdir; or go on with --config.on_nonfinite=skip "
-            f"--allow_change=on_nonfinite, which leaves such updates out."
+            f"{spec.optim.warmup_epochs}){in_float32}, in a new --workdir or from what is saved with "
+            f"--allow_change=optim.lr{skip if spec.on_nonfinite == 'stop' else ''}."
         )
 
     def _keep_batch(self, step: int, numbers: Mapping[str, Any]) -> epath.Path:

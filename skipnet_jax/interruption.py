@@ -1,5 +1,7 @@
 """Signals that ask a run to stop: noted at once, acted upon between two steps.
 
+Several hosts stop after the same step: each casts a vote per step, and acts on what all of them have cast.
+
 A handler can neither save nor raise safely in the middle of a step, so it sets a flag, which the loop reads. Python
 runs handlers only between two of its own instructions, and a compilation takes minutes; a thread that the signal wakes
 without Python's help is what makes a second signal stop the process at once.
@@ -8,6 +10,7 @@ without Python's help is what makes a second signal stop the process at once.
 import os
 import signal
 import threading
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 WATCHED = (signal.SIGTERM, signal.SIGINT)  # preemption and job schedulers; Ctrl-C
@@ -38,17 +41,20 @@ class Signals:
     Elsewhere than in the main thread Python allows no handlers; then nothing changes.
 
     Attributes:
-      number: of the first signal; 0 = none yet.
+      number: of the signal that the run is to stop for; 0 = none yet. With several hosts it changes in `agree` alone.
+      hosts: that had a signal; empty with one.
     """
 
-    def __init__(self, *, enabled: bool = True) -> None:
+    def __init__(self, *, cast: Callable[[int], Sequence[int]] | None = None) -> None:
         """Prepares.
 
         Args:
-          enabled: False where processes have to stop at the same step, which their own signals cannot bring about.
+          cast: with several hosts, `hosts.Votes.cast`.
         """
-        self.number = 0
-        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self.number = self._noted = 0
+        self.hosts: list[int] = []
+        self._cast = cast
+        self._enabled = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> "Signals":
         if self._enabled:
@@ -68,13 +74,22 @@ class Signals:
                 signal.signal(number, handler)
             os.close(self._pipe)
 
+    def agree(self) -> None:
+        """Tells the other hosts, and hears what they told; to be called after each step."""
+        if self._cast is not None and not self.number:
+            votes = self._cast(self._noted)
+            self.hosts = [host for host, number in enumerate(votes) if number]
+            self.number = next(filter(None, votes), 0)
+
     def check(self) -> None:
-        """Raises Requested if there was a signal."""
+        """Raises Requested if the run is to stop."""
         if self.number:
             raise Requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = self.number or number
+        self._noted = self._noted or number
+        if self._cast is None:
+            self.number = self._noted
 
     def _watch(self, reader: int) -> None:
         """Counts the signals that C's handler writes into the pipe, one byte each, until the pipe is closed."""

@@ -1,4 +1,4 @@
-r"""Trains and evaluates SkipResNets.
+r"""Trains, evaluates, explains and exports SkipResNets.
 
 For example:
 
@@ -22,19 +22,25 @@ For example:
   Evaluate on other data sets and at other sizes:
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/skip_resnet50 \
         --datasets=imagenet2012,imagenet_a --image_sizes=224,256,288,320
+    python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits --details --flip
+
+  Draw what the gates let through, and export the network for others to run:
+    python -m skipnet_jax.main --mode=explain --workdir=runs/digits
+    python -m skipnet_jax.main --mode=export --workdir=runs/digits --format=onnx
 
   Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes with
   --distributed alone, elsewhere with
     python -m skipnet_jax.main ... --distributed --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
+import errno
 import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -45,23 +51,47 @@ from skipnet_jax.data import sources, storage
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint to evaluate: best, latest or a step.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "explain", "export"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
 ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run goes on.")
 DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
 IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
 EVAL_CLASSES = flags.DEFINE_enum(
     "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of imagenet_a's and imagenet_r's own 200."
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets to evaluate on are; default: as in training.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets are; default: as in training.")
+FLIP = flags.DEFINE_bool("flip", False, "Evaluate each image together with its mirror image.")
+DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confidence too: tables and pictures.")
+IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
+FORMAT = flags.DEFINE_enum(
+    "format", "orbax", ["orbax", "stablehlo", "savedmodel", "onnx", "safetensors"], "What to export as."
+)
+OUT = flags.DEFINE_string("out", None, "Folder for what is explained or exported; default: in the workdir.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of a run before anything else.")
 COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
 
+# The modes that a flag is for; one that is not here is for all.
+_MODES: list[tuple[flags.FlagHolder[Any], tuple[str, ...]]] = [
+    (CONFIG, ("train",)),
+    (ALLOW_CHANGE, ("train",)),
+    (DISTRIBUTED, ("train", "evaluate")),
+    (CHECKPOINT, ("evaluate", "explain", "export")),  # training goes on from the latest
+    (DATA_DIR, ("evaluate", "explain", "export")),  # training has --config.data.dir
+    (DATASETS, ("evaluate",)),
+    (IMAGE_SIZES, ("evaluate",)),
+    (EVAL_CLASSES, ("evaluate",)),
+    (FLIP, ("evaluate",)),
+    (DETAILS, ("evaluate",)),
+    (IMAGES, ("explain",)),
+    (FORMAT, ("export",)),
+    (OUT, ("explain", "export")),
+]
+
+FAILED = 1  # a bug, or the machine: worth another try
 USER_ERROR = 2
 INTERRUPTED = interruption.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
-LEAVE_SECONDS = 10.0  # for hosts that stop together to say goodbye
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,26 +101,24 @@ def main(argv: Sequence[str]) -> int:
       argv: what is left of the command line, program name first.
 
     Returns:
-      Exit status.
+      Exit status: 0 = done, 2 = a mistake of the user's, 130 and 143 = stopped by SIGINT and SIGTERM, 75 = another host
+      is lost, so that all should be started again.
     """
-    status = 0
     try:
         _check_flags(argv)
         _dispatch()
     except interruption.Stopped as stop:
         print(stop, file=sys.stderr)
-        status = stop.exit_status
+        return _end(stop.exit_status)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped before training began. Run the same command again.", file=sys.stderr)
-        status = INTERRUPTED
-    except (ValueError, FloatingPointError) as error:
-        if not _is_for_the_user(error):
+        return _end(INTERRUPTED)
+    except Exception as error:
+        status = _tell(error)
+        if status is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        status = USER_ERROR
-    if status and flags.FLAGS.is_parsed() and DISTRIBUTED.value:  # a test or a notebook may call this without flags
-        _leave_hosts(status)
-    return status
+        return _end(status)
+    return 0
 
 
 def _check_flags(argv: Sequence[str]) -> None:
@@ -100,17 +128,12 @@ def _check_flags(argv: Sequence[str]) -> None:
         raise ValueError("--workdir: got nothing, expected the folder of the run. Give --workdir=runs/NAME.")
     if MODE.value == "train" and CONFIG.value is None:
         raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
-    if MODE.value == "evaluate" and CONFIG.value is not None:
-        raise ValueError("--config: got one, expected none, since the workdir remembers its own. Leave out --config.")
-    if MODE.value == "train" and CHECKPOINT.present:
-        raise ValueError("--checkpoint: got one, expected none, since training goes on from the latest. Leave it out.")
-    if MODE.value == "train" and any(flag.present for flag in (DATASETS, IMAGE_SIZES, EVAL_CLASSES, DATA_DIR)):
-        raise ValueError(
-            "--datasets, --image_sizes, --eval_classes, --data_dir: got one, expected none, since they are for "
-            "--mode=evaluate. Training has --config.data.name and so on."
-        )
-    if MODE.value == "evaluate" and ALLOW_CHANGE.present:
-        raise ValueError("--allow_change: got one, expected none, since it is for training. Leave it out.")
+    for flag, modes in _MODES:
+        if flag.present and MODE.value not in modes:
+            raise ValueError(
+                f"--{flag.name}: got one with --mode={MODE.value}, expected none, since it is for "
+                f"{' and '.join(f'--mode={mode}' for mode in modes)}. Leave it out; a workdir remembers its config."
+            )
     for size in IMAGE_SIZES.value:
         if not size.isdecimal():
             raise ValueError(f"--image_sizes: got {size!r}, expected pixels, as in --image_sizes=224,256.")
@@ -121,7 +144,8 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _dispatch() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS tell every move, and warn of what concerns no user
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell every move, and pages of what they then raise
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a full disk, once per array
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
     _quieten_tensorflow()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
@@ -133,9 +157,10 @@ def _dispatch() -> None:
         from skipnet_jax.train import train_and_evaluate
 
         train_and_evaluate(spec, WORKDIR.value, allow_change=ALLOW_CHANGE.value)
-    else:
-        _join_hosts()
-        _hide_accelerators()
+        return
+    _join_hosts()
+    _hide_accelerators()
+    if MODE.value == "evaluate":
         from skipnet_jax.evaluate import evaluate_workdir
 
         evaluate_workdir(
@@ -145,30 +170,24 @@ def _dispatch() -> None:
             image_sizes=[int(size) for size in IMAGE_SIZES.value],
             eval_classes=EVAL_CLASSES.value,
             data_dir=DATA_DIR.value,
+            flip=FLIP.value,
+            detailed=DETAILS.value,
         )
+    elif MODE.value == "explain":
+        from skipnet_jax.explain import explain_workdir
+
+        explain_workdir(WORKDIR.value, CHECKPOINT.value, images=IMAGES.value, out=OUT.value, data_dir=DATA_DIR.value)
+    else:
+        from skipnet_jax.exports.export import export_workdir
+
+        export_workdir(WORKDIR.value, FORMAT.value, OUT.value, CHECKPOINT.value, data_dir=DATA_DIR.value)
 
 
 def _join_hosts() -> None:
     if DISTRIBUTED.value:
-        import jax
+        from skipnet_jax import hosts
 
-        jax.distributed.initialize(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
-
-
-def _leave_hosts(status: int) -> None:
-    """Ends this process though the other hosts may not be ending.
-
-    At its end Python waits for them, while they wait for this one's part of the next sum: with the connections gone,
-    they fail within seconds instead. Hosts that stop together part properly.
-    """
-    import jax
-
-    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    leaving.start()
-    leaving.join(LEAVE_SECONDS)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+        hosts.join(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value, workdir=WORKDIR.value)
 
 
 def _quieten_tensorflow() -> None:
@@ -183,6 +202,38 @@ def _hide_accelerators() -> None:
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
+
+
+def _is_distributed() -> bool:
+    return flags.FLAGS.is_parsed() and DISTRIBUTED.value  # a test or a notebook may call `main` without flags
+
+
+def _end(status: int) -> int:
+    """Leaves the other hosts, if there are any, before what the run has held is let go, for which some would wait."""
+    if _is_distributed():
+        from skipnet_jax import hosts
+
+        hosts.leave(status)
+    return status
+
+
+def _tell(error: Exception) -> int | None:
+    """Says what an error means for the user; returns the exit status, or None if its trace is what there is to say."""
+    if isinstance(error, ValueError | FloatingPointError | OSError) and _is_for_the_user(error):
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED if isinstance(error, OSError) else USER_ERROR
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        print(f"error: {error}. Make room for --workdir, and run the same command again.", file=sys.stderr)
+        return FAILED
+    if not _is_distributed():
+        return None
+    from skipnet_jax import hosts
+
+    if hosts.is_lost(error):
+        print(f"error: {hosts.lost_text(error, WORKDIR.value)}", file=sys.stderr)
+        return hosts.LOST
+    traceback.print_exception(error)  # here, since the others are not to wait for the end of this one
+    return FAILED
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from etils import epath
 
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.wandb_log import WandbLog
+
+TENSORBOARD_RETRY_SECONDS = 60.0  # TensorFlow says much of its own when the disk is full
 
 
 class MetricsLog:
@@ -61,9 +64,12 @@ class TensorBoardFiles:
         """
         self._folder = folder
         self._writer: Any = None
+        self._not_before = 0.0
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
         """Adds numbers, some time later."""
+        if self._writer is None and time.monotonic() < self._not_before:
+            return
         from clu import metric_writers  # imports TensorFlow
 
         try:
@@ -82,10 +88,10 @@ class TensorBoardFiles:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """A new file begins with the next numbers, since what follows half a record cannot be read."""
-        self._writer = None
+        """A new file begins a minute later, since what follows half a record cannot be read."""
+        self._writer, self._not_before = None, time.monotonic() + TENSORBOARD_RETRY_SECONDS
         print(
-            f"WARNING: numbers for TensorBoard could not be written to {self._folder} ({str(error).splitlines()[-1]}); "
+            f"WARNING: numbers for TensorBoard could not be written to {self._folder} ({type(error).__name__}); "
             f"{workdirs.METRICS} will have them all.",
             file=sys.stderr,
             flush=True,

@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 
 from skipnet_jax import checkpoint, workdir
@@ -17,6 +19,8 @@ from skipnet_jax import checkpoint, workdir
 
 def put_aside_incomplete(run: epath.Path) -> None:
     """Moves checkpoints of which files are missing out of the way, before Orbax takes one for the newest.
+
+    An old one may be among them: what `kill -9` has left of it in the middle of its removal.
 
     Args:
       run: the workdir.
@@ -27,10 +31,12 @@ def put_aside_incomplete(run: epath.Path) -> None:
     folder = run / workdir.CHECKPOINTS
     found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
     missing = {int(path.name): checkpoint.what_is_missing(path) for path in found}
-    whole = [step for step, what in missing.items() if not what]
+    newest = max((step for step, what in missing.items() if not what), default=None)
+    _all_hosts("looked")  # the first is about to move what the others look at
     for step, what in sorted(missing.items(), reverse=True):
         if what:
-            _put_aside(run, step, what, before=max((other for other in whole if other < step), default=None))
+            _put_aside(run, step, what, instead=newest)
+    _all_hosts("put aside")  # a manager lists the folder once, when it is opened
 
 
 def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int, dict[str, Any]]:
@@ -51,20 +57,26 @@ def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) 
     target = jax.tree.map(checkpoint.shape_of, state)
     steps = sorted(manager.all_steps(), reverse=True)
     for step, before in zip(steps, [*steps, None][1:], strict=True):
+        damage = restored = None
         try:
-            return checkpoint.restore(manager, step, target), step, checkpoint.restore_progress(manager, step) or {}
+            restored = checkpoint.restore(manager, step, target), step, checkpoint.restore_progress(manager, step) or {}
         except checkpoint.DamagedError as error:
-            _put_aside(run, step, str(error), before=before)
+            damage = str(error)
+        if _any_host(damage is not None):
+            _put_aside(run, step, damage or "another host could not read it", instead=before)
+            _all_hosts("put aside")
             manager.reload()
+        elif restored is not None:
+            return restored
     return state, 0, {}
 
 
-def _put_aside(run: epath.Path, step: int, what: str, *, before: int | None) -> None:
+def _put_aside(run: epath.Path, step: int, what: str, *, instead: int | None) -> None:
     path = run / workdir.CHECKPOINTS / str(step)
-    if before is None:
+    if instead is None:
         raise checkpoint.DamagedError(
-            f"{path}: got a damaged checkpoint ({what}), and none before it, expected one that can be read. "
-            f"Start anew in another --workdir, or here after removing {path.parent}."
+            f"{path}: got a damaged checkpoint ({what}), and none beside it that is whole, expected one that can be "
+            f"read. Start anew in another --workdir, or here after removing {path.parent}."
         )
     place = run / workdir.DAMAGED / str(step)
     if jax.process_index() == 0:
@@ -73,7 +85,18 @@ def _put_aside(run: epath.Path, step: int, what: str, *, before: int | None) -> 
             place = place.parent / f"{place.name}-again"
         path.rename(place)
         print(
-            f"WARNING: checkpoint {path} is damaged ({what}). It is now in {place}; going on from step {before}.",
+            f"WARNING: checkpoint {path} is damaged ({what}). It is now in {place}; going on from step {instead}.",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _all_hosts(where: str) -> None:
+    """Waits until every host has come so far."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"recovery: {where}")
+
+
+def _any_host(here: bool) -> bool:
+    """Whether that is so on any host: they have to go on from the same step."""
+    return here if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.asarray(here))))

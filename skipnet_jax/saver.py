@@ -1,6 +1,8 @@
 """When a run saves, and what happens if it cannot."""
 
 import contextlib
+import errno
+import shutil
 import sys
 from collections.abc import Mapping
 from time import monotonic as now
@@ -12,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from skipnet_jax import checkpoint
+from skipnet_jax import checkpoint, hosts
 
 RETRY_SECONDS = 60.0
 
@@ -44,8 +46,9 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
-        self.manager.close()
+        if error is None or not hosts.is_lost(error):  # a write waits for the part of every host
+            self.finish()
+            self.manager.close()
 
     def due(self, *, fetched: bool) -> bool:
         """Whether it is time.
@@ -74,6 +77,7 @@ class Saver:
         self.finish()  # a failure of the last one is to be told apart from this one's
         self._begun = now()
         try:
+            _require_room(self._directory, state)
             checkpoint.save(self.manager, step, state, results, progress)
             self._writing = step
         except Exception as error:  # what fails is the world, and Orbax's and tensorstore's words for it are many
@@ -114,3 +118,23 @@ class Saver:
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def _require_room(directory: epath.Path, state: Any) -> None:
+    """Raises before a write that cannot end well, of which Orbax's threads would print a page per array.
+
+    A quota is not known beforehand, and the disk may fill meanwhile: then the write fails, which does no more harm.
+    """
+    if "://" in str(directory):
+        return
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = _free(directory)
+    if jax.process_count() > 1:  # each writes a part, or none does
+        free = int(multihost_utils.broadcast_one_to_all(np.asarray(free // 2**20, np.int32))) * 2**20
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
+
+
+def _free(directory: epath.Path) -> int:
+    """Bytes that the file system of a local folder has left for this user."""
+    return shutil.disk_usage(directory).free

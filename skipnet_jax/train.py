@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
-from skipnet_jax import config, evaluate, events, interruption, recovery, sharding, steps, transfer
+from skipnet_jax import config, events, hosts, interruption, recovery, scoring, sharding, steps, transfer, wandb_log
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis import plots
 from skipnet_jax.data import pipeline, sources
@@ -51,6 +52,8 @@ def train_and_evaluate(
       interruption.Stopped: SIGTERM, or Ctrl-C, which it is a kind of; its text says what is saved.
     """
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
+    hosts.require_shared(workdirs.locate(workdir))
+    wandb_log.require_installed(spec.wandb_project)
     workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
     recovery.put_aside_incomplete(workdir)
     with Saver(workdir / workdirs.CHECKPOINTS, every_minutes=spec.checkpoint_every_minutes) as saver:
@@ -75,15 +78,23 @@ def train_and_evaluate(
         state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
         unevaluated = start > 0 and start % steps_per_epoch == 0 and saver.manager.metrics(start) is None
         _require_left(start + 1 - unevaluated, total, steps_per_epoch)
+        workdirs.remember(workdir, spec)
 
         def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
-            hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+            share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
             return pipeline.train_batches(
-                train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **hosts
+                train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **share
             )
 
         guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
-        progress = Progress(workdir, start=start, total=total, steps_per_epoch=steps_per_epoch, carried=carried)
+        progress = Progress(
+            workdir,
+            start=start,
+            total=total,
+            steps_per_epoch=steps_per_epoch,
+            carried=carried,
+            wandb_project=spec.wandb_project,
+        )
         _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
         if start:
             progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
@@ -94,7 +105,7 @@ def train_and_evaluate(
         with (
             contextlib.ExitStack() as last,
             events.recorded(workdir, lambda: progress.done),
-            interruption.Signals(enabled=jax.process_count() == 1) as signals,
+            interruption.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as signals,
         ):
             last.callback(_draw, workdir)
             last.callback(progress.close)
@@ -105,14 +116,13 @@ def train_and_evaluate(
                 if step > start:
                     state, sums = train_step(state, sharding.to_global(next(batches), mesh))
                     progress.step(sums)
+                    signals.agree()
                     if fetch:
                         guard.check_steps(progress.fetch(), step)
                 if at_end:
                     with contextlib.suppress(interruption.Requested):
                         signals.check()
-                        results = evaluate.evaluate_state(
-                            eval_step, state, test_source, spec, mesh, check=signals.check
-                        )
+                        results = scoring.evaluate_state(eval_step, state, test_source, spec, mesh, check=signals.check)
                 if results:
                     guard.check_results(results, step)
                     progress.epoch(results)
@@ -125,7 +135,7 @@ def train_and_evaluate(
                     saver.save(step, state, snapshot, results or None)
                 saver.poll()
                 if signals.number and not (results and step == total):
-                    raise _stopped(signals.number, step, total, saver, steps_per_epoch)
+                    raise _stopped(signals, step, total, saver, steps_per_epoch)
             _require_saved(saver)
     _finish("finished", results, workdir)
     return results
@@ -172,7 +182,7 @@ def _compile(
 
 
 def _require_left(first: int, total: int, steps_per_epoch: int) -> None:
-    """After epochs or batch_size were changed there may be nothing left to do."""
+    """After epochs were changed there may be nothing left to do."""
     if first > total:
         raise ValueError(
             f"epochs: got {total // steps_per_epoch}, which end at step {total}, expected more, since the run is at "
@@ -196,9 +206,12 @@ def _saved(saver: Saver, steps_per_epoch: int) -> str:
     return f"saved is step {step} (epoch {step / steps_per_epoch:g}) in {saver.manager.directory}"
 
 
-def _stopped(number: int, step: int, total: int, saver: Saver, steps_per_epoch: int) -> interruption.Stopped:
-    text = f"stopped at step {step} of {total}; {_saved(saver, steps_per_epoch)}. Run the same command to go on."
-    return interruption.Stopped(text, number)
+def _stopped(
+    signals: interruption.Signals, step: int, total: int, saver: Saver, steps_per_epoch: int
+) -> interruption.Stopped:
+    where = f", as a signal asked host {' and '.join(map(str, signals.hosts))} to" if signals.hosts else ""
+    text = f"stopped at step {step} of {total}{where}; {_saved(saver, steps_per_epoch)}. Run the same command to go on."
+    return interruption.Stopped(text, signals.number)
 
 
 def _introduce(
@@ -225,9 +238,12 @@ def _introduce(
 
 def _draw(workdir: epath.Path) -> None:
     if jax.process_index() == 0:
-        plots.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
+        try:
+            plots.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
+        except OSError as error:  # a picture is no reason to fail: its numbers are in the metrics
+            print(f"WARNING: {workdir / workdirs.CURVES} could not be written ({error})", file=sys.stderr, flush=True)
 
 
 def _finish(how: str, results: Mapping[str, float | int], workdir: epath.Path) -> None:
     if jax.process_index() == 0:
-        print(f"{how}: {results['epoch']} epochs, {evaluate.summary(results)}, in {workdir}", flush=True)
+        print(f"{how}: {results['epoch']} epochs, {scoring.summary(results)}, in {workdir}", flush=True)

@@ -74,7 +74,7 @@ def start_from(
         stored = checkpoint.stored_shapes(manager, step, sharding.replicated(mesh))
         other_classes = workdir.read_class_names(source) not in (None, class_names)
         averaged = bool(stored.get("average"))
-        wanted = stored["average"] if averaged else {name: stored[name] for name in ("params", "batch_stats")}
+        wanted = stored["average"] if averaged else {name: stored.get(name, {}) for name in ("params", "batch_stats")}
         fresh = _require_fit(str(source), _flatten(wanted), _flatten(state.variables), other_classes)
         target = {"average": wanted} if averaged else wanted
         restored = checkpoint.restore(manager, step, target)

@@ -123,7 +123,7 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         )
     content = read_json(file)
     try:
-        return config.from_dict(content)
+        return config.from_dict(content, may_be_older=True)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -37,7 +37,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "mixing": {"specs"},
     "objectives": {"specs"},
     "sharding": {"specs"},
-    "analysis": {"specs", "models", "workdir"},
+    "analysis": {"specs", "models", "mixing", "sharding", "config", "workdir", "events"},
     "interop": {"specs", "models", "checkpoint", "workdir"},
     "exports": {"specs", "models", "checkpoint", "workdir", "data", "interop", "predictor", "preprocessing"},
     "config": {"specs"},
@@ -55,11 +55,13 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "preprocessing": {"specs", "data"},
     "predictor": {"specs", "models", "checkpoint", "workdir", "mixing", "interop", "preprocessing"},
     "predict": {"data", "predictor", "exports", "preprocessing"},
+    "explain": {"specs", "models", "data", "sharding", "scoring", "preprocessing", "predictor", "workdir", "analysis"},
     "transfer": {*_LAYERS, "workdir"},
     "interruption": set(),
+    "hosts": {"sharding"},
     "events": {"workdir", "interruption"},
     "recovery": {"checkpoint", "workdir"},
-    "saver": {"checkpoint"},
+    "saver": {"checkpoint", "hosts"},
     "divergence": {"specs", "steps", "nonfinite"},
     "train": {
         *_LAYERS,
@@ -67,7 +69,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
         *("divergence", "events", "interruption", "recovery", "saver"),
     },
     # data: to tell within seconds, before anything heavy is imported, that there is none
-    "main": {"specs", "config", "workdir", "train", "evaluate", "data", "interruption"},
+    "main": {"specs", "config", "workdir", "train", "evaluate", "explain", "exports", "data", "hosts", "interruption"},
 }
 
 # And those that it may import only when asked, inside a function: a network's facts include its FLOPs, whose counter
@@ -89,7 +91,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "steps": _CORE,
     "sharding": _CORE,
     "data": {*_CORE, "requests", "sklearn", "tensorflow", "tensorflow_datasets"},
-    "analysis": {*_CORE, "etils", "matplotlib"},
+    "analysis": {*_CORE, "etils", "jinja2", "matplotlib"},
     "interop": {*_CORE, "etils", "safetensors", "torch"},
     "exports": {*_CORE, "etils", "onnx", "onnxruntime", "tensorflow"},
     "config": {"absl", "ml_collections"},
@@ -103,18 +105,20 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "preprocessing": {"numpy", "jaxtyping"},
     "predictor": {*_CORE, "etils"},
     "predict": {"absl", "numpy", "tensorflow", "tqdm"},
+    "explain": {*_CORE, "etils"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
     "interruption": set(),
+    "hosts": {"jax", "numpy", "etils"},
     "events": {"jax", "etils"},
-    "recovery": {"jax", "etils", "orbax"},
+    "recovery": {*_CORE, "etils", "orbax"},
     "saver": {*_CORE, "etils"},
     "divergence": {*_CORE, "etils"},
     "train": {*_CORE, "absl", "clu", "etils", "orbax"},
     "main": {"absl", "jax", "ml_collections", "tensorflow"},
 }
 
-OPTIONAL = {"onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
+OPTIONAL = {"jinja2", "onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
 ONLY_INSIDE_FUNCTIONS = {*OPTIONAL, "tensorflow", "tensorflow_datasets"}
 
 DISTRIBUTIONS = {

@@ -1,4 +1,4 @@
-"""Real processes over loopback: two hosts compute what one does, and a run survives that their number changes."""
+"""Real processes over loopback: two hosts compute what one does, stop together, and see when one of them is gone."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,13 @@ import io
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -22,13 +23,11 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image
 
-from skipnet_jax import checkpoint, events, workdir
+from skipnet_jax import checkpoint, events, hosts, sharding, workdir
 from skipnet_jax.data import tfrecords
 
-pytestmark = pytest.mark.slow
-
 ROOT = pathlib.Path(__file__).parents[1]
-DEVICES = 2  # of every run, on one host or on two: so each computes the very same program
+DEVICES = 2  # of every run but one, on one host or on two: each computes the very same program, sums in one order
 DEADLINE = 240  # seconds for all processes of a run
 TIMINGS = {"images_per_second"}
 
@@ -58,6 +57,33 @@ IN_MEMORY = [
     "--config.epochs=1",
     "--config.eval_batch_size=51",
 ]
+MAIN = ["-m", "skipnet_jax.main"]
+
+# What concerns the processes alone does not need a network that takes half a minute to compile.
+TINY_MAIN = [
+    "-c",
+    """
+import flax.linen as nn
+from absl import app
+from skipnet_jax import main, train
+
+class TinyNet(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(images)
+        return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
+
+train.create_model = lambda **_: TinyNet()
+app.run(main.main, flags_parser=main._parse)
+""",
+]
+ENDLESS = [
+    "--config=configs/digits.py",
+    "--config.data.image_size=8",
+    "--config.batch_size=64",
+    "--config.epochs=1000",
+    "--config.log_every_steps=7",
+]
 
 
 @dataclasses.dataclass
@@ -71,27 +97,43 @@ class Hosts:
         deadline = time.monotonic() + DEADLINE
         return [process.wait(max(deadline - time.monotonic(), 0.1)) for process in self.processes]
 
-    def interrupt_once(
-        self, happened: Callable[[], bool], number: signal.Signals, only: int | None = None
-    ) -> list[int]:
+    def send_once(self, happened: Callable[[], bool], number: signal.Signals, only: int | None = None) -> None:
         deadline = time.monotonic() + DEADLINE
         while not happened() and time.monotonic() < deadline:
             assert [process.poll() for process in self.processes] == [None] * len(self.processes), self.said()
             time.sleep(0.02)
         for process in self.processes if only is None else [self.processes[only]]:
             process.send_signal(number)
-        return self.wait()
+
+    def require_end_for_want_of_the_other(self, host: int, path: str) -> None:
+        """Within half a minute, and what it says last is what to do."""
+        began = time.monotonic()
+        status = self.processes[host].wait(DEADLINE)
+        assert status in (hosts.LOST, -signal.SIGABRT) and time.monotonic() - began < 30, self.said()
+        while not self.said()[host].endswith("again with the same command to go on.\n"):  # JAX may have ended it
+            assert time.monotonic() - began < 30, self.said()
+            time.sleep(0.1)
+        last = self.said()[host].splitlines()[-1]
+        assert last.startswith("error: ") and "another" in last and path in last
+
+    def training(self) -> bool:
+        return "compiled" in self.said()[0]
 
     def said(self) -> list[str]:
         """What each host said, without the lines of JAX's collectives."""
         texts = [output.read_text().splitlines(keepends=True) for output in self.outputs]
-        return ["".join(line for line in lines if not line.startswith("[Gloo]")) for lines in texts]
+        return ["".join(line for line in lines if "peer ranks" not in line) for lines in texts]
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory) -> pathlib.Path:
     """What one process has compiled serves the next."""
     return tmp_path_factory.mktemp("compiled")
+
+
+def environment(compiled: pathlib.Path) -> dict[str, str]:
+    caching = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    return os.environ | caching
 
 
 @pytest.fixture(scope="module")
@@ -124,22 +166,20 @@ def start(compiled, tmp_path_factory) -> Callable[..., contextlib.AbstractContex
     """Starts the same command on so many hosts; none of them outlives the `with` block."""
 
     @contextlib.contextmanager
-    def started(*flags: str, hosts: int) -> Iterator[Hosts]:
+    def started(*flags: str, hosts: int, program: Sequence[str] = MAIN) -> Iterator[Hosts]:
         folder = tmp_path_factory.mktemp("output")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        env = os.environ | {
+        env = environment(compiled) | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // hosts}",
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             "JAX_COORDINATOR_BIND_ADDRESS": address,  # else it listens to the whole network
         }
         running = Hosts([], [folder / str(host) for host in range(hosts)])
         try:
             for host, output in enumerate(running.outputs):
                 joining = ["--distributed", f"--coordinator_address={address}", f"--num_processes={hosts}"]
-                command = [sys.executable, "-m", "skipnet_jax.main", *flags]
+                command = [sys.executable, *program, *(flag.replace("HOST", str(host)) for flag in flags)]
                 command += [*joining, f"--process_id={host}"] if hosts > 1 else []
                 with output.open("w") as file:
                     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
@@ -203,6 +243,7 @@ def require_first_host_alone_writes(path: pathlib.Path, said: list[str], hosts: 
     assert len(set(lines)) == len(lines)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_over_shards_as_one(train, whole, data, tmp_path):
     said = train(tmp_path / "two", *AUGMENTED, f"--config.data.dir={data}", hosts=2)
     assert "203 training and 61 test images" in said[0] and "2 x cpu: 4 epochs of 6 steps of 32" in said[0]
@@ -212,6 +253,7 @@ def test_two_hosts_train_over_shards_as_one(train, whole, data, tmp_path):
     assert (step, results["count"]) == (4 * STEPS_PER_EPOCH, 61)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_in_memory_as_one(train, tmp_path):
     said = train(tmp_path / "two", *IN_MEMORY, hosts=2)
     train(tmp_path / "one", *IN_MEMORY, hosts=1)
@@ -220,6 +262,30 @@ def test_two_hosts_train_in_memory_as_one(train, tmp_path):
     assert last_checkpoint(tmp_path / "two")[1]["count"] == 360
 
 
+@pytest.mark.slow
+def test_two_hosts_of_two_devices_compute_what_one_of_four_does(compiled, tmp_path):
+    """In float64: four devices add in another order than two times two, and training makes that a thousandfold."""
+    env = environment(compiled) | {"JAX_ENABLE_X64": "1"}
+    flags = [*IN_MEMORY, "--config.model.dtype=float64", "--config.log_every_steps=1"]
+    for hosts_of_run in (2, 1):
+        command = [sys.executable, "scripts/run_local_hosts.py", f"--num_processes={hosts_of_run}"]
+        command += [
+            f"--devices_per_process={4 // hosts_of_run}",
+            "--",
+            *flags,
+            f"--workdir={tmp_path / str(hosts_of_run)}",
+        ]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "[host 0] 4 x cpu: 1 epochs of 11 steps of 128 images" in done.stdout
+    lines, expected_lines = (workdir.read_metrics(tmp_path / number) for number in "21")
+    assert len(lines) == len(expected_lines) == 12
+    for line, expected in zip(lines, expected_lines, strict=True):
+        for name in line.keys() - TIMINGS:
+            np.testing.assert_allclose(line[name], expected[name], rtol=1e-6, err_msg=f"{name} {line}")
+
+
+@pytest.mark.slow
 def test_the_number_of_hosts_may_change(start, train, whole, data, tmp_path):
     """From two to one to two: stopped by Ctrl-C, then by kill -9, each time within an epoch."""
     path = tmp_path / "run"
@@ -230,10 +296,12 @@ def test_the_number_of_hosts_may_change(start, train, whole, data, tmp_path):
         return (path / workdir.CHECKPOINTS / str(epochs * STEPS_PER_EPOCH)).exists()
 
     with start(*flags, f"--workdir={path}", hosts=2) as running:
-        assert running.interrupt_once(lambda: saved(1), signal.SIGINT) == [130, 130], running.said()
+        running.send_once(lambda: saved(1), signal.SIGINT)
+        assert running.wait() == [130, 130], running.said()
         assert all("saved is step" in text and "Traceback" not in text for text in running.said())
     with start(*flags, f"--workdir={path}", hosts=1) as running:
-        assert running.interrupt_once(lambda: saved(2), signal.SIGKILL) == [-signal.SIGKILL], running.said()
+        running.send_once(lambda: saved(2), signal.SIGKILL)
+        assert running.wait() == [-signal.SIGKILL], running.said()
         assert "going on from step" in running.said()[0] and "finished" not in running.said()[0]
     said = train(path, *flags, hosts=2)
     assert "going on from step" in said[0]
@@ -241,15 +309,81 @@ def test_the_number_of_hosts_may_change(start, train, whole, data, tmp_path):
     require_first_host_alone_writes(path, said, [2, 1, 2])
 
 
-def test_a_host_that_stops_alone_ends_the_other(start, data, tmp_path):
-    """They would wait for each other: the one for the end of the other, that for numbers of the one."""
-    flags = [*AUGMENTED, f"--config.data.dir={data}", f"--workdir={tmp_path}", "--config.epochs=1000"]
-    first = tmp_path / workdir.CHECKPOINTS / str(STEPS_PER_EPOCH)
-    with start(*flags, hosts=2) as running:
-        statuses = running.interrupt_once(first.exists, signal.SIGINT, only=1)  # waits for both, not for ever
-        assert statuses[1] == 130 and statuses[0] != 0, running.said()
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_signal_to_one_host_stops_all_after_the_same_step(start, tmp_path, asked, number):
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+        running.send_once(running.training, number, only=asked)
+        assert running.wait() == [128 + number] * 2, running.said()
+        texts = running.said()
+    step = events.read(tmp_path)[-1]["step"]
+    assert step > 0 and events.read(tmp_path)[-1]["why"] == number.name
+    for text in texts:
+        assert f"stopped at step {step} of 22000, as a signal asked host {asked} to; saved is step {step} (" in text
+        assert "Traceback" not in text
+    assert texts[asked].count(f"{number.name}: stopping") == 1 and texts[1 - asked].count(": stopping") == 0
+    assert last_checkpoint(tmp_path)[0] == step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", [0, 1])  # 0: with it goes the service through which the hosts find each other
+def test_a_killed_host_ends_the_other_and_the_same_command_goes_on(start, tmp_path, gone):
+    saving = [*ENDLESS, f"--workdir={tmp_path}", "--config.checkpoint_every_epochs=1"]
+    with start(*saving, hosts=2, program=TINY_MAIN) as running:
+        running.send_once((tmp_path / workdir.CHECKPOINTS / "44").exists, signal.SIGKILL, only=gone)
+        running.require_end_for_want_of_the_other(1 - gone, str(tmp_path))
+        if gone == 1:
+            assert running.processes[0].returncode == hosts.LOST and "Traceback" not in running.said()[0]
+            assert events.read(tmp_path)[-1]["event"] == "stop"
+    with start(*saving, "--config.epochs=1000", hosts=2, program=TINY_MAIN) as running:
+        running.send_once(running.training, signal.SIGTERM)
+        assert running.wait() == [143, 143], running.said()
+        assert re.search(r"going on from step (\d+) of", running.said()[0])[1] >= "44"
+
+
+@pytest.mark.slow
+def test_a_host_that_no_longer_answers_ends_the_other(start, tmp_path):
+    """As on TPUs, where a step waits for ever for a host that is gone."""
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+        running.send_once(running.training, signal.SIGSTOP, only=1)
+        running.require_end_for_want_of_the_other(0, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_host_at_once_and_so_the_other(start, tmp_path):
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+        running.send_once(running.training, signal.SIGSTOP, only=0)  # so that the first signal has no effect yet
+        running.processes[1].send_signal(signal.SIGTERM)
+        running.send_once(lambda: "SIGTERM: stopping" in running.said()[1], signal.SIGTERM, only=1)
+        assert running.processes[1].wait(DEADLINE) == 143
+        running.processes[0].send_signal(signal.SIGCONT)
+        running.require_end_for_want_of_the_other(0, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_folder_that_the_hosts_do_not_share_is_refused(start, tmp_path):
+    with start(*ENDLESS, f"--workdir={tmp_path}/HOST", hosts=2, program=TINY_MAIN) as running:
+        assert running.wait() == [2, 2], running.said()
+        for host, text in enumerate(running.said()):
+            assert re.fullmatch(
+                f"error: --workdir: got {tmp_path}/{host}, where host 1 does not see what host 0 has written, expected "
+                r"one folder that all 2 hosts share\. Give the same --workdir to all.*gs://.*\n",
+                text,
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_votes_are_counted_later_and_by_host():
+    votes = hosts.Votes(sharding.make_mesh())
+    counts = [votes.cast(vote) for vote in (0, 15, 2, 0, 0)]
+    assert counts == [(), (), [0], [15], [2]]
+
+
+def test_with_one_host_no_error_means_that_another_is_lost():
+    assert not hosts.is_lost(ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"))
+
+
+@pytest.mark.slow
 def test_two_hosts_evaluate_as_one(start, whole):
     with start("--mode=evaluate", f"--workdir={whole}", "--checkpoint=latest", hosts=2) as running:
         assert running.wait() == [0, 0], running.said()

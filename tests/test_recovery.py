@@ -77,11 +77,19 @@ def test_a_damaged_one_is_put_aside_loudly_and_the_one_before_is_taken(run, dama
     assert warning.startswith("WARNING: checkpoint ") and "going on from step 10" in warning
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_old_one_that_is_damaged_does_not_stop_the_newest(run, damage):
+    """As `kill -9` in the middle of its removal leaves it."""
+    DAMAGES[damage](run / workdir.CHECKPOINTS / "10")
+    assert restore(run) == (20, {"epoch": {"count": 20}})
+    assert not (run / workdir.DAMAGED / "20").exists()
+
+
 @pytest.mark.parametrize("damage", ["an empty folder", "an array cut off"])
 def test_if_none_can_be_read_nothing_is_started_anew(run, damage):
     for step in ("10", "20"):
         DAMAGES[damage](run / workdir.CHECKPOINTS / step)
-    with pytest.raises(checkpoint.DamagedError, match="and none before it"):
+    with pytest.raises(checkpoint.DamagedError, match="none beside it that is whole"):
         restore(run)
     assert (run / workdir.CHECKPOINTS / "10").is_dir()
 

@@ -31,8 +31,12 @@ def fill(file):
             stream.flush()
 
 
-def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkeypatch):
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "found by the write"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
+def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkeypatch, known):
     clock = [0.0]
+    if not known:  # as under a quota
+        monkeypatch.setattr(saver, "_free", lambda directory: 10**15)
     monkeypatch.setattr(saver, "now", lambda: clock[0])
     with saver.Saver(small_disk / "checkpoints", every_minutes=10.0) as runs:
         runs.save(1, state_of(1), {}, None)
@@ -43,6 +47,7 @@ def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkey
             assert not runs.finish()
             warning = capsys.readouterr().err
             assert f"WARNING: step {step} could not be saved" in warning and "newest checkpoint is 1" in warning
+            assert ("it takes 1.6 MB, and 0.0 MB are free" in warning) == known
         clock[0] += 59
         assert not runs.due(fetched=False)
         clock[0] += 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax import checkpoint, config, evaluate, events, interruption, saver, specs, steps, train, workdir
+from skipnet_jax import checkpoint, config, events, interruption, saver, scoring, specs, steps, train, workdir
 from skipnet_jax.data import pipeline, sources
 
 STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
@@ -201,7 +201,7 @@ def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
 
 def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_path, monkeypatch):
     (whole, expected), parts = whole, tmp_path / "parts"
-    original = evaluate.batches
+    original = scoring.batches
 
     def batches(*args):
         for batch in original(*args):
@@ -209,7 +209,7 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_pat
             yield batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "batches", batches)
+        patch.setattr(scoring, "batches", batches)
         with pytest.raises(interruption.Stopped, match="saved is step 5"):
             train.train_and_evaluate(make_spec(), parts)
     assert not any("test/loss" in line for line in workdir.read_metrics(parts))

@@ -25,6 +25,7 @@ from jaxtyping import Int32, Int64
 from skipnet_jax.data.errors import DataError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+_LARGEST = 2**50  # bytes; no tar has as many
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 # What a layout yields of each file: class, name, offset of the content in the archive, size in bytes.
@@ -181,7 +182,9 @@ def _in_tar(path: str) -> Iterator[_Entry]:
                     for image in _members(inner, f"{path}: {member.name}"):
                         offset = member.offset_data + image.offset_data
                         yield class_name, f"{class_name}/{image.name}", offset, image.size
-    except tarfile.ReadError as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:  # of damaged headers
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{path}: got no tar, or a broken or compressed one ({error}), expected an uncompressed tar: images are "
             f"read from anywhere in it. Fetch it again, or unpack it."
@@ -189,9 +192,13 @@ def _in_tar(path: str) -> Iterator[_Entry]:
 
 
 def _members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar, none of which is kept; a tar that was cut off is an error."""
+    """The regular files of a tar, none of which is kept; a tar that was cut off or goes in circles is an error."""
+    before = -1
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # else all of them stay in memory
+        if member.size < 0 or not before < archive.offset <= _LARGEST:
+            raise tarfile.ReadError(f"{name} is damaged at byte {before:,}")
+        before = archive.offset
         if member.isreg() and not member.issparse():
             yield member
     # tarfile takes a damaged header for the end, but the end is a block of zeros.

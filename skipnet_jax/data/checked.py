@@ -51,7 +51,7 @@ def checked(
             batch = next(iterator)
         except StopIteration:
             return
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where its message quotes a bad record
             if careful:
                 raise DataError(
                     f"{source.name}: cannot be read: {_first_line(error)}. {source.how_to_check}."
@@ -118,5 +118,5 @@ def _require_labels(source: Files | Shards, index: np.ndarray, label: np.ndarray
 
 def _first_line(error: Any) -> str:
     """TensorFlow's message without the places in its own graph."""
-    line = error.message.splitlines()[0]
+    line = (getattr(error, "message", None) or str(error)).splitlines()[0]
     return line.split("}} ")[-1].split(" [Op:")[0].strip()

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,10 @@ from skipnet_jax.data.tfrecords import ENCODED, FILENAME, LABEL, Index, Shard
 
 # Of one shard: where all records are bad, more lines would say no more.
 _NAMED_AT_MOST = 20
+# Bytes of a record beside its content: the length (8), and a checksum (4) of each.
+_FRAME = 16
+# Values of an image that TensorFlow's decoder takes.
+_DECODABLE = 2**29
 
 
 def check(directory: str, *, threads: int, advance: Callable[[int], None]) -> tuple[Index, list[str]]:
@@ -122,7 +127,11 @@ def why_undecodable(encoded: bytes) -> str:
         image = tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # PNG, too
     except tf.errors.InvalidArgumentError as error:
         return _reason(error)
-    return "" if image.shape.rank == 3 else "neither JPEG nor PNG"  # TensorFlow takes animations, with a rank of 4
+    if image.shape.rank != 3:  # TensorFlow takes animations, with a rank of 4
+        return "neither JPEG nor PNG"
+    reduced = 64 if encoded.startswith(b"\xff\xd8") else 1  # the ratio is for JPEGs alone
+    too_large = image.shape.num_elements() * reduced >= _DECODABLE
+    return f"too large: {image.shape[0]} x {image.shape[1]} blocks of 8 x 8 pixels" if too_large else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +204,33 @@ def _records(path: str) -> Iterator[_Record | str]:
         LABEL: tf.io.FixedLenFeature([], tf.int64),
         FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
     }
-    for serialized in tf.data.TFRecordDataset(path):
+    whole, damage = _count_framed(path)
+    for serialized in tf.data.TFRecordDataset(path).take(whole):
         try:
             example = {key: value.numpy() for key, value in tf.io.parse_single_example(serialized, features).items()}
-        except tf.errors.InvalidArgumentError:
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter where the message quotes the record
             yield f"no tf.Example with {ENCODED} and {LABEL}"
         else:
             yield _Record(example[ENCODED], int(example[LABEL]), example[FILENAME].decode("utf-8", "replace"))
+    if damage:
+        raise tf.errors.DataLossError(None, None, damage)
+
+
+def _count_framed(path: str) -> tuple[int, str]:
+    """How many records a shard holds before one that is longer than the rest of the file, and what is wrong with that.
+
+    TensorFlow makes room for whatever length it reads, and an absurd one ends the process.
+    """
+    size, at, count = os.path.getsize(path), 0, 0
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            length = int.from_bytes(file.read(8), "little")
+            at += length + _FRAME
+            if at > size:
+                return count, f"truncated record: {length:,} bytes, of which {max(size - at + length, 0):,} are there"
+            count += 1
+    return count, ""
 
 
 def _list(directory: str) -> list[str]:

@@ -13,6 +13,7 @@ is, the shards are complete. The keys are those of TensorFlow's tf-slim, whose s
 import dataclasses
 import json
 import pathlib
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ SPLITS = ("train", "test")
 MAKE = "scripts/make_tfrecords.py"
 # Shards that an error names one by one.
 _NAMED_AT_MOST = 5
+# That TensorFlow can count.
+_LARGEST = 2**62
 
 # Keys of a record.
 ENCODED, LABEL, FILENAME = "image/encoded", "image/class/label", "image/filename"
@@ -90,11 +93,11 @@ def read_index(directory: str) -> Index:
             f"Give the folder of a finished data set, run the interrupted {MAKE} again, or describe shards made "
             f"elsewhere by {MAKE} --index={directory or '.'}."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: got no valid JSON ({error}), expected what {MAKE} writes. Make it anew.") from error
     try:
         return _index_of(content, directory)
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: got {words}, expected what {MAKE} writes. Make it anew.") from error
 
@@ -200,26 +203,48 @@ def parse(serialized: Any) -> tuple[Any, Int64[Any, ""]]:
 
 def _index_of(content: Any, directory: str) -> Index:
     """Checks the JSON; raises what `read_index` tells the user."""
-    if content["format"] != FORMAT:
+    if _the(dict, content, "content")["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
-    class_names = tuple(content["class_names"])
+    class_names = tuple(_the(str, name, "class") for name in _the(list, content["class_names"], "class_names"))
     if not class_names or len(set(class_names)) < len(class_names):
         raise ValueError(f"{len(class_names)} class_names, of which {len(set(class_names))} are different")
     splits = {}
-    for split, described in content["splits"].items():
+    for split, described in _the(dict, content["splits"], "splits").items():
         if split not in SPLITS:
             raise ValueError(f"a split {split!r} instead of {' or '.join(SPLITS)}")
         shards = tuple(
-            Shard(join(directory, shard["name"]), int(shard["examples"]), int(shard["bytes"]), str(shard["sha256"]))
-            for shard in described["shards"]
+            _shard_of(shard, directory) for shard in _the(list, _the(dict, described, split)["shards"], split)
         )
         total = sum(shard.examples for shard in shards)
-        if total != described["examples"] or not total or len(set(shards)) < len(shards):
-            raise ValueError(f"{described['examples']} {split} examples, where its {len(shards)} shards have {total}")
+        names = {shard.path for shard in shards}
+        if total != described["examples"] or not 0 < total <= _LARGEST or len(names) < len(shards):
+            raise ValueError(f"{described['examples']} {split} examples, where its {len(names)} shards have {total}")
         splits[split] = shards
     if not splits:
         raise ValueError("no splits")
-    return Index(str(content["name"]), class_names, int(content["label_offset"]), splits)
+    label_offset = _the(int, content["label_offset"], "label_offset")
+    if abs(label_offset) > _LARGEST:
+        raise ValueError(f"label_offset {label_offset}")
+    return Index(_the(str, content["name"], "name"), class_names, label_offset, splits)
+
+
+def _shard_of(content: Any, directory: str) -> Shard:
+    name = _the(str, _the(dict, content, "shard")["name"], "name")
+    if not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):  # it lies in this folder and nowhere else
+        raise ValueError(f"a shard {name!r} instead of a file's name without its folder")
+    examples, size = _the(int, content["examples"], name), _the(int, content["bytes"], name)
+    if examples < 0 or size < -1:
+        raise ValueError(f"a shard {name} of {examples} examples in {size} bytes")
+    return Shard(join(directory, name), examples, size, _the(str, content["sha256"], name))
+
+
+_Kind = typing.TypeVar("_Kind")
+
+
+def _the(kind: type[_Kind], value: Any, what: str) -> _Kind:
+    if type(value) is not kind:  # not isinstance: a bool is an int to Python
+        raise ValueError(f"{what} of type {type(value).__name__} instead of {kind.__name__}")
+    return value
 
 
 def _some(names: Sequence[str]) -> str:

@@ -134,7 +134,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     safetensors = _safetensors(path)
     try:
         arrays = safetensors.numpy.load_file(path)  # NumPy knows bfloat16 since JAX is imported
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # of a damaged file, and AttributeError or KeyError of a type that NumPy has not
         raise ValueError(f"{path}: got a broken file ({error}), expected whole safetensors. Fetch it again.") from error
     return {key: _widen(value) for key, value in arrays.items()}
 
@@ -166,7 +166,21 @@ def _to_numpy(path: pathlib.Path, state_dict: Mapping[str, Any]) -> dict[str, np
         keys = ", ".join(map(repr, odd[:5]))
         raise ValueError(f"{path}: got {len(odd)} entries that are no tensors ({keys}), expected a state dict.")
     half = (torch.float16, torch.bfloat16)
-    return {key: (value.float() if value.dtype in half else value).numpy() for key, value in state_dict.items()}
+    arrays = {}
+    for key, value in state_dict.items():
+        try:
+            # One stored number may claim to be a tensor of any size.
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise TypeError(f"{tuple(value.shape)} is more than the file holds")
+            arrays[key] = (
+                (value.float() if value.dtype in half else value).detach().resolve_conj().resolve_neg().numpy()
+            )
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device, of 8 bits ...
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{path}: got {key!r}, which is no plain array ({reason}), expected dense ones."
+            ) from error
+    return arrays
 
 
 def _widen(array: np.ndarray) -> np.ndarray:

@@ -132,12 +132,15 @@ def num_classes_of(state_dict: Mapping[str, Any], classifier: str = CLASSIFIER) 
       ValueError: there is none.
     """
     if classifier not in state_dict:
-        some = ", ".join(list(state_dict)[:5])
+        some = ", ".join(map(str, list(state_dict)[:5]))
         raise ValueError(
             f"state dict: got no {classifier!r} among {len(state_dict)} keys ({some}, ...), expected the weights of a "
             f"whole network. Are they of another code base? scripts/convert_torch.py takes --timm for timm's."
         )
-    return np.shape(state_dict[classifier])[0]
+    array = _array(state_dict[classifier])
+    if array is None or array.ndim < 2 or not array.size:
+        raise ValueError(f"state dict: got a {classifier!r} that is no matrix, expected the weight of a classifier.")
+    return len(array)
 
 
 def variable_shapes(name: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStruct]:
@@ -159,13 +162,16 @@ def translate(
     Returns:
       Our arrays, and one line for each key that does not fit.
     """
-    given = {key: value for key, value in state_dict.items() if not IGNORED.search(key)}
+    given = {key: value for key, value in state_dict.items() if not IGNORED.search(str(key))}
     problems = [f"missing: {key}" for key in paths if key not in given]
     problems += [f"not of this network: {key}" for key in given if key not in paths]
     variables = {}
     for key in paths.keys() & given.keys():
-        path, theirs = paths[key], np.asarray(given[key])
+        path, theirs = paths[key], _array(given[key])
         shape = shapes[path].shape
+        if theirs is None:
+            problems.append(f"type: {key} is no array of real numbers")
+            continue
         array = _to_ours(theirs, path[-1], len(shape))
         if array.shape != shape:
             problems.append(f"shape: {key} is {theirs.shape}, expected one that gives {shape}")
@@ -185,6 +191,16 @@ def require_none(problems: Sequence[str], what: str, expected: str) -> None:
         raise ValueError(
             f"{what}: got {len(problems)} keys that do not fit, expected names and shapes of {expected}.\n  {listed}"
         )
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """None where it is no array of real numbers."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):  # lists of lists of other lengths, and whatever others raise
+        return None
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    return array if any(jnp.issubdtype(array.dtype, kind) for kind in real) else None
 
 
 def _to_ours(array: np.ndarray, leaf: str, ndim: int) -> np.ndarray:

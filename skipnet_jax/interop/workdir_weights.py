@@ -86,8 +86,7 @@ def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]
     """
     directory = workdir.locate(path)
     if (directory / MODEL).exists():
-        told = workdir.read_json(directory / MODEL)
-        name, num_classes = told["name"], told["num_classes"]
+        name, num_classes = _read_network(directory / MODEL)
     else:
         model = workdir.read_spec(directory).model
         if model.gate_reduction or model.dtype == "float64":
@@ -106,3 +105,18 @@ def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]
     with checkpoint.open_manager(directory / workdir.CHECKPOINTS, read_only=True) as manager:
         step = checkpoint.find(manager, which)
         return name, checkpoint.restore(manager, step, shapes)
+
+
+def _read_network(file: epath.Path) -> tuple[str, int]:
+    """Name and number of classes, of model.json."""
+    told = workdir.read_json(file)
+    if not isinstance(told, dict) or type(told.get("name")) is not str or type(told.get("num_classes")) is not int:
+        raise ValueError(
+            f"{file}: got no name and num_classes of a network, expected what scripts/convert_torch.py writes. Convert "
+            f"the weights again."
+        )
+    if not 0 < told["num_classes"] < 2**31:
+        raise ValueError(
+            f"{file}: got num_classes {told['num_classes']}, expected at least 1. Convert the weights again."
+        )
+    return told["name"], told["num_classes"]

@@ -61,11 +61,11 @@ def test_folder_without_an_index_is_an_error_with_the_remedy(tmp_path):
         (("class_names",), [], "0 class_names"),
         (("class_names",), ["cat", "cat"], "2 class_names, of which 1 are different"),
         (("splits", "train", "examples"), 7, "7 train examples, where its 3 shards have 6"),
-        (("splits", "train", "shards", 0, "examples"), "many", "invalid literal"),
+        (("splits", "train", "shards", 0, "examples"), "many", "of type str instead of int"),
         (("splits", "train", "shards", 0), {"name": "train-0"}, "no 'examples'"),
         (("splits", "valid"), {}, "a split 'valid'"),
         (("splits",), {}, "no splits"),
-        (("splits",), 5, "'int' object"),
+        (("splits",), 5, "of type int instead of dict"),
     ],
 )
 def test_index_that_says_something_else_is_an_error(written, path, value, words):

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# On each worker of a TPU: a run that outlives the connection. run_tpu_pod.sh calls it there.
+#
+#   bash scripts/pod_worker.sh prepare          makes .venv, and installs Python first where it is too old
+#   bash scripts/pod_worker.sh start FLAGS...   starts skipnet_jax.main with these flags, unless it runs already; shows
+#                                               what it prints; the exit status is the run's
+#   bash scripts/pod_worker.sh is_running       the exit status tells
+#   bash scripts/pod_worker.sh stop             asks the run to save and stop, and waits
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p runs
+state=runs/pod # .pid .flags .log .status
+
+is_running() {
+    # After a restart of the machine the number may be another process's.
+    [ -f $state.pid ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat $state.pid)/cmdline" | grep -q "pod_run"
+}
+
+start() {
+    local wanted
+    wanted=$(printf '%q ' "$@")
+    if is_running; then
+        if [ "$wanted" != "$(cat $state.flags)" ]; then
+            echo "pod_worker.sh: got $wanted, expected $(cat $state.flags), which runs here. Stop that one first." >&2
+            exit 2
+        fi
+        echo "runs already"
+        tail -n 20 -f --pid="$(cat $state.pid)" $state.log
+    else
+        echo "$wanted" >$state.flags
+        rm -f $state.status
+        export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
+        # In a session of its own, which the end of the connection does not reach. A signal to the session ends the
+        # loop, while this shell stays to note its status.
+        # shellcheck disable=SC2016 # the inner shell expands
+        setsid bash -c 'trap : TERM; bash scripts/keep_running.sh "$@"; echo $? >'"$state.status" pod_run \
+            .venv/bin/python -m skipnet_jax.main --distributed "$@" >$state.log 2>&1 </dev/null &
+        echo $! >$state.pid
+        tail -n +1 -f --pid=$! $state.log
+    fi
+    exit "$(cat $state.status 2>/dev/null || echo 137)" # not noted: killed
+}
+
+stop() {
+    if is_running; then
+        local said
+        said=$(wc -l <$state.log)
+        kill -s TERM -- "-$(cat $state.pid)"
+        tail -n +$((said + 1)) -f --pid="$(cat $state.pid)" $state.log
+    else
+        echo "nothing runs"
+    fi
+}
+
+prepare() {
+    if ! "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        command -v python3.11 >/dev/null || sudo apt-get install --quiet --yes python3.11 python3.11-venv
+    fi
+    bash scripts/setup_venv.sh tpu
+}
+
+action=${1:-}
+case "$action" in
+    prepare | start | is_running | stop) "$@" ;;
+    *)
+        echo "pod_worker.sh: got '$action', expected prepare, start, is_running or stop" >&2
+        exit 2
+        ;;
+esac

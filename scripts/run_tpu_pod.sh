@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Trains on a TPU VM or on all workers of a TPU pod slice, from a machine that has gcloud.
+#
+#   bash scripts/run_tpu_pod.sh --name=NAME --zone=ZONE --project=PROJECT [OPTIONS] -- FLAGS OF skipnet_jax.main
+#   bash scripts/run_tpu_pod.sh --name=NAME --zone=ZONE --project=PROJECT --stop
+#
+#   --dry_run                 prints the commands, and runs none; gcloud need not be there
+#   --create                  makes the TPU where there is none, and anew where it was preempted; with
+#     --accelerator_type=...  such as v5litepod-32
+#     --version=...           of its software, such as v2-alpha-tpuv5-lite
+#     --spot, --preemptible   a cheaper one, which may be taken away at any time
+#   --stop                    asks the run to save and stop
+#
+# Copies the last commit to all workers, installs what it needs, and starts the same command on all of them, each in
+# the restart loop of keep_running.sh. The run outlives this script: Ctrl-C, or a connection that breaks, ends only the
+# showing, and the same command shows it again. Nothing is made without --create, and nothing deleted but a preempted
+# TPU. Against preemption put `bash scripts/keep_running.sh` before the whole command.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+refuse() {
+    echo "run_tpu_pod.sh: $1" >&2
+    exit 2
+}
+
+name='' zone='' project='' accelerator_type='' version=''
+create=false dry_run=false stop=false
+kind=() # --spot or --preemptible
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --name=*) name=${1#*=} ;;
+        --zone=*) zone=${1#*=} ;;
+        --project=*) project=${1#*=} ;;
+        --accelerator_type=*) accelerator_type=${1#*=} ;;
+        --version=*) version=${1#*=} ;;
+        --spot | --preemptible) kind+=("$1") ;;
+        --create) create=true ;;
+        --dry_run) dry_run=true ;;
+        --stop) stop=true ;;
+        --)
+            shift
+            break
+            ;;
+        *) refuse "got $1, expected --name=, --zone= and so on (see the head of $0), and main's flags after --." ;;
+    esac
+    shift
+done
+
+require_name() { # flag, value, pattern
+    [[ $2 =~ ^$3$ ]] || refuse "$1: got '$2', expected a name made of $3. Give $1=..."
+}
+require_name --name "$name" '[a-z]([-a-z0-9]{0,61}[a-z0-9])?'
+require_name --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]'
+require_name --project "$project" '[a-z]([-a-z0-9.:]{0,61}[a-z0-9])?'
+if $create; then
+    require_name --accelerator_type "$accelerator_type" '[a-z0-9]+-[0-9]+'
+    require_name --version "$version" '[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?'
+elif [ -n "$accelerator_type$version${kind[*]-}" ]; then
+    refuse "--accelerator_type, --version, --spot, --preemptible: got one, expected --create with it. Add --create."
+fi
+[ "${#kind[@]}" -lt 2 ] || refuse "got ${kind[*]}, expected one of them. Leave out the other."
+if $stop; then
+    [ $# -eq 0 ] || refuse "--stop: got flags after --, expected none. Leave them out."
+else
+    workdir=
+    for flag in "$@"; do
+        case "$flag" in
+            --workdir=*) workdir=${flag#*=} ;;
+            --distributed*) refuse "got $flag, expected none, since this script adds it. Leave it out." ;;
+        esac
+    done
+    case "$workdir" in
+        gs://?*) ;;
+        *) refuse "--workdir: got '$workdir', expected gs://BUCKET/..., since a TPU's disks vanish with it. Give it after --." ;;
+    esac
+fi
+
+quoted() {
+    local word separator=
+    for word in "$@"; do
+        case "$word" in
+            '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/\'\\\'\'}'" ;;
+        esac
+        printf '%s%s' "$separator" "$word"
+        separator=' '
+    done
+}
+
+call() {
+    if $dry_run; then
+        quoted "$@"
+        echo
+    else
+        "$@" </dev/null # nothing is to wait for an answer
+    fi
+}
+
+tpu() { # action, arguments...
+    call gcloud compute tpus tpu-vm "$1" "$name" "--zone=$zone" "--project=$project" "${@:2}"
+}
+
+on_all() { tpu ssh --worker=all "--command=$1"; }
+
+create() { tpu create "--accelerator-type=$accelerator_type" "--version=$version" ${kind[@]+"${kind[@]}"}; }
+
+make_ready() {
+    local state
+    if $dry_run; then
+        tpu describe '--format=value(state)'
+        if $create; then
+            echo "# if it is PREEMPTED:"
+            tpu delete --quiet
+            echo "# if there is none:"
+            create
+        fi
+        echo "# if it is READY:"
+        return
+    fi
+    state=$(tpu describe '--format=value(state)' 2>/dev/null) || state=none
+    case "$state" in
+        READY) ;;
+        none | PREEMPTED | TERMINATED)
+            $create || refuse "--name: got $name ($state), expected a TPU that is READY. Add --create."
+            [ "$state" = none ] || tpu delete --quiet
+            create
+            ;;
+        *)
+            echo "run_tpu_pod.sh: $name is $state, expected READY. Try again later." >&2
+            exit 1
+            ;;
+    esac
+}
+
+if ! $dry_run; then
+    command -v gcloud >/dev/null || refuse "got no gcloud, expected it in PATH: https://cloud.google.com/sdk/docs/install. --dry_run does without."
+    git rev-parse --verify --quiet HEAD >/dev/null || refuse "got no clone, expected one: the workers get its last commit."
+    changes=$(git status --porcelain)
+    [ -z "$changes" ] || $stop || refuse "got changes that are not committed, expected none, since the workers get the last commit. Commit or stash:
+$changes"
+fi
+
+worker='bash skipnet_jax/scripts/pod_worker.sh'
+if $stop; then
+    on_all "$worker stop"
+    exit
+fi
+make_ready
+$dry_run || mkdir -p .cache
+bundle=.cache/skipnet_jax.bundle
+call git bundle create --quiet "$bundle" HEAD
+call gcloud compute tpus tpu-vm scp "$bundle" "$name:" "--zone=$zone" "--project=$project" --worker=all
+on_all "$worker is_running 2>/dev/null || {\
+ git init --quiet skipnet_jax &&\
+ git -C skipnet_jax fetch --quiet ../skipnet_jax.bundle HEAD &&\
+ git -C skipnet_jax checkout --quiet --force --detach FETCH_HEAD &&\
+ $worker prepare; }"
+on_all "$worker start $(quoted "$@")"
+echo "# The TPU is still there, and costs money. Delete it with"
+echo "#   gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"

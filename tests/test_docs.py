@@ -1,0 +1,87 @@
+"""Every page: its commands and its Python are run, smaller, unless they are marked as needing what is not here."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+SMALLER = "--config.data.image_size=8 --config.epochs=1 --config.optim.warmup_epochs=0"
+DEADLINE = 400  # seconds for a page
+
+
+def blocks(page: pathlib.Path, language: str, marker: str) -> list[str]:
+    return [text for found, kind, text in BLOCK.findall(page.read_text()) if (found, kind) == (marker, language)]
+
+
+def with_blocks(language: str, marker: str) -> list[pathlib.Path]:
+    return [page for page in PAGES if blocks(page, language, marker)]
+
+
+def run(text: str, folder: pathlib.Path) -> str:
+    """In a folder that looks like the repository's."""
+    for name in ("configs", "scripts", "skipnet_jax"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "XLA_FLAGS": ""}
+    result = subprocess.run(
+        ["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=DEADLINE
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def page_name(page: pathlib.Path) -> str:
+    return page.name if page.parent == ROOT else f"docs/{page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_each_block_says_whether_it_is_run(page):
+    for marker, _, text in BLOCK.findall(page.read_text()):
+        known = marker in ("run", "dry run", "setup", "hardware") or marker.startswith("needs ")
+        in_test = marker.startswith("in ") and (ROOT / marker.removeprefix("in ")).is_file()
+        assert known or in_test, f"{marker!r} above\n{text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_and_files_are_there(page):
+    text = page.read_text()
+    for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        assert "://" in target or (page.parent / target).exists(), target
+    for name in re.findall(r"(?<![\w/])(?:scripts|configs|tests)/[\w/]+\.\w+", text):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_blocks("bash", "run"), ids=page_name)
+def test_commands_run(page, tmp_path):
+    text = "\n".join(blocks(page, "bash", "run"))
+    longer = re.sub(r"--config\.(epochs|optim\.warmup_epochs)=\d+", "", text)
+    run(longer.replace("--config=configs/digits.py", f"--config=configs/digits.py {SMALLER}"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_blocks("python", "run"), ids=page_name)
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"jax": jax, "jnp": jnp, "np": np}
+    for text in blocks(page, "python", "run"):
+        exec(compile(text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", with_blocks("bash", "dry run"), ids=page_name)
+def test_commands_for_a_tpu_run_dry(page, tmp_path):
+    for text in blocks(page, "bash", "dry run"):
+        assert text.count("run_tpu_pod.sh") == 1
+        printed = run(text.replace("run_tpu_pod.sh", "run_tpu_pod.sh --dry_run"), tmp_path)
+        assert "gcloud compute tpus tpu-vm ssh skip-resnet50 --zone=us-west4-a --project=my-project" in printed
