@@ -29,12 +29,13 @@ start() {
     else
         echo "$wanted" >$state.flags
         rm -f $state.status
+        : >$state.log # else it may be looked for before it is there
         export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
         # In a session of its own, which the end of the connection does not reach. A signal to the session ends the
         # loop, while this shell stays to note its status.
         # shellcheck disable=SC2016 # the inner shell expands
         setsid bash -c 'trap : TERM; bash scripts/keep_running.sh "$@"; echo $? >'"$state.status" pod_run \
-            .venv/bin/python -m skipnet_jax.main --distributed "$@" >$state.log 2>&1 </dev/null &
+            .venv/bin/python -m skipnet_jax.main --distributed "$@" >>$state.log 2>&1 </dev/null &
         echo $! >$state.pid
         tail -n +1 -f --pid=$! $state.log
     fi

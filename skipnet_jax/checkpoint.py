@@ -7,7 +7,6 @@ names what does not fit.
 """
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,10 @@ from etils import epath
 from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-STATE = "state"  # name of Orbax's item that holds the TrainState
-PROGRESS = "progress"  # of the one that holds what `Progress.snapshot` returns
+from skipnet_jax import integrity
+from skipnet_jax.integrity import PROGRESS, STATE, DamagedError
+
 NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
-
-
-class DamagedError(ValueError):
-    """A checkpoint is there, but cannot be read."""
 
 
 def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -47,9 +43,12 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
         )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(
-            [LatestN(2), BestN(get_metric_fn=_accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False)]
+            [
+                LatestN(2),
+                BestN(get_metric_fn=integrity.accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False),
+            ]
         ),
-        best_fn=_accuracy,  # BestN alone forgets the metrics on disk, and with them the best
+        best_fn=integrity.accuracy,  # BestN alone forgets the metrics on disk, and with them the best
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only,
         create=not read_only,
@@ -58,7 +57,7 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
     handlers = {STATE: ocp.PyTreeCheckpointHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # whatever Orbax makes of a damaged file
         raise DamagedError(
             f"{directory}: got a checkpoint with damaged results ({error}), expected what a finished write leaves. "
             f"Run the training command again: it puts such a checkpoint aside."
@@ -211,31 +210,8 @@ def _has_cloud_storage() -> bool:
         return False
 
 
-def _accuracy(metrics: Mapping[str, float | int]) -> float:
-    return metrics.get("average_accuracy", metrics["accuracy"])
-
-
-def what_is_missing(directory: epath.Path) -> str:
-    """Which file a checkpoint lacks, or has damaged, as far as that shows without reading the arrays; "" if none.
-
-    Args:
-      directory: of the checkpoint.
-    """
-    if not (directory / STATE / "_METADATA").exists():
-        return f"{STATE}/_METADATA is missing"
-    told = [file for file in (directory / "metrics" / "metrics", directory / PROGRESS / "metadata") if file.exists()]
-    if not told:
-        return "its results are missing"
-    for file in told:
-        try:
-            json.loads(file.read_bytes())
-        except ValueError as error:
-            return f"{file.parent.name}/{file.name} is damaged: {error}"
-    return ""
-
-
 def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
-    missing = what_is_missing(manager.directory / str(step))
+    missing = integrity.what_is_missing(manager.directory / str(step))
     if missing:
         others = [str(other) for other in sorted(manager.all_steps()) if other != step]
         remedy = f"goes on from step {others[-1]}" if others else "needs another --workdir"
@@ -248,7 +224,11 @@ def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
 def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
     _require_whole(manager, step)
     try:
-        return manager.item_metadata(step)[STATE].tree
+        tree = manager.item_metadata(step)[STATE].tree
+        if not isinstance(tree, dict):
+            raise TypeError(f"{STATE} is no dict")
+        _shapes(tree)
+        return tree
     except Exception as error:  # whatever Orbax makes of a damaged file
         raise _damaged(manager, step, error) from error
 

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import pathlib
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -171,7 +172,7 @@ def _read(cls: type[_Spec], mapping: Any, prefix: str, *, may_be_older: bool) ->
 
 
 def _read_field(kind: Any, value: Any, path: str) -> Any:
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return tuple(value)  # JSON knows lists only

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,10 +52,12 @@ def evaluate_workdir(
       "calibration_error" (0..1) and "class_accuracy" (0..1, by name).
 
     Raises:
-      ValueError: there is no run, no such checkpoint or data set, or the checkpoint is of another network.
+      ValueError: there is no run, no such checkpoint or data set, the checkpoint is of another network, or the workdir
+        cannot be written.
     """
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
+    _require_writable(workdir)
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     with _told_in_flags_of_evaluation():
         wanted = [_data_for_evaluation(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
@@ -86,6 +89,15 @@ def evaluate_workdir(
     if jax.process_index() == 0:
         print(f"written to {workdir / workdirs.RESULTS}", flush=True)
     return records
+
+
+def _require_writable(workdir: epath.Path) -> None:
+    """Raises if results could not be written, before the long work that makes them."""
+    if "://" not in str(workdir) and not os.access(workdir, os.W_OK):
+        raise ValueError(
+            f"--workdir: got {workdir}, which cannot be written, expected one that can, since {workdirs.RESULTS} goes "
+            f"there. Change its permissions, or evaluate a copy."
+        )
 
 
 def _restore(model: nn.Module, spec: TrainSpec, workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
@@ -131,7 +143,8 @@ def _tell(record: dict[str, Any], found: details.Details | None, workdir: epath.
         parts = (record["data"].replace("/", "-"), f"{record['image_size']}px", f"step{record['step']}")
         marks = ("own",) * bool(own) + ("flip",) * bool(flip)
         files = found.write(workdir, "_".join((*parts, *marks)))
-        text += f", calibration error {found.calibration_error:.2%}\n" + "\n".join(f"  {file}" for file in files)
+        whose = " of the moving average" if "average_accuracy" in record else ""
+        text += f", calibration error{whose} {found.calibration_error:.2%}\n" + "\n".join(f"  {file}" for file in files)
     print(text, flush=True)
 
 

@@ -9,6 +9,8 @@ Each picture is there as .svg too.
 """
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,7 +61,8 @@ def explain_workdir(
       The weights over the test images.
 
     Raises:
-      ValueError: there is no run or no such checkpoint, its network has no gates, or an image cannot be read.
+      ValueError: there is no run or no such checkpoint, its network has no gates, an image cannot be read, or the
+        folder cannot be written.
     """
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
@@ -71,6 +74,8 @@ def explain_workdir(
     singles = [
         _Image(epath.Path(file).name, preprocessing.load_image(file, predictor.preprocessing)) for file in images
     ]
+    folder = workdir / FOLDER if out is None else workdirs.locate(out)
+    _make(folder)
     source = sources.load(spec.data, "test")
     mesh = sharding.make_mesh()
     measured = gates.measure(
@@ -83,9 +88,22 @@ def explain_workdir(
         mesh=mesh,
     )
     singles = singles or list(_one_of_each_class(source, spec))
-    folder = workdir / FOLDER if out is None else workdirs.locate(out)
     _write(folder, model, predictor, measured, singles, f"{measured.counts.sum():,} test images of {source.name}")
     return measured
+
+
+def _make(folder: epath.Path) -> None:
+    """Makes the folder for the results, before the long work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        local = "://" not in str(folder)
+        if local and not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(
+            f"--out: got {folder}, which cannot be written ({error.strerror or error}), expected a folder that can. "
+            f"Give another --out=DIR."
+        ) from error
 
 
 def _one_of_each_class(source: sources.Source, spec: TrainSpec) -> Iterator[_Image]:
@@ -112,7 +130,6 @@ def _write(
     images: str,
 ) -> None:
     """Writes all pictures and the numbers."""
-    folder.mkdir(parents=True, exist_ok=True)
     network = model_info(predictor.preprocessing.model).published_name
     class_names = predictor.preprocessing.class_names
     gate_maps.draw_gates(measured, f"{network}: what each block draws from earlier states, {images}", folder / MAPS)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from skipnet_jax.predictor import Classifier
 
 STDIN = "-"
+# What counts as an image in a folder. Some of them cannot be read: better to say so than to leave them out in silence.
+IMAGES = (*folders.EXTENSIONS, ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic")
 UNREADABLE, USER_ERROR = 1, 2  # exit statuses
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells do: 128 + the number of the signal
 NAME_WIDTH = 60  # of the column with the names of files, in characters; longer ones push the rest to the right
@@ -104,8 +106,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
         inside = sorted(_images_below(path))
         if not inside:
             raise ValueError(
-                f"IMAGE: got {path}, a folder without images, expected {', '.join(folders.EXTENSIONS)} in it or below. "
-                f"Give another."
+                f"IMAGE: got {path}, a folder without images, expected some ({', '.join(folders.EXTENSIONS)}) in it or "
+                f"below. Give another."
             )
         found += inside
     return found
@@ -223,7 +225,7 @@ def _images_below(folder: str) -> Iterator[str]:
     for level, inner, names in os.walk(folder, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(folders.EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(IMAGES) and not name.startswith("."):
                 yield os.path.join(level, name)
 
 

@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 
-from skipnet_jax import checkpoint, workdir
+from skipnet_jax import checkpoint, integrity, workdir
 
 
 def put_aside_incomplete(run: epath.Path) -> None:
@@ -30,7 +30,7 @@ def put_aside_incomplete(run: epath.Path) -> None:
     """
     folder = run / workdir.CHECKPOINTS
     found = [path for path in folder.iterdir() if path.name.isdecimal()] if folder.exists() else []
-    missing = {int(path.name): checkpoint.what_is_missing(path) for path in found}
+    missing = {int(path.name): integrity.what_is_missing(path) for path in found}
     newest = max((step for step, what in missing.items() if not what), default=None)
     _all_hosts("looked")  # the first is about to move what the others look at
     for step, what in sorted(missing.items(), reverse=True):
@@ -60,7 +60,7 @@ def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) 
         damage = restored = None
         try:
             restored = checkpoint.restore(manager, step, target), step, checkpoint.restore_progress(manager, step) or {}
-        except checkpoint.DamagedError as error:
+        except integrity.DamagedError as error:
             damage = str(error)
         if _any_host(damage is not None):
             _put_aside(run, step, damage or "another host could not read it", instead=before)
@@ -74,7 +74,7 @@ def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) 
 def _put_aside(run: epath.Path, step: int, what: str, *, instead: int | None) -> None:
     path = run / workdir.CHECKPOINTS / str(step)
     if instead is None:
-        raise checkpoint.DamagedError(
+        raise integrity.DamagedError(
             f"{path}: got a damaged checkpoint ({what}), and none beside it that is whole, expected one that can be "
             f"read. Start anew in another --workdir, or here after removing {path.parent}."
         )

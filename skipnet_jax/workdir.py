@@ -142,7 +142,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
     """
     now = {"class_names": list(class_names), "training_images": training_images}
     if started and (workdir / DATA).exists():
-        before = read_json(workdir / DATA)
+        before = _read_data(workdir / DATA)
         for name, value in now.items():
             if before[name] != value:
                 raise ValueError(
@@ -156,7 +156,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
 def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
     """The classes that a run has learnt, in the order of the labels; None for converted weights, which name none."""
     file = workdir / DATA
-    return tuple(read_json(file)["class_names"]) if file.exists() else None
+    return tuple(_read_data(file)["class_names"]) if file.exists() else None
 
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
@@ -169,19 +169,30 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     same = ("data", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
     records = read_json(file) if file.exists() else []
+    if not isinstance(records, list) or not all(isinstance(other, dict) for other in records):
+        raise _not_ours(str(file), "no list of results")
     kept = [other for other in records if any(other.get(name) != record[name] for name in same)]
     write_json(file, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl, in order; none where there is no file."""
-    return read_lines(epath.Path(path) / METRICS)
+    file = epath.Path(path) / METRICS
+    lines = read_lines(file)
+    for number, line in enumerate(lines, 1):
+        if type(line.get("step")) is not int:
+            raise _not_ours(f"{file}, line {number}", "no step")
+    return lines
 
 
 def read_lines(file: epath.Path) -> list[dict[str, Any]]:
     """All lines of a file that `append_lines` wrote. A torn last line (kill -9) is left out."""
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
+    records = [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise _not_ours(f"{file}, line {number}", "no JSON object")
+    return records
 
 
 def write_lines(file: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -228,10 +239,22 @@ def write_json(file: epath.Path, content: Any) -> None:
 def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{where}: got no valid JSON ({error}), expected what training wrote. Mend it, or choose another --workdir."
-        ) from error
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of too many digits, too deep
+        raise _not_ours(where, f"no valid JSON ({error})") from error
+
+
+def _read_data(file: epath.Path) -> dict[str, Any]:
+    content = read_json(file)
+    names = content.get("class_names") if isinstance(content, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _not_ours(str(file), "no class_names")
+    if type(content.get("training_images")) is not int:
+        raise _not_ours(str(file), "no training_images")
+    return content
+
+
+def _not_ours(where: str, got: str) -> ValueError:
+    return ValueError(f"{where}: got {got}, expected what training wrote. Mend it, or choose another --workdir.")
 
 
 def _replace(file: epath.Path, text: str) -> None:

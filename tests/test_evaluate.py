@@ -181,6 +181,13 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is(run, tiny, optio
     assert before == ((path / workdir.RESULTS).read_bytes() if (path / workdir.RESULTS).exists() else None)
 
 
+def test_a_workdir_that_cannot_be_written_is_told_before_the_work(run, tiny, monkeypatch):
+    monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(evaluate.scoring, "evaluate_state", None)
+    with pytest.raises(ValueError, match=r"--workdir: got .*, which cannot be written, expected one that can"):
+        evaluate.evaluate_workdir(run)
+
+
 def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):
     path, _ = run
     monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet(width=16))

@@ -70,6 +70,16 @@ def test_files_of_the_users_choice(run, tmp_path):
     assert not (tmp_path / "out" / "gates_image_1.png").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain.gates, "measure", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"--out: got .*file, which cannot be written \(File exists\)"):
+        explain.explain_workdir(run, out=tmp_path / "file")
+    monkeypatch.setattr(explain.os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValueError, match=r"--out: got .*out, which cannot be written \(Permission denied\)"):
+        explain.explain_workdir(run, out=tmp_path / "out")
+
+
 def test_a_plain_network_is_told_so(tmp_path):
     plain = make_run(tmp_path / "plain", "resnet20")
     with pytest.raises(ValueError, match="expected a network with gates"):

@@ -52,11 +52,13 @@ def test_help_shows_examples():
         (["--workdir=x"], "--config: got nothing"),
         (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "seed: got 4294967296"),
         (["x"], "expected flags only"),
-        (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "Leave out --config"),
+        (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got one"),
         (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
         (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
         (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
         (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got one"),
+        (["--mode=export", "--flip", "--workdir=x"], "--flip: got one"),
+        (["--mode=explain", "--distributed", "--workdir=x"], "--distributed: got one"),
     ],
 )
 def test_a_mistake_is_one_message_without_a_stack_trace(flags, message):

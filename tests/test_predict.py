@@ -150,7 +150,8 @@ def test_standard_input_is_one_image(tmp_path, exported, capsys, monkeypatch):
 
 
 def test_folders_are_searched_in_order(tmp_path):
-    inside = [write_image(tmp_path / "b" / name) for name in ("1.png", "2.JPG", "deeper/still/3.jpeg")]
+    names = ("1.png", "2.JPG", "3.gif", "4.webp", "deeper/still/5.jpeg")  # of those that cannot be read it is said
+    inside = [write_image(tmp_path / "b" / name) for name in names]
     write_image(tmp_path / "b" / ".4.png")
     write_image(tmp_path / "b" / ".hidden" / "5.png")
     (tmp_path / "b" / "notes.txt").write_text("mine")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from skipnet_jax import checkpoint, recovery, workdir
+from skipnet_jax import checkpoint, integrity, recovery, workdir
 
 STATE = {"params": {"kernel": jnp.zeros((64, 64))}}
 
@@ -89,7 +89,7 @@ def test_an_old_one_that_is_damaged_does_not_stop_the_newest(run, damage):
 def test_if_none_can_be_read_nothing_is_started_anew(run, damage):
     for step in ("10", "20"):
         DAMAGES[damage](run / workdir.CHECKPOINTS / step)
-    with pytest.raises(checkpoint.DamagedError, match="none beside it that is whole"):
+    with pytest.raises(integrity.DamagedError, match="none beside it that is whole"):
         restore(run)
     assert (run / workdir.CHECKPOINTS / "10").is_dir()
 

@@ -1,4 +1,4 @@
-"""scripts/run_local_hosts.py around a stand-in for main; test_running_docs.py runs the real one."""
+"""scripts/run_local_hosts.py around a stand-in for main; test_docs.py runs the real one."""
 
 import json
 import os

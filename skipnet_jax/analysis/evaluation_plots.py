@@ -42,7 +42,7 @@ def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
     shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
     # The square root: a class that is taken for another once in a hundred images can be told from one that never is.
     picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set_xticks(range(classes), names, rotation=90, fontsize=font)
+    axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font)
     axes.set_yticks(range(classes), names, fontsize=font)
     axes.tick_params(length=0)
     axes.set_xlabel("prediction")
@@ -106,7 +106,7 @@ def plot_calibration(
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure = plots.new_figure(5.2, 5.6)
+    figure = plots.new_figure(5.2, 6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     left, width = np.arange(len(images)) / len(images), 1 / len(images)
     some = images > 0
@@ -119,11 +119,13 @@ def plot_calibration(
     plots.set_frame(above, f"Expected calibration error {error:.2%}", "")
     above.set_ylim(0, 1)
     above.set_ylabel("accuracy")
-    above.legend(frameon=False, loc="upper left", fontsize=8)
+    handles = above.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # off the bars
     below.bar(left[some], count / max(1, images.sum()), width, align="edge", color="#8aa4c8", edgecolor="white")
     plots.set_frame(below, "", "confidence")
     below.set_xlim(0, 1)
     below.set_ylabel("share of images")
-    for axis in (above.yaxis, below.xaxis, below.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    below.xaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.set_percent(above)
+    plots.set_percent(below)
     plots.save(figure, path)

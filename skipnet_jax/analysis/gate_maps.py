@@ -97,7 +97,7 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
         left, top = MARGIN + column * step_x, CLASS_TITLE + row * step_y + CLASS_TITLE
         panels = maps.draw(figure, differences[k], scale, left=left, top=top)
         name = f"{shortened(class_names[k], 24)} ({gates.counts[k]} images)"
-        panels[0].set_title(name, loc="left", fontsize=9, pad=4, parse_math=False)
+        panels[0].set_title(name, loc="left", fontsize=9, pad=4)
     colour_bar(figure, scale, left=MARGIN + columns * step_x, top=2 * CLASS_TITLE, height=height - CLASS_TITLE)
     _save(figure, path)
 

@@ -123,8 +123,7 @@ def new_figure(width: float, height: float, title: str, note: str) -> Any:
     FigureCanvasAgg(figure)  # no pyplot: no global state, no window system
     for text, size, colour, top in ((title, 11, INK, 0.14), (note, 8, FAINT, 0.37)):
         shown = shortened(text, round((width - MARGIN) * CHARACTERS / size))
-        # File and class names come from outside: a dollar sign is a dollar sign.
-        figure.text(MARGIN / width, 1 - top / height, shown, va="top", fontsize=size, color=colour, parse_math=False)
+        figure.text(MARGIN / width, 1 - top / height, shown, va="top", fontsize=size, color=colour)
     return figure
 
 

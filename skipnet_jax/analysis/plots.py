@@ -3,6 +3,7 @@
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ TRAIN, TEST, AVERAGE, RATE = "#8aa4c8", "#c0392b", "#1e8449", "#5d6d7e"
 # Okabe and Ito's colours, which colour-blind eyes tell apart too, without their yellow; then two of Paul Tol's.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000", "#882255", "#999933")
 DPI = 120
+LEGEND_BESIDE, LEGEND_WIDTH, LEGEND_MARK = 36, 120, 8  # of labels, in characters
+LEGEND_CHARACTERS, LEGEND_LINE = 14.5, 0.19  # per inch; inches
 CELL_INCHES, TITLE_INCHES = 1.6, 0.25  # of a grid of images
 
 
@@ -70,7 +73,8 @@ def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: e
             for curve in curves:
                 axes.plot(*curve, color=color, linewidth=0.7, alpha=0.25)
             epochs, medians = _median(curves)
-            axes.plot(epochs, medians, color=color, linewidth=1.8, label=label)
+            marker = "." if len(epochs) == 1 else ""  # a line of one point cannot be seen
+            axes.plot(epochs, medians, color=color, linewidth=1.8, marker=marker, label=label)
             highest = max([highest, *medians])
         set_frame(axes, title, "epoch")
         axes.set_xlim(left=0)
@@ -136,8 +140,16 @@ def set_percent(axes: Any) -> None:
 
 
 def add_legend(figure: Any, handles: Sequence[Any]) -> None:
-    """Puts a legend to the right of all graphs."""
-    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    """Puts a legend to the right of all graphs, or below them where it would take their room."""
+    labels = [textwrap.fill(handle.get_label(), LEGEND_WIDTH) for handle in handles]
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    if longest <= LEGEND_BESIDE:
+        figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+        return
+    columns = max(1, int(figure.get_figwidth() * LEGEND_CHARACTERS) // (longest + LEGEND_MARK))
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(lines / columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def save(figure: Any, path: epath.Path) -> None:
@@ -147,10 +159,13 @@ def save(figure: Any, path: epath.Path) -> None:
       ValueError: the path ends neither in .png nor in .svg.
     """
     import matplotlib
+    from matplotlib.text import Text
 
     kind = path.suffix.removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"got the picture {path}, expected a name that ends in .png or .svg.")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of classes, files and folders come from outside: a dollar sign is just that
     picture = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "skipnet_jax", "svg.fonttype": "path"}):
         figure.savefig(picture, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)

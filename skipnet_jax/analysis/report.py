@@ -7,6 +7,7 @@ a workdir is escaped.
 import base64
 import dataclasses
 import importlib.resources
+import shlex
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from skipnet_jax.analysis.tables import format_count
 
 TEMPLATE = "report.html.jinja"
 GATES, EVALUATION = "explain", "evaluation"  # folders of a workdir
+EVALUATION_SCALE = 0.75  # CSS pixels per pixel: two pictures beside each other
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -29,10 +31,12 @@ class Picture:
     Args:
       source: data URI.
       text: what it shows, for who cannot see it.
+      width: in the page, in CSS pixels; None = that of the page.
     """
 
     source: str
     text: str
+    width: int | None = None
 
 
 def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.Path:
@@ -79,7 +83,7 @@ def render(paths: Sequence[epath.PathLike]) -> str:
         notes=result_notes.notes(members, groups),
         gates=explained,
         unexplained=[each for each in facts if each.has_gates and not _pictures(each, GATES)],
-        evaluations=[(each, found) for each in facts if (found := _pictures(each, EVALUATION))],
+        evaluations=[(each, _evaluation_pictures(each)) for each in facts if each.evaluations],
         differing=run_facts.differing(facts),
     )
 
@@ -114,6 +118,7 @@ def _jinja() -> Any:
     environment.filters["percent"] = lambda accuracy: f"{accuracy:.2%}"
     environment.filters["count"] = format_count
     environment.filters["duration"] = format_seconds
+    environment.filters["quoted"] = lambda path: shlex.quote(str(path))
     return environment
 
 
@@ -135,6 +140,17 @@ def _pictures(facts: Facts, folder: str) -> list[Picture]:
         _picture(file, f"{facts.name}: {file.stem.replace('_', ' ')}")
         for file in run_facts.pictures(facts.run.path, folder)
     ]
+
+
+def _evaluation_pictures(facts: Facts) -> dict[str, list[Picture]]:
+    """By the name that the pictures of one evaluation have in common; as large as they were drawn, side by side."""
+    found: dict[str, list[Picture]] = {}
+    for file in run_facts.pictures(facts.run.path, EVALUATION):
+        name, _, kind = file.stem.rpartition("_")
+        width = int.from_bytes(file.read_bytes()[16:20])  # of a PNG's header
+        picture = dataclasses.replace(_picture(file, f"{kind} of {name}"), width=round(EVALUATION_SCALE * width))
+        found.setdefault(name, []).append(picture)
+    return found
 
 
 def _picture(file: epath.Path, text: str) -> Picture:

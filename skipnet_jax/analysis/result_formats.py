@@ -22,12 +22,12 @@ def markdown(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         rows = [
-            _heads(table),
+            list(map(_markdown_escaped, _heads(table))),
             ["---", *["---:"] * (2 + len(table.columns))],
-            *([cell.replace("|", r"\|") for cell in row] for row in _body(table, _markdown_figure, str)),
+            *([_markdown_escaped(label), *cells] for label, *cells in _body(table, _markdown_figure, str)),
         ]
         lines = [f"| {' | '.join(cells)} |" for cells in rows]
-        parts.append("\n".join([f"## {table.title}", "", _caption(table), "", *lines, ""]))
+        parts.append("\n".join([f"## {_markdown_escaped(table.title)}", "", _caption(table), "", *lines, ""]))
     return "\n".join(parts)
 
 
@@ -36,14 +36,14 @@ def latex(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
         body = _body(table, _latex_figure, lambda difference: f"${difference}$")
-        rows = [[_escaped(label), *cells] for label, *cells in body]
+        rows = [[_latex_escaped(label), *cells] for label, *cells in body]
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escaped(f'{table.title}. {_caption(table)}')}}}",
+            rf"\caption{{{_latex_escaped(f'{table.title}. {_caption(table)}')}}}",
             rf"\begin{{tabular}}{{l{'r' * (2 + len(table.columns))}}}",
             r"\toprule",
-            rf"{' & '.join(map(_escaped, _heads(table)))} \\",
+            rf"{' & '.join(map(_latex_escaped, _heads(table)))} \\",
             r"\midrule",
             *(rf"{' & '.join(cells)} \\" for cells in rows),
             r"\bottomrule",
@@ -135,5 +135,11 @@ def _percent(accuracy: float) -> str:
     return f"{100 * accuracy:.2f}"
 
 
-def _escaped(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+def _markdown_escaped(text: str) -> str:
+    """Class names and folders as they are, and not as tables, emphasis or HTML."""
+    return re.sub(r"([\\`*|<])", r"\\\1", text)
+
+
+def _latex_escaped(text: str) -> str:
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[&%$#_{}\\~^]", lambda sign: words.get(sign[0], f"\\{sign[0]}"), text)

@@ -10,8 +10,9 @@ from typing import Any
 from etils import epath
 
 from skipnet_jax import config, events
+from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis.complexity import count
-from skipnet_jax.analysis.runs import Run
+from skipnet_jax.analysis.runs import Run, require_fields
 from skipnet_jax.models import model_info
 from skipnet_jax.models.zoo import find
 
@@ -31,6 +32,26 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A line of results.json: what `--mode=evaluate` found, of the moving average where the run has one.
+
+    Args:
+      data: name of the data set, and how it was scored where that is not the usual way.
+      image_size: in pixels.
+      top1, top5, calibration_error: 0..1; the last is None without `--details`.
+    """
+
+    data: str
+    image_size: int
+    step: int
+    count: int
+    top1: float | int
+    top5: float | int
+    loss: float | int
+    calibration_error: float | int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """A run in numbers.
 
@@ -44,6 +65,7 @@ class Facts:
       flops: of one image, at the size the run uses.
       config: every hyperparameter, by dotted name.
       events: starts and stops, oldest first.
+      evaluations: in the order they were made.
     """
 
     run: Run
@@ -59,12 +81,15 @@ class Facts:
     flops: int
     config: Mapping[str, str]
     events: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Evaluation]
 
     @property
     def command(self) -> str:
         """That started it last, ready to be copied."""
-        return next(
-            (shlex.join(map(str, start["command"])) for start in reversed(self.starts) if start.get("command")), ""
+        program, *flags = next((start["command"] for start in reversed(self.starts) if start.get("command")), [""])
+        is_main = program.endswith("skipnet_jax/main.py")  # of `python -m` the path of the module is recorded
+        return shlex.join(
+            [*(("python", "-m", "skipnet_jax.main") if is_main else (program,)), *flags] if program else []
         )
 
     @property
@@ -107,6 +132,7 @@ def read(run: Run) -> Facts:
     tests = list(_tests(run.metrics))
     rates = [line["images_per_second"] for line in run.metrics if line.get("images_per_second")]
     log = events.read(run.path)
+    require_fields(run.path / workdirs.EVENTS, log, {"time": str, "event": str, "step": int})
     seconds, interrupted = _seconds(log)
     return Facts(
         run,
@@ -122,6 +148,7 @@ def read(run: Run) -> Facts:
         flops=size.flops,
         config=dict(_flatten(config.to_dict(run.spec))),
         events=log,
+        evaluations=list(_evaluations(run.path / workdirs.RESULTS)),
     )
 
 
@@ -140,6 +167,22 @@ def _tests(metrics: Iterable[Mapping[str, Any]]) -> Iterator[Measured]:
         accuracy = line.get("test/average_accuracy", line.get("test/accuracy"))
         if accuracy is not None:
             yield Measured(accuracy, line["epoch"])
+
+
+def _evaluations(file: epath.Path) -> Iterator[Evaluation]:
+    for record in workdirs.read_json(file) if file.exists() else ():
+        own = ", among its own classes" if record["eval_classes"] == "own" else ""
+        flip = ", with mirror images" if record.get("flip") else ""
+        averaged = "average_" if "average_accuracy" in record else ""
+        try:
+            top1, top5, loss = (record[f"{averaged}{name}"] for name in ("accuracy", "top5_accuracy", "loss"))
+        except KeyError as error:
+            raise ValueError(
+                f"{file}: got a record without {error}, expected what --mode=evaluate writes. Remove the file and "
+                f"evaluate again."
+            ) from error
+        where = (f"{record['data']}{own}{flip}", record["image_size"], record["step"], record["count"])
+        yield Evaluation(*where, top1, top5, loss, record.get("calibration_error"))
 
 
 def _seconds(log: Iterable[Mapping[str, Any]]) -> tuple[float | None, int]:

@@ -138,7 +138,9 @@ def read(path: epath.PathLike) -> Run:
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
     data = workdirs.read_json(workdir / workdirs.DATA) if (workdir / workdirs.DATA).exists() else {}
-    run = Run(workdir, spec, data, workdirs.read_metrics(workdir), {})
+    metrics = workdirs.read_metrics(workdir)
+    require_fields(workdir / workdirs.METRICS, metrics, {"step": int, "epoch": float | int})
+    run = Run(workdir, spec, data, metrics, {})
     return dataclasses.replace(run, scores=_scores_in_training(run) | _scores_of_evaluation(run))
 
 
@@ -187,6 +189,20 @@ def differences(identities: Sequence[Mapping[str, Any]], ignored: Sequence[str])
     names = dict.fromkeys(name for identity in identities for name in identity if name not in ignored)
     differing = [name for name in names if any(other.get(name) != identities[0].get(name) for other in identities)]
     return [", ".join(f"{name}={_shown(identity.get(name))}" for name in differing) for identity in identities]
+
+
+def require_fields(file: epath.Path, lines: Iterable[Mapping[str, Any]], fields: Mapping[str, Any]) -> None:
+    """Raises a ValueError unless all lines of a file have some fields.
+
+    Args:
+      fields: name: type, or union of types.
+    """
+    for i, line in enumerate(lines, 1):
+        for name, kind in fields.items():
+            if not isinstance(line.get(name), kind):
+                raise ValueError(
+                    f"{file}, line {i}: got {name}={line.get(name)!r}, expected what training writes. Remove the line."
+                )
 
 
 def _scores_in_training(run: Run) -> dict[tuple[EvalSet, int], Score]:

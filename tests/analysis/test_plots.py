@@ -45,6 +45,37 @@ def test_runs_thin_and_their_median_thick(monkeypatch):
     assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["a, 3 runs", "b, 1 run"]
 
 
+def test_a_single_test_is_a_point(monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    lines = [{"epoch": float(epoch), "test/accuracy": 0.5} for epoch in (1, 2)]
+    plots.plot_runs({"one": [lines[:1]], "two": [lines]}, epath.Path("runs.png"))
+    assert [line.get_marker() for line in figures[0].axes[2].lines if line.get_linewidth() > 1] == [".", ""]
+
+
+@pytest.mark.parametrize("label", ["short", "long " * 10, "very long " * 40])
+def test_graphs_keep_their_room_beside_any_legend(tmp_path, label):
+    """Whatever runs are called, and none of the names is cut off."""
+    figures, save = [], plots.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save", lambda figure, path: figures.append(figure) or save(figure, path))
+        plots.plot_runs({f"{label} {number}": [LINES] for number in range(5)}, epath.Path(tmp_path / "runs.png"))
+    [figure] = figures
+    width, height = figure.get_size_inches()
+    for axes in figure.axes:
+        room = axes.get_position()
+        assert room.width * width > 2.5 and room.height * height > 3
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0 and legend.x1 <= width * figure.dpi + 1
+    told = " ".join(text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts())
+    assert told.split().count(label.split()[0]) == 5 * label.split().count(label.split()[0])
+
+
+def test_names_from_outside_are_text_and_no_formula(tmp_path):
+    plots.plot_runs({r"$\frac{$ of $x$": [LINES]}, epath.Path(tmp_path / "runs.svg"))
+    assert r"<!-- $\frac{$ of $x$ -->" in (tmp_path / "runs.svg").read_text()
+
+
 def test_of_averaged_parameters_the_average_is_drawn(monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))

@@ -147,6 +147,47 @@ def test_the_file_is_written_where_asked_or_said_why_not(tmp_path):
         report.render([tmp_path])
 
 
+def test_an_event_that_is_none_is_told(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "events.jsonl").write_text('{"event": "start"}\n')
+    with pytest.raises(ValueError, match=r"events\.jsonl, line 1: got time=None"):
+        report.render([folder])
+
+
+def test_commands_can_be_copied(tmp_path):
+    folder = make_run(tmp_path / "a run", gates=False)
+    start = {"time": "2026-01-01T00:00:00+00:00", "event": "start", "step": 0}
+    command = ["/anywhere/skipnet_jax/main.py", f"--workdir={folder}"]
+    (folder / "events.jsonl").write_text(json.dumps(start | {"command": command}) + "\n")
+    words = Page(report.render([folder])).words
+    assert f"python -m skipnet_jax.main '--workdir={folder}'" in words
+    assert f"--mode=explain --workdir='{folder}'" in words
+
+
+def test_evaluations_are_there_as_results_json_has_them(tmp_path):
+    folder = make_run(tmp_path / "run")
+    plain = {"data": "digits", "image_size": 16, "eval_classes": "all", "flip": False, "step": 22, "count": 360}
+    plain |= {"accuracy": 0.81, "top5_accuracy": 0.97, "loss": 0.625, "calibration_error": 0.123}
+    other = {name: value for name, value in plain.items() if name != "calibration_error"}
+    other |= {"data": "imagenet_a", "flip": True, "eval_classes": "own"}
+    other |= {"average_accuracy": 0.5, "average_top5_accuracy": 0.75, "average_loss": 2.5}
+    (folder / "results.json").write_text(json.dumps([plain, other]))
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "digits_16px_step22_calibration.png").write_bytes(PIXEL)
+    page = Page(report.render([folder]))
+    words = page.words.split("Calibration error")[1].split("Gates")[0].split("\n")
+    words = [word for word in words if word.strip()]
+    assert words[:8] == ["digits", "16 px", "22", "360", "81.00%", "97.00%", "0.6250", "12.30%"]
+    title = "imagenet_a, among its own classes, with mirror images"
+    assert words[8:16] == [title, "16 px", "22", "360", "50.00%", "75.00%", "2.5000", "\N{EN DASH}"]
+    assert words[16:] == ["digits_16px_step22"]
+
+    del plain["loss"]
+    (folder / "results.json").write_text(json.dumps([plain]))
+    with pytest.raises(ValueError, match=r"results\.json: got a record without 'loss'"):
+        report.render([folder])
+
+
 @pytest.fixture
 def tab(tmp_path):
     binary = chromium.find()

@@ -80,6 +80,16 @@ def test_signs_of_latex_and_markdown_in_labels(tmp_path):
     assert r"| ResNet-20 (init_from=a_b\|c%) |" in result_formats.markdown(tables)
 
 
+def test_class_names_are_neither_table_nor_html_nor_commands(tmp_path):
+    names = ["a|b", "<b>", "~^\\"]
+    spec = made_runs.spec_of("resnet20", "folder", 3, 32)
+    made_runs.write(tmp_path, spec, learnt={"class_names": names, "training_images": 9})
+    tables = result_tables.build(runs.group([runs.read(tmp_path)]))
+    assert r"## folder, classes a\|b, \<b>, ~^\\" in result_formats.markdown(tables)
+    latex = result_formats.latex(tables)
+    assert r"classes a|b, <b>, \textasciitilde{}\textasciicircum{}\textbackslash{}." in latex
+
+
 def test_csv(tables):
     lines = list(csv.DictReader(result_formats.comma_separated(tables).splitlines()))
     assert len(lines) == 3 * 4 + 1

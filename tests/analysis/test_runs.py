@@ -148,6 +148,7 @@ def test_titles():
         ("config.json", None, "no config.json"),
         ("config.json", "{", "no valid JSON"),
         ("metrics.jsonl", "{]\n", r"metrics\.jsonl, line 1"),
+        ("metrics.jsonl", '{"step": 1, "epoch": 1}\n{"step": 2}\n', r"metrics\.jsonl, line 2: got epoch=None"),
         (
             "results.json",
             json.dumps([{"data": "digits"}]),
