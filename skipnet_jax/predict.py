@@ -230,9 +230,8 @@ def _images_below(folder: str) -> Iterator[str]:
 
 
 def _load(arguments: argparse.Namespace) -> "Classifier":
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # before TensorFlow is imported: it tells of bad images its own way
+    # Before TensorFlow is imported: it tells of bad images its own way.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from absl import logging as absl_logging
 

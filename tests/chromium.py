@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -103,12 +104,10 @@ def page(binary: str, profile: pathlib.Path) -> Iterator[Page]:
     """
     command_end, to_browser = os.pipe()
     from_browser, answer_end = os.pipe()
-
-    def as_3_and_4() -> None:  # where the browser looks for its pipes
-        ends = os.dup(command_end), os.dup(answer_end)
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    # The browser looks for its pipes at 3 and 4. Bash puts them there and not a `preexec_fn`, which would fork in
+    # Python's way: JAX warns of that, once any test of this process has used it.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (command_end, answer_end)]
+    in_place = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}'
     options = [
         *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
@@ -116,16 +115,15 @@ def page(binary: str, profile: pathlib.Path) -> Iterator[Page]:
         "about:blank",
     ]
     process = subprocess.Popen(
-        [binary, *options],
+        ["bash", "-c", in_place, "bash", binary, *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        close_fds=False,
-        preexec_fn=as_3_and_4,
+        pass_fds=ends,
         start_new_session=True,
     )
-    os.close(command_end)
-    os.close(answer_end)
+    for end in (command_end, answer_end, *ends):
+        os.close(end)
     try:
         tab = Page(from_browser, to_browser)
         target = tab.call("Target.createTarget", url="about:blank")["targetId"]

@@ -158,7 +158,7 @@ def test_what_an_earlier_version_wrote_lacks_newer_fields():
     assert (spec.seed, spec.optim.warmup_epochs) == (0, OptimSpec().warmup_epochs)
     assert dataclasses.replace(spec.optim, warmup_epochs=SPEC.optim.warmup_epochs) == SPEC.optim
     del mapping["batch_size"]  # which has always been there
-    with pytest.raises(ValueError, match="config.batch_size: missing key"):
+    with pytest.raises(ValueError, match=r"config\.batch_size: missing key"):
         config.from_dict(mapping, may_be_older=True)
 
 

@@ -185,7 +185,7 @@ def test_a_workdir_that_cannot_be_written_is_told_before_the_work(run, tiny, mon
     monkeypatch.setattr(evaluate.os, "access", lambda path, mode: False)  # root may write everywhere
     monkeypatch.setattr(evaluate.scoring, "evaluate_state", None)
     with pytest.raises(ValueError, match=r"--workdir: got .*, which cannot be written, expected one that can"):
-        evaluate.evaluate_workdir(run)
+        evaluate.evaluate_workdir(run[0])
 
 
 def test_a_checkpoint_of_another_network_is_refused(run, monkeypatch):

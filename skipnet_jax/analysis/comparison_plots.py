@@ -18,6 +18,7 @@ from skipnet_jax.models import list_models, model_info
 from skipnet_jax.models.zoo import find
 
 GREY = "#777777"
+LONGEST_NAME = 80  # of a file, in characters: titles may hold class names
 # By prefix of the published name.
 MARKERS = {"": "o", "Skip-": "^", "Dense-": "s", "Dynamic-": "D", "Static-": "v", "Mean-": "P", "Sum-": "X"}
 FILLED: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8, "markersize": 6, "zorder": 3}
@@ -54,11 +55,15 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
       The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
+    drawn: list[epath.Path] = []
 
     def file(kind: str, title: str) -> epath.Path:
-        drawn.append(folder / f"{kind}_{re.sub('[^a-z0-9]+', '_', title.lower())}.{form}")
-        return drawn[-1]
+        stem = re.sub("[^a-z0-9]+", "_", f"{kind} {title}".lower())[:LONGEST_NAME].strip("_")
+        path, number = folder / f"{stem}.{form}", 2
+        while path in drawn:  # of titles that differ in other letters only
+            path, number = folder / f"{stem}_{number}.{form}", number + 1
+        drawn.append(path)
+        return path
 
     curves: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
     for group in groups:

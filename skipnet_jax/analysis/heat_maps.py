@@ -87,7 +87,7 @@ class Maps:
 
     def label(self, panels: Sequence[Any]) -> None:
         """Names sections, blocks and states."""
-        small = self.cell < LARGEST_CELL * 0.7
+        small = self.cell < LARGEST_CELL / 2
         every = math.ceil(LABELLED_CELL / self.cell)
         for number, (axes, section) in enumerate(zip(panels, self.sections, strict=True), 1):
             count = len(section.seen)

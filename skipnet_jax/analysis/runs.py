@@ -137,9 +137,10 @@ def read(path: epath.PathLike) -> Run:
     """
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
-    data = workdirs.read_json(workdir / workdirs.DATA) if (workdir / workdirs.DATA).exists() else {}
+    known = workdirs.read_class_names(workdir) is not None  # which looks at the form of the file too
+    data = workdirs.read_json(workdir / workdirs.DATA) if known else {}
     metrics = workdirs.read_metrics(workdir)
-    require_fields(workdir / workdirs.METRICS, metrics, {"step": int, "epoch": float | int})
+    require_fields(workdir / workdirs.METRICS, metrics, {"epoch": float | int})
     run = Run(workdir, spec, data, metrics, {})
     return dataclasses.replace(run, scores=_scores_in_training(run) | _scores_of_evaluation(run))
 

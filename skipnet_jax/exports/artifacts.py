@@ -99,7 +99,7 @@ def load_artifact(path: epath.PathLike) -> Artifact:
             f"{told}: got model={made.model!r}, expected {record['network']['name']!r} as in {RECORD}. Export the "
             f"network again."
         )
-    return Artifact(record["format"], made, _READERS[record["format"]](folder, record))
+    return Artifact(record["format"], made, _read(folder, record))
 
 
 def read_record(folder: epath.Path) -> dict[str, Any]:
@@ -148,6 +148,19 @@ def apply(model: nn.Module, variables: PyTree, images: Float[Array, "b h w 3"]) 
     """What is exported: from normalised images to logits."""
     logits: Any = model.apply(jax.tree.map(jnp.asarray, variables), images, train=False)
     return logits.astype(jnp.float32)
+
+
+def _read(folder: epath.Path, record: Mapping[str, Any]) -> Run:
+    try:
+        return _READERS[record["format"]](folder, record)
+    except ValueError:
+        raise
+    except Exception as error:  # each library has its own ways to say that a file is missing or broken
+        told = str(error).strip().splitlines()
+        raise ValueError(
+            f"{folder}: got a {record['format']} export that cannot be read ({told[0] if told else error!r}), expected "
+            f"whole files. Export the network again."
+        ) from error
 
 
 def _read_orbax(folder: epath.Path, record: Mapping[str, Any]) -> Run:

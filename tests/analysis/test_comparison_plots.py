@@ -112,3 +112,15 @@ def test_the_same_results_make_the_same_bytes(tmp_path):
         assert first == again and len(first) == 3
     svg = (tmp_path / "a" / "trade_off_imagenet.svg").read_text()
     assert not re.search(r"<dc:date>", svg)
+
+
+def test_each_data_set_has_a_file_of_its_own_whatever_its_classes_are_called(tmp_path):
+    for number, name in enumerate(["猫", "犬", "x" * 300, "y" * 300]):
+        spec = made_runs.spec_of("resnet20", "folder", 2, 32)
+        learnt = {"class_names": [name, name + "2"], "training_images": 9}
+        made_runs.write(tmp_path / "runs" / str(number), spec, learnt=learnt)
+    groups = runs.group(map(runs.read, sorted((tmp_path / "runs").iterdir())))
+    drawn = comparison_plots.draw(groups, [], epath.Path(tmp_path / "pictures"), "png")
+    assert [file.name for file in drawn[:2]] == ["curves_folder_classes_2.png", "curves_folder_classes_2_2.png"]
+    assert len({file for file in drawn if file.exists()}) == 4
+    assert all(len(file.name) < 90 for file in drawn)

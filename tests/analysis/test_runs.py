@@ -149,6 +149,7 @@ def test_titles():
         ("config.json", "{", "no valid JSON"),
         ("metrics.jsonl", "{]\n", r"metrics\.jsonl, line 1"),
         ("metrics.jsonl", '{"step": 1, "epoch": 1}\n{"step": 2}\n', r"metrics\.jsonl, line 2: got epoch=None"),
+        ("data.json", '{"class_names": 3}', r"data\.json: got no class_names"),
         (
             "results.json",
             json.dumps([{"data": "digits"}]),

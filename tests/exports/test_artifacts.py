@@ -82,6 +82,18 @@ def test_a_damaged_record_is_refused(folder, text):
         load_artifact(folder)
 
 
+def test_a_damaged_or_missing_program_is_told(folder):
+    file = folder / "network.stablehlo"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"out: got a stablehlo export that cannot be read .* Export the network again"
+    ):
+        load_artifact(folder)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"cannot be read \(.*No such file"):
+        load_artifact(folder)
+
+
 def test_a_missing_library_is_told(folder, monkeypatch):
     change(folder / "export.json", format="onnx")
     monkeypatch.setitem(artifacts.NEEDS, "onnx", ("no_such_library",))
