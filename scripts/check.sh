@@ -27,6 +27,6 @@ section "tests"
 # Compiling is most of the tests' time: the second run finds it done.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-"$python" -m pytest -q -n 2 --durations=5 "$@"
+"$python" -m pytest -q -n 2 --durations=40 "$@"
 
 section "all passed"
