@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from skipnet_jax import checkpoint, details, scoring, sharding, steps
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.data import sources
+from skipnet_jax.interop import workdir_weights
 from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.specs import DataSpec, TrainSpec
 
@@ -36,7 +37,7 @@ def evaluate_workdir(
     Needs no config file: the workdir remembers it.
 
     Args:
-      path: a workdir that training made.
+      path: a workdir that training made, or converted weights.
       which: best (by validation accuracy, the average's if there is one), latest, or a step.
       datasets: names as of `specs.DataSpec.name`; none = that of the run.
       image_sizes: sides of the square images, in pixels; none = that of the run. One pass per pair.
@@ -56,7 +57,7 @@ def evaluate_workdir(
         cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = workdirs.read_spec(workdir)
+    spec = workdir_weights.read_spec(workdir)
     _require_writable(workdir)
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     with _told_in_flags_of_evaluation():
@@ -69,7 +70,7 @@ def evaluate_workdir(
     records = []
     for data in wanted:
         source = sources.load(data, "test")
-        _require_classes(source, workdirs.read_class_names(workdir))
+        _require_classes(source, workdirs.read_class_names(workdir), spec.model.num_classes)
         at = dataclasses.replace(spec, data=data)
         results, found = _score(model, state, source, at, mesh, flip=flip, detailed=detailed)
         record: dict[str, Any] = {
@@ -174,12 +175,12 @@ def _told_in_flags_of_evaluation() -> Iterator[None]:
         raise type(error)(text) from error
 
 
-def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None) -> None:
-    """Raises if the labels of a data set do not mean what the network has learnt."""
-    if learnt is None or source.class_names == learnt:
+def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None, num_classes: int) -> None:
+    """Raises if the labels of a data set do not mean what the network has learnt; of some only the number is known."""
+    if source.num_classes == num_classes and learnt in (None, source.class_names):
         return
-    if len(source.class_names) != len(learnt):
-        got, expected = f"{source.num_classes} classes", f"the {len(learnt)} classes"
+    if learnt is None or source.num_classes != num_classes:
+        got, expected = f"{source.num_classes} classes", f"the {num_classes} classes"
     else:
         number = next(i for i, names in enumerate(zip(source.class_names, learnt, strict=True)) if len(set(names)) > 1)
         got, expected = f"class {number} {source.class_names[number]!r}", f"{learnt[number]!r}, the class"

@@ -23,6 +23,7 @@ from skipnet_jax import preprocessing, scoring, sharding
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis import gate_maps, gates, heat_maps
 from skipnet_jax.data import sources
+from skipnet_jax.interop import workdir_weights
 from skipnet_jax.models import create_model, model_info
 from skipnet_jax.models.network import Network
 from skipnet_jax.predictor import Predictor, load_workdir
@@ -65,7 +66,7 @@ def explain_workdir(
         folder cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = workdirs.read_spec(workdir)
+    spec = workdir_weights.read_spec(workdir)
     if data_dir is not None:
         spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, dir=data_dir))
     predictor = load_workdir(workdir, checkpoint)

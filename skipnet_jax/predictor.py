@@ -23,9 +23,8 @@ from skipnet_jax import checkpoint as checkpoints
 from skipnet_jax import mixing
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.interop import workdir_weights
-from skipnet_jax.models import abstract_variables, create_model, model_info
+from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.preprocessing import Preprocessing
-from skipnet_jax.specs import DataSpec
 
 BATCH_SIZE = 64
 
@@ -169,9 +168,7 @@ def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: 
       ValueError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
     """
     workdir = workdirs.locate(path)
-    if (workdir / workdir_weights.MODEL).exists():
-        return _load_converted(workdir, checkpoint, batch_size)
-    spec = workdirs.read_spec(workdir)
+    spec = workdir_weights.read_spec(workdir)
     model = create_model(**dataclasses.asdict(spec.model))
     target = _target(model, spec.data.image_size)
     with checkpoints.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
@@ -182,17 +179,6 @@ def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: 
             variables = checkpoints.restore(manager, step, target)
     names = workdirs.read_class_names(workdir) or _numbers(spec.model.num_classes)
     return Predictor(model, variables, Preprocessing.of_data(spec.model.name, spec.data, names), batch_size)
-
-
-def _load_converted(workdir: epath.Path, checkpoint: str, batch_size: int) -> Predictor:
-    """Weights from elsewhere tell neither their data nor their classes: those of the published tables are meant."""
-    name, variables = workdir_weights.load(workdir, checkpoint)
-    num_classes = len(variables["params"]["classifier"]["bias"])
-    image_size = model_info(name).image_size
-    cifar = "cifar10" if num_classes == 10 else "cifar100"
-    data = DataSpec(name=cifar if image_size == 32 else "imagenet2012", image_size=image_size)
-    model = create_model(name, num_classes=num_classes)
-    return Predictor(model, variables, Preprocessing.of_data(name, data, _numbers(num_classes)), batch_size)
 
 
 def _target(model: nn.Module, image_size: int) -> dict[str, PyTree]:

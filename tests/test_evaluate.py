@@ -10,6 +10,7 @@ import pytest
 
 from skipnet_jax import evaluate, specs, train, workdir
 from skipnet_jax.data import sources
+from skipnet_jax.interop import workdir_weights
 
 
 class TinyNet(nn.Module):
@@ -162,6 +163,22 @@ def test_a_data_set_of_other_classes_is_refused(run, tiny, tmp_path):
     write_folder(tmp_path, classes=3, images=1)
     with pytest.raises(ValueError, match=r"--datasets: got .* with 3 classes, expected the 10 classes"):
         evaluate.evaluate_workdir(path, datasets=["folder"], data_dir=str(tmp_path))
+
+
+def test_converted_weights_are_evaluated_as_the_published_run_would_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "create_model", lambda **settings: PooledNet())
+    kernel = np.zeros((3, 10), np.float32)
+    bias = (np.arange(10) == 7).astype(np.float32)  # says 7 whatever it sees
+    variables = {"params": {"classifier": {"kernel": kernel, "bias": bias}}}
+    workdir_weights.save(tmp_path / "run", workdir_weights.Origin("resnet20", 10, "some.pt"), variables)
+    [record] = evaluate.evaluate_workdir(tmp_path / "run", datasets=["digits"], image_sizes=[8])
+    labels = sources.load(specs.DataSpec(name="digits", image_size=8, pad_crop=0), "test").labels
+    assert (record["accuracy"], record["count"]) == (np.mean(labels == 7), 360)
+    with pytest.raises(ValueError, match="cifar10"):  # where the published one's data are not here
+        evaluate.evaluate_workdir(tmp_path / "run", data_dir=str(tmp_path))
+    write_folder(tmp_path, classes=3, images=1)
+    with pytest.raises(ValueError, match=r"--datasets: got .* with 3 classes, expected the 10 classes"):
+        evaluate.evaluate_workdir(tmp_path / "run", datasets=["folder"], data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(

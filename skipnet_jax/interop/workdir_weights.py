@@ -16,6 +16,8 @@ from etils import epath
 
 from skipnet_jax import checkpoint, workdir
 from skipnet_jax.interop.torch_weights import variable_shapes
+from skipnet_jax.models import model_info
+from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 
 MODEL = "model.json"
 
@@ -69,6 +71,27 @@ def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> 
         raise ValueError(
             f"--workdir: got {path}, which cannot be written ({error.strerror or error}), expected a folder that can."
         ) from error
+
+
+def read_spec(path: epath.PathLike) -> TrainSpec:
+    """The config of a run, or of the published run of converted weights, as far as evaluation asks for it.
+
+    Weights from elsewhere tell neither their data nor their classes: those of the published tables are meant.
+
+    Args:
+      path: the workdir.
+
+    Raises:
+      ValueError: the folder is neither, or what it says of itself cannot be read.
+    """
+    directory = workdir.locate(path)
+    if not (directory / MODEL).exists():
+        return workdir.read_spec(directory)
+    name, num_classes = _read_network(directory / MODEL)
+    image_size = model_info(name).image_size
+    cifar = "cifar10" if num_classes == 10 else "cifar100"
+    data = DataSpec(name=cifar if image_size == 32 else "imagenet2012", image_size=image_size)
+    return TrainSpec(ModelSpec(name, num_classes), data, MixingSpec(), OptimSpec(), batch_size=1, epochs=1)
 
 
 def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]]:
