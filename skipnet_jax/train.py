@@ -128,13 +128,14 @@ def train_and_evaluate(
                     progress.epoch(results)
                     results["epoch"] = step // steps_per_epoch
                 by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
-                if by_epoch or signals.number or saver.due(fetched=fetch):
+                stopping = signals.number  # asked once a step: a signal that comes after this is the next one's
+                if by_epoch or stopping or saver.due(fetched=fetch):
                     snapshot = progress.snapshot()
                     guard.check_steps(snapshot["window"], step)
                     guard.check_state(state, step)
                     saver.save(step, state, snapshot, results or None)
                 saver.poll()
-                if signals.number and not (results and step == total):
+                if stopping and not (results and step == total):
                     raise _stopped(signals, step, total, saver, steps_per_epoch)
             _require_saved(saver)
     _finish("finished", results, workdir)

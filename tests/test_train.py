@@ -220,6 +220,20 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
 
 
+def test_a_signal_after_the_time_to_save_is_taken_up_by_the_next_step(tmp_path, monkeypatch):
+    original, calls = saver.Saver.poll, []
+
+    def poll(self):
+        calls.append(self)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self)
+
+    monkeypatch.setattr(saver.Saver, "poll", poll)
+    with pytest.raises(interruption.Stopped, match=r"stopped at step 3 of .*saved is step 3 "):
+        train.train_and_evaluate(make_spec(), tmp_path)
+
+
 def test_saves_every_so_many_epochs_and_at_the_end(tmp_path):
     train.train_and_evaluate(make_spec(epochs=3, checkpoint_every_epochs=2), tmp_path / "a")
     with checkpoint.open_manager(tmp_path / "a" / workdir.CHECKPOINTS) as manager:
