@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-SECONDS_TO_NOTICE = 20.0  # for the others, once one has failed or was stopped: they may be saving together
+SECONDS_TO_NOTICE = 30.0  # for the others, once one has failed or was stopped: they may be saving together
 LOOPBACK = "127.0.0.1"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,3 +30,20 @@ def x64() -> Iterator[None]:
 def golden() -> pathlib.Path:
     """The folder of measured numbers to compare with."""
     return pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory) -> Iterator[None]:
+    """Runs of a module compile the same few steps; on disk the first one's serve all."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

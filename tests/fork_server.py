@@ -16,27 +16,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import clu.metric_writers
-import flax.linen as nn
-import jax
 import matplotlib.pyplot
 import sklearn.datasets
 import tensorflow
 from absl import app
 
 from skipnet_jax import evaluate, main, train
+from tests.tiny_runs import TinyNet
 
 BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate)
-
-
-class TinyNet(nn.Module):
-    """The interface of the project's networks, with statistics and dropout."""
-
-    @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
-        x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
-        return nn.Dense(10, name="classifier")(x)
 
 
 def serve() -> None:

@@ -4,40 +4,15 @@ import dataclasses
 import math
 
 import jax
-import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax import checkpoint, interruption, main, specs, steps, train, workdir
+from skipnet_jax import interruption, main, specs, steps, train, workdir
 from skipnet_jax.progress import Progress
-from tests.fork_server import TinyNet
+from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
 
-TIMINGS = {"images_per_second"}
-SPEC = specs.TrainSpec(
-    model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-    data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-    mixing=specs.MixingSpec(cutmix_prob=0.5),
-    optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
-    batch_size=256,
-    epochs=2,
-    log_every_steps=2,
-)
+pytestmark = pytest.mark.usefixtures("compile_once")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+SPEC = make_spec(epochs=2)
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +30,6 @@ def stop_after(monkeypatch, step):
                 interruption.signal.raise_signal(interruption.signal.SIGTERM)
 
     monkeypatch.setattr(train, "Progress", Stopping)
-
-
-def latest(path):
-    with checkpoint.open_manager(path / workdir.CHECKPOINTS, read_only=True) as manager:
-        step = manager.latest_step()
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        state = checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, device))
-        return step, jax.tree.map(np.asarray, state)
 
 
 def files_of(path):
@@ -91,7 +58,7 @@ def test_longer_and_shorter(tmp_path, capsys):
         with pytest.raises(interruption.Stopped):
             train.train_and_evaluate(changed(epochs=9), shorter)
     assert train.train_and_evaluate(SPEC, shorter, allow_change=["epochs"])["epoch"] == 2
-    assert latest(shorter)[0] == 10 and workdir.read_spec(shorter) == SPEC
+    assert last_checkpoint(shorter)[0] == 10 and workdir.read_spec(shorter) == SPEC
 
 
 @pytest.mark.parametrize(
@@ -150,12 +117,9 @@ def test_updates_left_out_stay_left_out_when_the_run_goes_on(tmp_path, monkeypat
         with pytest.raises(interruption.Stopped, match=f"saved is step {bad}"):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
-    jax.tree.map(np.testing.assert_array_equal, latest(tmp_path / "parts")[1], latest(tmp_path / "whole")[1])
-    parts, whole = (
-        [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(tmp_path / name)]
-        for name in ("parts", "whole")
-    )
-    assert parts == whole and {line["step"]: line["train/skipped"] for line in whole if "train/loss" in line}[8] == 1
+    require_equal(tmp_path / "parts", tmp_path / "whole")
+    whole = workdir.read_metrics(tmp_path / "whole")
+    assert {line["step"]: line["train/skipped"] for line in whole if "train/loss" in line}[8] == 1
 
 
 def test_sam_and_accumulation_go_on_bit_for_bit(tmp_path):
@@ -173,4 +137,4 @@ def test_sam_and_accumulation_go_on_bit_for_bit(tmp_path):
         with pytest.raises(interruption.Stopped):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
-    jax.tree.map(np.testing.assert_array_equal, latest(tmp_path / "parts")[1], latest(tmp_path / "whole")[1])
+    require_equal(tmp_path / "parts", tmp_path / "whole")

@@ -30,14 +30,17 @@ SPEC = specs.TrainSpec(
 
 
 class GroupedNet(nn.Module):
-    """The project's batch norm at a hundredth of its networks' compile time, with dropout."""
+    """The project's batch norm at a hundredth of its networks' compile time, with dropout.
+
+    Smooth: rounding may move the input of a ReLU across zero, which is no rounding of its gradient.
+    """
 
     group_size: int = GROUP
 
     @nn.compact
     def __call__(self, images, *, train):
         x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
-        x = nn.relu(layers.BatchNorm(self.group_size, name="norm")(x, train=train))
+        x = nn.gelu(layers.BatchNorm(self.group_size, name="norm")(x, train=train))
         x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
         return nn.Dense(10, name="classifier")(x)
 
@@ -80,7 +83,7 @@ def losses(path):
 def require_same_curve(path, expected):
     for (*where, loss), (*expected_where, expected_loss) in zip(losses(path), losses(expected), strict=True):
         assert where == expected_where
-        np.testing.assert_allclose(loss, expected_loss, rtol=1e-4, err_msg=str(where))
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, err_msg=str(where))
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])

@@ -7,46 +7,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-import jax
-import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax import checkpoint, config, events, main, saver, specs, train, workdir
+from skipnet_jax import config, events, main, saver, train, workdir
 from skipnet_jax.progress import Progress
-from tests.fork_server import TinyNet
+from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
 
 # Orbax's threads and TensorFlow's writers end with errors of their own when their disk is full.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("compile_once"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
-TIMINGS = {"images_per_second"}
 STEPS = 20  # four epochs of five
-SPEC = specs.TrainSpec(
-    model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-    data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-    mixing=specs.MixingSpec(cutmix_prob=0.5),
-    optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
-    batch_size=256,
-    epochs=4,
-    log_every_steps=1,
-    ema_decay=0.9,
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+SPEC = make_spec(epochs=4, log_every_steps=1, ema_decay=0.9)
 
 
 @pytest.fixture(autouse=True)
@@ -103,25 +77,6 @@ def after_steps(monkeypatch, actions) -> None:
     monkeypatch.setattr(train, "Progress", Acting)
 
 
-def last_state(path):
-    with checkpoint.open_manager(path / workdir.CHECKPOINTS, read_only=True) as manager:
-        step = manager.latest_step()
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        state = checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, device))
-        return step, manager.metrics(step), jax.tree.map(np.asarray, state)
-
-
-def untimed(path):
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(path)]
-
-
-def require_same(path, expected) -> None:
-    (step, results, state), (expected_step, expected_results, expected_state) = map(last_state, (path, expected))
-    assert (step, results) == (expected_step, expected_results)
-    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
-    assert untimed(path) == untimed(expected)
-
-
 @pytest.mark.parametrize("known", [True, False], ids=["known before", "found by the write"])
 def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_what_is_saved_meanwhile(
     whole, disk, monkeypatch, capsys, known
@@ -146,7 +101,7 @@ def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_what_is_saved_me
     assert said.err.count("WARNING: numbers for TensorBoard") <= 1  # a minute passes before it is tried again
     assert saved[0] == [5] and saved[1][-1] >= 16  # long before the end of the epoch
     assert said.out.splitlines()[-1].startswith("finished: 4 epochs")
-    require_same(path, whole)
+    require_equal(path, whole)
     assert [event["event"] for event in events.read(path)] == ["start", "stop"]
     assert {workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.DATA} <= {file.name for file in path.iterdir()}
 
@@ -174,7 +129,7 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_mend
     (disk / "ballast").unlink()
     status, said = run(path)
     assert status == 0 and "going on from step 5 of 20" in said.out
-    require_same(path, whole)
+    require_equal(path, whole)
     recorded = [event["event"] for event in events.read(path)]
     assert recorded in (["start", "start", "stop"], ["start", "stop"] * 2)  # there may have been no room for a stop
 
@@ -195,7 +150,7 @@ def test_a_run_goes_on_from_a_disk_that_is_full_only_with_room(whole, disk, monk
     assert workdir.read_spec(path).epochs == 1
     (disk / "ballast").unlink()
     train.train_and_evaluate(dataclasses.replace(SPEC, epochs=2), path, allow_change=["epochs"])
-    assert last_state(path)[0] == 10
+    assert last_checkpoint(path)[0] == 10
 
 
 @pytest.mark.parametrize("name", [workdir.CONFIG, workdir.DATA, workdir.PARAMETERS])
@@ -212,7 +167,7 @@ def test_no_room_for_the_curves_is_no_reason_to_fail(run, whole, tmp_path):
     (tmp_path / workdir.CURVES).symlink_to("/dev/full")
     status, said = run(tmp_path)
     assert status == 0 and f"WARNING: {tmp_path / workdir.CURVES} could not be written" in said.err
-    require_same(tmp_path, whole)
+    require_equal(tmp_path, whole)
 
 
 def test_a_read_only_workdir_is_refused_at_once_with_status_2(disk, run):

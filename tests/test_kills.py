@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from orbax import checkpoint as ocp
 
-from skipnet_jax import checkpoint, events, workdir
+from skipnet_jax import events, workdir
+from tests.tiny_runs import require_equal
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[1]
 KILLS = 50
 DEADLINE = 120  # seconds that a process may take for anything
-TIMINGS = {"images_per_second"}
 RUN = [
     "--config=configs/digits.py",
     "--config.data.image_size=8",
@@ -72,7 +72,7 @@ class Forks:
     def __init__(self, env: dict[str, str], folder: pathlib.Path) -> None:
         self._output = folder / "output"
         self._server = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "fork_server.py"],
+            [sys.executable, "-m", "tests.fork_server"],
             cwd=ROOT,
             env=env | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -152,26 +152,6 @@ def newest_whole(path: pathlib.Path) -> int | None:
     return next((int(folder.name) for folder in folders if is_whole(folder)), None)
 
 
-def last_state(path: pathlib.Path):
-    with checkpoint.open_manager(path / workdir.CHECKPOINTS, read_only=True) as manager:
-        step = manager.latest_step()
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        state = checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, device))
-        return step, manager.metrics(step), jax.tree.map(np.asarray, state)
-
-
-def require_same(path: pathlib.Path, expected: pathlib.Path) -> None:
-    (step, results, state), (expected_step, expected_results, expected_state) = map(last_state, (path, expected))
-    assert (step, results) == (expected_step, expected_results)
-    assert {"params", "batch_stats", "opt_state", "average", "step"} <= state.keys()
-    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
-    lines, expected_lines = (
-        [{name: value for name, value in line.items() if name not in TIMINGS} for line in workdir.read_metrics(run)]
-        for run in (path, expected)
-    )
-    assert lines == expected_lines
-
-
 def require_goes_on_from(life: Life, newest: int | None) -> bool:
     """Whether the life lasted long enough to tell where it goes on; if so, that has to be the newest whole one."""
     said = [line for line in life.said().splitlines() if line.startswith(("going on from step", "compiled"))]
@@ -226,7 +206,7 @@ def test_fifty_kills(env, tmp_path):
     finally:
         forks.close()
     assert told >= KILLS // 2 and kinds["within a save"] >= 10 and kinds["before it went on"] >= 5, (told, kinds)
-    require_same(path, tmp_path / "whole")
+    require_equal(path, tmp_path / "whole")
     assert not being_written(path)
     assert not any(is_whole(folder) for folder in (path / workdir.DAMAGED).glob("*"))  # left of a removal, at most
     recorded = [event["event"] for event in events.read(path)]
@@ -260,4 +240,4 @@ def test_kills_of_the_command_itself(env, tmp_path):
     newest = newest_whole(path)
     assert newest, "the last kill was to leave a checkpoint"
     assert require_goes_on_from(finish(path, SELDOM), newest)
-    require_same(path, tmp_path / "whole")
+    require_equal(path, tmp_path / "whole")

@@ -3,62 +3,15 @@ import math
 import os
 import signal
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from skipnet_jax import checkpoint, config, events, interruption, saver, scoring, specs, steps, train, workdir
 from skipnet_jax.data import pipeline, sources
+from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, last_checkpoint, make_spec, require_equal
 
-STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
-TIMINGS = {"images_per_second"}
-
-
-class TinyNet(nn.Module):
-    """The interface of the project's networks at a hundredth of their compile time."""
-
-    classes: int = 10
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
-        x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
-        return nn.Dense(self.classes, name="classifier")(x)
-
-
-def make_spec(**changes):
-    return dataclasses.replace(
-        specs.TrainSpec(
-            model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-            data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-            mixing=specs.MixingSpec(cutmix_prob=0.5),
-            optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
-            batch_size=256,
-            epochs=3,
-            log_every_steps=2,
-        ),
-        **changes,
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Every run compiles the same two steps; on disk the first one's serve all."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 @pytest.fixture(autouse=True)
@@ -107,20 +60,6 @@ def poison_after(monkeypatch, step):
     monkeypatch.setattr(steps, "make_train_step", make)
 
 
-def last_state(path):
-    """The arrays of the newest checkpoint, as the network of this file has them."""
-    with checkpoint.open_manager(path / workdir.CHECKPOINTS) as manager:
-        step = checkpoint.find(manager, "latest")
-        metadata = manager.item_metadata(step)["state"].tree
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), metadata)
-        return step, jax.tree.map(np.asarray, checkpoint.restore(manager, step, target))
-
-
-def untimed(path):
-    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(path)]
-
-
 def test_a_run_learns_and_leaves_its_workdir(tmp_path, capsys):
     path = tmp_path / "run"
     results = train.train_and_evaluate(make_spec(epochs=8), path)
@@ -136,7 +75,7 @@ def test_a_run_learns_and_leaves_its_workdir(tmp_path, capsys):
     assert lines[-1]["test/accuracy"] == results["accuracy"]
     for name in (workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.EVENTS, workdir.TENSORBOARD):
         assert (path / name).exists()
-    assert last_state(path)[0] == 40
+    assert last_checkpoint(path)[0] == 40
 
 
 def test_a_finished_run_says_so_and_does_nothing(whole, capsys, monkeypatch):
@@ -168,8 +107,7 @@ def test_interrupted_at_any_step_and_run_again_equals_never_interrupted(whole, t
     capsys.readouterr()
     assert train.train_and_evaluate(make_spec(), parts) == expected
     assert f"going on from step {step} of 15" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
-    assert untimed(parts) == untimed(whole)
+    require_equal(parts, whole)
     assert [(event["event"], event["step"], event.get("why")) for event in events.read(parts)] == [
         ("start", 0, None),
         ("stop", step, signal.Signals(number).name),
@@ -195,8 +133,7 @@ def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
             with pytest.raises(KeyboardInterrupt, match=f"saved is step {step} "):
                 train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
-    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
-    assert untimed(tmp_path / "parts") == untimed(tmp_path / "whole")
+    require_equal(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_path, monkeypatch):
@@ -216,8 +153,7 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_pat
     with checkpoint.open_manager(parts / workdir.CHECKPOINTS) as manager:
         assert manager.metrics(5) is None
     assert train.train_and_evaluate(make_spec(), parts) == expected
-    assert untimed(parts) == untimed(whole)
-    jax.tree.map(np.testing.assert_array_equal, last_state(parts), last_state(whole))
+    require_equal(parts, whole)
 
 
 def test_a_signal_after_the_time_to_save_is_taken_up_by_the_next_step(tmp_path, monkeypatch):
@@ -249,7 +185,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step, found, n
     assert "saved is step 5 (epoch 1)" in str(error.value)
     assert "(learning rate 0.0375" in str(error.value)
     assert "--config.optim.lr (now 0.05)" in str(error.value)
-    saved, state = last_state(tmp_path)
+    saved, _, state = last_checkpoint(tmp_path)
     assert saved == 5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert events.read(tmp_path)[-1]["why"].startswith(f"FloatingPointError: training diverged: at step {found}")
@@ -271,7 +207,7 @@ def test_a_stop_after_a_bad_update_saves_nothing(tmp_path, step):
         interrupt_in(patch, step)
         with pytest.raises(FloatingPointError, match="saved is step 5"):
             train.train_and_evaluate(make_spec(), tmp_path)
-    assert last_state(tmp_path)[0] == 5
+    assert last_checkpoint(tmp_path)[0] == 5
 
 
 def test_a_bad_update_may_be_left_out(tmp_path, monkeypatch, capsys):
@@ -290,7 +226,7 @@ def test_a_bad_update_may_be_left_out(tmp_path, monkeypatch, capsys):
     lines = {line["step"]: line for line in workdir.read_metrics(tmp_path) if "train/skipped" in line}
     assert {step: line["train/skipped"] for step, line in lines.items() if line["train/skipped"]} == {8: 1}
     assert "step 8: left out 1 of 2 updates" in capsys.readouterr().out
-    step, state = last_state(tmp_path)
+    step, _, state = last_checkpoint(tmp_path)
     assert step == state["step"] == 15
     with pytest.raises(FloatingPointError, match=f"at step {bad} got .*loss nan"):
         train.train_and_evaluate(make_spec(ema_decay=0.9), tmp_path / "stop")
@@ -359,7 +295,7 @@ def test_a_moving_average_is_evaluated_saved_and_resumed(tmp_path, capsys):
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == results
-    jax.tree.map(np.testing.assert_array_equal, last_state(tmp_path / "parts"), last_state(tmp_path / "whole"))
+    require_equal(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_every_option_of_the_recipes_trains_together(tmp_path):

@@ -1,0 +1,64 @@
+"""A run that is made in seconds, by the dozen, and what of two runs has to be equal."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from skipnet_jax import checkpoint, specs, workdir
+
+TIMINGS = {"images_per_second"}
+STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
+
+
+class TinyNet(nn.Module):
+    """The interface of the project's networks at a hundredth of their compile time, with statistics and dropout."""
+
+    classes: int = 10
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+        x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(self.classes, name="classifier")(x)
+
+
+def make_spec(**changes: Any) -> specs.TrainSpec:
+    """Three epochs on the digits."""
+    spec = specs.TrainSpec(
+        model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
+        data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
+        mixing=specs.MixingSpec(cutmix_prob=0.5),
+        optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
+        batch_size=256,
+        epochs=3,
+        log_every_steps=2,
+    )
+    return dataclasses.replace(spec, **changes)
+
+
+def last_checkpoint(path: pathlib.Path) -> tuple[int, dict[str, Any] | None, Any]:
+    """Step, results and arrays of the newest checkpoint."""
+    with checkpoint.open_manager(path / workdir.CHECKPOINTS, read_only=True) as manager:
+        step = checkpoint.find(manager, "latest")
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        state = checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, device))
+        return step, manager.metrics(step), jax.tree.map(np.asarray, state)
+
+
+def untimed(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl but for what depends on the machine."""
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(path)]
+
+
+def require_equal(path: pathlib.Path, expected: pathlib.Path) -> None:
+    """Two runs ended with the same bits, and told the same on the way."""
+    (step, results, state), (expected_step, expected_results, expected_state) = map(last_checkpoint, (path, expected))
+    assert (step, results) == (expected_step, expected_results)
+    assert {"params", "batch_stats", "opt_state", "step"} <= state.keys()
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+    assert untimed(path) == untimed(expected)
