@@ -20,6 +20,8 @@ from skipnet_jax.interop import workdir_weights
 from skipnet_jax.models import abstract_variables, create_model
 from skipnet_jax.specs import DataSpec, TrainSpec
 
+DETAILS = ("calibration_error", "class_accuracy")  # what --details adds to a record
+
 
 def evaluate_workdir(
     path: epath.PathLike,
@@ -135,7 +137,7 @@ def _score(
 
 def _tell(record: dict[str, Any], found: details.Details | None, workdir: epath.Path) -> None:
     """Adds a result to those of the workdir, and says it."""
-    workdirs.add_results(workdir, record)
+    workdirs.add_results(workdir, _with_known_details(record, workdir))
     own = " (own classes)" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record["flip"] else ""
     where = f"{record['data']}{own} at {record['image_size']} px{flip}"
@@ -147,6 +149,20 @@ def _tell(record: dict[str, Any], found: details.Details | None, workdir: epath.
         whose = " of the moving average" if "average_accuracy" in record else ""
         text += f", calibration error{whose} {found.calibration_error:.2%}\n" + "\n".join(f"  {file}" for file in files)
     print(text, flush=True)
+
+
+def _with_known_details(record: dict[str, Any], workdir: epath.Path) -> dict[str, Any]:
+    """A result with the details that an earlier evaluation of the same has found, in whose place it will be.
+
+    The same are those that agree in all but the last digits of the losses, and where the workdir lay.
+    """
+    file = workdir / workdirs.RESULTS
+    earlier = workdirs.read_json(file) if file.exists() else []
+    same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
+    for other in earlier if isinstance(earlier, list) else []:
+        if isinstance(other, dict) and same.items() <= other.items():
+            return {**record, **{name: other[name] for name in DETAILS if name in other and name not in record}}
+    return record
 
 
 def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:

@@ -59,18 +59,8 @@ def evaluate(
     Returns:
       "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples).
     """
-    sums = []
-    for batch in batches:
-        if check is not None:
-            check()
-        sums.append(eval_step(variables, sharding.to_global(batch, mesh)))
-        details = sums[-1].pop("details", None)
-        if tally is not None and details is not None:
-            tally.add(details)
-        if len(sums) > IN_FLIGHT:
-            jax.block_until_ready(sums[-1 - IN_FLIGHT])
-    sums = jax.device_get(sums)
-    return means(sums, MEANS) | {"count": int(sum(batch["count"] for batch in sums))}
+    [results] = _evaluate_all(eval_step, [variables], batches, mesh, check=check, tally=tally)
+    return results
 
 
 def evaluate_state(
@@ -83,7 +73,7 @@ def evaluate_state(
     check: Callable[[], None] | None = None,
     tally: Tally | None = None,
 ) -> dict[str, float | int]:
-    """Scores a network on a whole split, and beside it its moving average where there is one.
+    """Scores a network on a whole split, and beside it its moving average where there is one, in one pass.
 
     Args:
       eval_step: of `steps.make_eval_step`.
@@ -97,11 +87,9 @@ def evaluate_state(
     Returns:
       Those of `evaluate`; the average's are called "average_loss" and so on.
     """
-    if not state.average:
-        return evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh, check=check, tally=tally)
-    results = evaluate(eval_step, state.variables, batches(source, spec, mesh), mesh, check=check)
-    averaged = evaluate(eval_step, state.average, batches(source, spec, mesh), mesh, check=check, tally=tally)
-    return results | {f"average_{name}": averaged[name] for name in MEANS}
+    networks = [state.variables, *([state.average] if state.average else [])]
+    results, *averages = _evaluate_all(eval_step, networks, batches(source, spec, mesh), mesh, check=check, tally=tally)
+    return results | {f"average_{name}": averaged[name] for averaged in averages for name in MEANS}
 
 
 def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
@@ -135,6 +123,35 @@ def summary(results: Mapping[str, Any]) -> str:
         f"test accuracy {results['accuracy']:.2%} ({correct} of {results['count']} images), "
         f"top-5 {results['top5_accuracy']:.2%}, loss {results['loss']:.4f}{average}"
     )
+
+
+def _evaluate_all(
+    eval_step: Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]],
+    networks: Sequence[dict[str, PyTree]],
+    batches: Iterable[dict[str, np.ndarray]],
+    mesh: Mesh,
+    *,
+    check: Callable[[], None] | None,
+    tally: Tally | None,
+) -> list[dict[str, float | int]]:
+    """`evaluate` for several networks on the same batches, each of which is read and decoded once.
+
+    The tally takes the details of the last network.
+    """
+    sums: list[list[dict[str, PyTree]]] = [[] for _ in networks]
+    for batch in batches:
+        if check is not None:
+            check()
+        images = sharding.to_global(batch, mesh)
+        for variables, found in zip(networks, sums, strict=True):
+            found.append(eval_step(variables, images))
+            details = found[-1].pop("details", None)
+        if tally is not None and details is not None:
+            tally.add(details)
+        if len(sums[-1]) > IN_FLIGHT:
+            jax.block_until_ready(sums[-1][-1 - IN_FLIGHT])
+    fetched = jax.device_get(sums)
+    return [means(found, MEANS) | {"count": int(sum(batch["count"] for batch in found))} for found in fetched]
 
 
 def means(sums: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, float | int]:

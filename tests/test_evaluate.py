@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from skipnet_jax import evaluate, specs, train, workdir
+from skipnet_jax import evaluate, scoring, specs, train, workdir
 from skipnet_jax.data import sources
 from skipnet_jax.interop import workdir_weights
 
@@ -100,9 +100,14 @@ def test_other_data_sets_and_sizes_one_pass_per_pair(run, tiny, tmp_path, monkey
     monkeypatch.setattr(train, "create_model", lambda **_: PooledNet())
     train.train_and_evaluate(SPEC, tmp_path / "run")
     write_folder(tmp_path / "photos", classes=10, images=3)
+    passes, original = [], scoring.batches
+    monkeypatch.setattr(
+        scoring, "batches", lambda *args: passes.append((args[0].name, args[1].data.image_size)) or original(*args)
+    )
     both = {"datasets": ["folder"], "image_sizes": [8, 16], "data_dir": str(tmp_path / "photos")}
     results = evaluate.evaluate_workdir(tmp_path / "run", **both)
     assert [(r["data"], r["image_size"], r["count"]) for r in results] == [("folder", 8, 30), ("folder", 16, 30)]
+    assert passes == [("photos", 8), ("photos", 16)]
     [own] = evaluate.evaluate_workdir(tmp_path / "run")
     assert own["data"] == "digits" and own["count"] == 360
     again = evaluate.evaluate_workdir(tmp_path / "run", **both)
@@ -137,6 +142,20 @@ def test_details_and_mirror_images_go_into_the_workdir(run, tiny, tmp_path, caps
     assert names == {f"digits_8px_step10_{mark}{end}" for mark in ("", "flip_") for end in ends}
     out = capsys.readouterr().out
     assert f"calibration error {detailed['calibration_error']:.2%}" in out and "8 px, with mirror images: test" in out
+
+
+def test_an_evaluation_without_details_keeps_those_that_are_there(run, tiny, tmp_path):
+    path, _ = run
+    shutil.copytree(path, tmp_path / "run")
+    file = tmp_path / "run" / workdir.RESULTS
+    file.unlink(missing_ok=True)
+    [detailed] = evaluate.evaluate_workdir(tmp_path / "run", "latest", detailed=True)
+    [plain] = evaluate.evaluate_workdir(tmp_path / "run", "latest")
+    assert "calibration_error" not in plain
+    assert json.loads(file.read_text()) == [detailed]
+    file.write_text(json.dumps([detailed | {"accuracy": 0.1}]))  # of other weights, whatever has happened
+    evaluate.evaluate_workdir(tmp_path / "run", "latest")
+    assert json.loads(file.read_text()) == [plain]
 
 
 def test_details_are_those_of_the_moving_average(tmp_path, tiny, monkeypatch):

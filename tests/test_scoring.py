@@ -1,4 +1,6 @@
 import dataclasses
+import io
+import sys
 
 import flax.linen as nn
 import jax
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax import scoring, sharding, specs, steps
-from skipnet_jax.data import sources
+from skipnet_jax.data import pipeline, sources
 
 
 class TinyNet(nn.Module):
@@ -92,3 +94,37 @@ def test_details_without_a_tally_are_dropped():
         for details in (False, True)
     ]
     assert found[0] == found[1]
+
+
+def test_the_average_is_scored_on_the_very_batches_of_the_network(monkeypatch):
+    """Images are read and decoded once for both; the details are the average's."""
+    source, mesh, model = sources.load(SPEC.data, "test"), sharding.make_mesh(), TinyNet()
+    both = [model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False) for seed in range(2)]
+    eval_step = steps.make_eval_step(model, mean=source.mean, std=source.std, mesh=mesh, details=True)
+    network, average = (
+        scoring.evaluate(eval_step, variables, scoring.batches(source, SPEC, mesh), mesh) for variables in both
+    )
+    assert network["loss"] != average["loss"]
+    passes, original = [], pipeline.eval_batches
+    monkeypatch.setattr(pipeline, "eval_batches", lambda *args, **kwargs: passes.append(1) or original(*args, **kwargs))
+    state = steps.TrainState(step=0, opt_state={}, average=both[1], **both[0])
+    tally = scoring.Tally()
+    found = scoring.evaluate_state(eval_step, state, source, SPEC, mesh, tally=tally)
+    assert found == network | {f"average_{name}": average[name] for name in ("loss", "accuracy", "top5_accuracy")}
+    assert np.trace(tally.total["confusion"]) == round(average["accuracy"] * 360)
+    assert len(passes) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("where", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_a_terminal_shows_a_bar(monkeypatch, where, shown):
+    source, mesh = sources.load(SPEC.data, "test"), sharding.make_mesh()
+    monkeypatch.setattr(sys, "stderr", where())
+    batches = scoring.batches(source, dataclasses.replace(SPEC, eval_batch_size=120), mesh)
+    assert len(list(batches)) == 3
+    assert ("digits at 8 px:   0%" in sys.stderr.getvalue() and "0/3" in sys.stderr.getvalue()) == shown
+    assert (sys.stderr.getvalue() == "") != shown
