@@ -78,7 +78,7 @@ class Details:
         )
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["answer \\ prediction", *self.class_names])
+        rows.writerow(["true class \\ predicted class", *self.class_names])
         rows.writerows([name, *counts] for name, counts in zip(self.class_names, self.confusion.tolist(), strict=True))
         table.write_text(text.getvalue())
         evaluation_plots.plot_confusion(self.confusion, self.class_names, matrix)

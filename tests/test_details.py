@@ -32,7 +32,7 @@ def test_writes_a_table_and_two_pictures(tmp_path):
     files = make().write(epath.Path(tmp_path), "name")
     assert [file.name for file in files] == ["name_confusion.csv", "name_confusion.png", "name_calibration.png"]
     assert list(csv.reader(files[0].read_text().splitlines())) == [
-        ["answer \\ prediction", "cat", "dog", "none, ever"],
+        ["true class \\ predicted class", "cat", "dog", "none, ever"],
         ["cat", "3", "1", "0"],
         ["dog", "2", "2", "0"],
         ["none, ever", "0", "0", "0"],

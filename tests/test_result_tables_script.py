@@ -57,7 +57,8 @@ def test_trained_evaluated_and_shown(tmp_path, script, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("form", "start"), [("latex", "\\begin{table}\n"), ("csv", "data,classes,"), ("markdown", "## ")]
+    ("form", "start"),
+    [("latex", "% needs \\usepackage{booktabs}\n\\begin{table}\n"), ("csv", "data,classes,"), ("markdown", "## ")],
 )
 def test_forms(tmp_path, script, capsys, form, start):
     path = made_runs.write(tmp_path, made_runs.DIGITS)

@@ -45,8 +45,8 @@ def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
     axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font)
     axes.set_yticks(range(classes), names, fontsize=font)
     axes.tick_params(length=0)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("answer")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(confusion)} of {confusion.sum()} images right", loc="left", fontsize=11)
     if classes <= WITH_NUMBERS:
         for row, column in np.argwhere(confusion):
@@ -54,7 +54,7 @@ def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
             text = str(confusion[row, column])
             axes.text(column, row, text, ha="center", va="center", fontsize=min(8, 28 / len(text)), color=color)
     bar = figure.colorbar(picture, ax=axes, shrink=0.7, aspect=30, pad=0.02)
-    bar.set_label("share of the answer's images", fontsize=9)
+    bar.set_label("share of the true class's images", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -114,7 +114,7 @@ def plot_calibration(
     accuracy, mean = hits[some] / count, confidence[some] / count
     above.bar(left[some], accuracy, width, align="edge", color=RIGHT, edgecolor="white", label="accuracy")
     above.plot([0, 1], [0, 1], color="#777777", linestyle="--", linewidth=1, label="as confident as right")
-    above.plot(mean, accuracy, "o", color="black", markersize=3.5, label="mean confidence of the bin")
+    above.plot(mean, accuracy, "o", color="black", markersize=3.5, clip_on=False, label="mean confidence of the bin")
     above.vlines(mean, accuracy, mean, color=WRONG, linewidth=2, label="gap")
     plots.set_frame(above, f"Expected calibration error {error:.2%}", "")
     above.set_ylim(0, 1)

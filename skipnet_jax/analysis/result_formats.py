@@ -11,6 +11,7 @@ from skipnet_jax.analysis.tables import format_count
 MISSING = "\N{EN DASH}"
 CAPTION = "Top-1 accuracy in %: the median of the runs, whose number is the subscript"
 CAPTION_PUBLISHED = "; in brackets the published figure and the difference to it"
+LATEX_NEEDS = r"% needs \usepackage{booktabs}"
 CSV_COLUMNS = (
     *("data", "classes", "eval_classes", "flip", "image_size", "network", "label", "params", "flops"),
     *("runs", "seeds", "median", "lowest", "highest", "published", "published_runs", "difference"),
@@ -32,7 +33,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """The tables as LaTeX's table environments, for a document that uses the package booktabs."""
+    """The tables as LaTeX's table environments, for a document that uses the package booktabs (a comment says so)."""
     parts = []
     for table in tables:
         body = _body(table, _latex_figure, lambda difference: f"${difference}$")
@@ -52,7 +53,7 @@ def latex(tables: Sequence[Table]) -> str:
             "",
         ]
         parts.append("\n".join(lines).replace(MISSING, "--"))
-    return "\n".join(parts)
+    return "\n".join([LATEX_NEEDS, *parts])
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
