@@ -192,7 +192,7 @@ def _join_hosts() -> None:
 
 def _quieten_tensorflow() -> None:
     """Keeps TensorFlow off the screen; before it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its warnings of a damaged image do not say which
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
 
 

@@ -70,6 +70,14 @@ def test_files_of_the_users_choice(run, tmp_path):
     assert not (tmp_path / "out" / "gates_image_1.png").exists()
 
 
+def test_a_corrupt_image_is_told_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain.gates, "measure", None)
+    (tmp_path / "bad.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"bad\.png: got an image that cannot be decoded, expected"):
+        explain.explain_workdir(run, images=[str(tmp_path / "bad.png")], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(run, tmp_path, monkeypatch):
     monkeypatch.setattr(explain.gates, "measure", None)
     (tmp_path / "file").write_text("mine")
