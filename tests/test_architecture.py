@@ -4,6 +4,7 @@ import ast
 import configparser
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -231,3 +232,18 @@ def test_no_signature_takes_arbitrary_keywords(folder):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 assert node.args.kwarg is None, f"{_name(path)}:{node.lineno} takes **{node.args.kwarg.arg}"
+
+
+def test_files_that_are_no_code_are_installed_too(tmp_path):
+    """As by `pip install`, which is not editable: the published figures and the report's template."""
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "skipnet_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build", "--build-lib=built"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+    def files(folder):
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    assert files(tmp_path / "built" / "skipnet_jax") == files(tmp_path / "skipnet_jax")
+    assert "analysis/published_results.json" in files(tmp_path / "built" / "skipnet_jax")

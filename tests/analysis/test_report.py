@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -145,6 +146,15 @@ def test_the_file_is_written_where_asked_or_said_why_not(tmp_path):
         report.write_report([folder], folder / "config.json" / "report.html")
     with pytest.raises(ValueError, match=r"config\.json"):
         report.render([tmp_path])
+
+
+def test_the_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(
+        ValueError, match=r'got no Jinja2, expected it to be installed. Run: pip install -e "\.\[report\]"'
+    ):
+        report.write_report([make_run(tmp_path / "run")], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_an_event_that_is_none_is_told(tmp_path):
