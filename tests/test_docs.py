@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SMALLER = "--config.data.image_size=8 --config.epochs=1 --config.optim.warmup_epochs=0"
 DEADLINE = 400  # seconds for a page
+MEASUREMENTS = {"benchmarks.md"}  # of hours; tests/test_benchmark.py runs its script smaller
 
 
 def blocks(page: pathlib.Path, language: str, marker: str) -> list[str]:
@@ -51,6 +53,39 @@ def test_each_block_says_whether_it_is_run(page):
         known = marker in ("run", "dry run", "setup", "hardware") or marker.startswith("needs ")
         in_test = marker.startswith("in ") and (ROOT / marker.removeprefix("in ")).is_file()
         assert known or in_test, f"{marker!r} above\n{text}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in MEASUREMENTS], ids=page_name)
+def test_no_command_escapes(page):
+    """Those of other blocks would neither be run nor say what they need."""
+    text = page.read_text()
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert 2 * len(found) == text.count("```")
+    assert {language for language, _ in found} <= {"bash", "python", ""}
+    command = re.compile(r"^(?: {4}|\t)?(?:[A-Z_]+=\S+ )*\$? ?(?:python|bash|pip|gcloud|source) .*", re.MULTILINE)
+    assert command.findall(BLOCK.sub("", text)) == []
+
+
+def documented(program: str) -> list[str]:
+    """The commands that are not run, by their programs, each on one line."""
+    texts = [text for page in PAGES for marker, _, text in BLOCK.findall(page.read_text()) if marker != "run"]
+    lines = "".join(texts).replace("\\\n", " ").splitlines()
+    return sorted({line.split("#")[0].strip() for line in lines if line.startswith(program)})
+
+
+@pytest.mark.parametrize("command", documented("python -m skipnet_jax.main"))
+def test_commands_that_need_more_have_flags_and_configs_that_exist(command):
+    """All that is checked before a run begins."""
+    only_parse = [
+        "from absl import app",
+        "from skipnet_jax import main",
+        "main._dispatch = lambda: main.CONFIG.value is None or main.config.train_spec(main.CONFIG.value)",
+        "app.run(main.main, flags_parser=main._parse)",
+    ]
+    arguments = shlex.split(command.removeprefix("python -m skipnet_jax.main"))
+    call = [sys.executable, "-c", "\n".join(only_parse), *arguments]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
