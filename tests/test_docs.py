@@ -18,7 +18,7 @@ BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SMALLER = "--config.data.image_size=8 --config.epochs=1 --config.optim.warmup_epochs=0"
 DEADLINE = 400  # seconds for a page
-MEASUREMENTS = {"benchmarks.md"}  # of hours; tests/test_benchmark.py runs its script smaller
+MEASUREMENTS = {"benchmarks.md"}  # take minutes to hours; tests/test_benchmark.py runs the script smaller
 
 
 def blocks(page: pathlib.Path, language: str, marker: str) -> list[str]:
