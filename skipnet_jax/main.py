@@ -148,6 +148,7 @@ def _dispatch() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a full disk, once per array
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
     _quieten_tensorflow()
+    _quieten_broken_readings()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)
@@ -194,6 +195,20 @@ def _quieten_tensorflow() -> None:
     """Keeps TensorFlow off the screen; before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
+
+
+def _quieten_broken_readings() -> None:
+    """Keeps thousands of lines off the screen, among which nobody would see ours: those of a damaged checkpoint.
+
+    When the first array cannot be read, Orbax drops the readings of the others, and Python tells each one's error.
+    """
+    otherwise = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+            otherwise(unraisable)
+
+    sys.unraisablehook = tell
 
 
 def _hide_accelerators() -> None:

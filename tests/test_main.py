@@ -1,11 +1,13 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -90,6 +92,16 @@ def test_what_surfaces_from_a_library_keeps_its_trace(dispatch):
         main.main(["main"])
 
 
+def test_of_readings_that_break_off_nothing_is_told_and_of_other_bugs_all(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    main._quieten_broken_readings()
+    dropped = RuntimeError("Event loop is closed"), Exception("Encountered error while reading array index: (0). See")
+    for error in (*dropped, RuntimeError("another")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in told] == ["another"]
+
+
 def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
     def interrupted():
         raise KeyboardInterrupt("stopped at step 3 of 9")
@@ -171,3 +183,9 @@ def test_killed_run_again_evaluated(tmp_path):
     result = json.loads((path / workdir.RESULTS).read_text())[0]
     assert result["accuracy"] == workdir.read_metrics(path)[-1]["test/accuracy"]
     assert result["step"] == 88
+
+    for file in (path / workdir.CHECKPOINTS / "88" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    again = call(*train, env=env)
+    assert again.returncode == 0 and "going on from step 66" in again.stdout, again.stderr
+    assert re.fullmatch(r"WARNING: .*88 is damaged .*going on from step 66\.\n", again.stderr)  # and nothing of Orbax's
