@@ -94,6 +94,7 @@ def train_and_evaluate(
             total=total,
             steps_per_epoch=steps_per_epoch,
             carried=None if evaluated else carried,
+            unevaluated=unevaluated,
             wandb_project=spec.wandb_project,
         )
         _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
