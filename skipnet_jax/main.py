@@ -36,6 +36,7 @@ For example:
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -140,6 +141,16 @@ def _check_flags(argv: Sequence[str]) -> None:
     if not DISTRIBUTED.value and any(flag.present for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)):
         raise ValueError(
             "--distributed: got no, expected yes with the address or number of a process. Add --distributed."
+        )
+    if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
+        raise ValueError(
+            f"--coordinator_address: got {COORDINATOR_ADDRESS.value!r}, expected host:port of process 0. Give a port "
+            f"that is free there, as in --coordinator_address=HOST0:1234."
+        )
+    if NUM_PROCESSES.value is not None and (PROCESS_ID.value or 0) >= NUM_PROCESSES.value:
+        raise ValueError(
+            f"--process_id: got {PROCESS_ID.value}, expected 0 to {NUM_PROCESSES.value - 1}, one for each of the "
+            f"--num_processes={NUM_PROCESSES.value}. Change one of them."
         )
 
 

@@ -392,6 +392,21 @@ def test_a_folder_that_the_hosts_do_not_share_is_refused(start, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_there_is_no_cluster_to_ask_the_flags_to_give_are_named(monkeypatch):
+    def initialize(*args, **kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    before = jax.config.jax_enable_preemption_service
+    try:
+        with pytest.raises(
+            ValueError, match=r"--distributed: got no cluster .*defined.*--coordinator_address=HOST0:12"
+        ):
+            hosts.join(None, None, None, workdir="x")
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
+
+
 def test_votes_are_counted_later_and_by_host():
     votes = hosts.Votes(sharding.make_mesh())
     counts = [votes.cast(vote) for vote in (0, 15, 2, 0, 0)]

@@ -23,6 +23,7 @@ TINY = [
     "--config.epochs=4",
     "--config.checkpoint_every_epochs=1",
 ]
+JOINING = ["--config=configs/digits.py", "--workdir=x", "--distributed"]
 
 
 def command(*flags):
@@ -57,6 +58,8 @@ def test_help_shows_examples():
         (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got one"),
         (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
         (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
+        ([*JOINING, "--coordinator_address=HOST0"], "--coordinator_address: got 'HOST0', expected host:port"),
+        ([*JOINING, "--num_processes=2", "--process_id=2"], "--process_id: got 2, expected 0 to 1"),
         (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
         (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got one"),
         (["--mode=export", "--flip", "--workdir=x"], "--flip: got one"),
