@@ -7,11 +7,13 @@ names what does not fit.
 """
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -73,8 +75,8 @@ def save(
 ) -> None:
     """Copies the state off the devices and writes it in the background.
 
-    The state may be donated to the next step as soon as this returns. A checkpoint of the same step is replaced: a
-    run that was stopped at the end of an epoch saves it again with its results.
+    The state may be donated to the next step as soon as this returns. If the step is saved already, by a run that was
+    stopped before it could evaluate it, its results alone are added: a write that fails leaves what is there.
 
     Args:
       manager: of the run.
@@ -87,8 +89,9 @@ def save(
       RuntimeError: Orbax refuses the step, since a later one is there.
     """
     if step in manager.all_steps():
-        manager.wait_until_finished()
-        manager.delete(step)
+        if metrics is not None:
+            _add_results(manager, step, metrics)
+        return
     items = {STATE: ocp.args.PyTreeSave(state)}
     if progress is not None:
         items[PROGRESS] = ocp.args.JsonSave(dict(progress))
@@ -203,6 +206,19 @@ def misfit_lines(misfits: Mapping[str, Sequence[str]]) -> list[str]:
     return lines
 
 
+def _add_results(manager: ocp.CheckpointManager, step: int, metrics: Mapping[str, float | int]) -> None:
+    manager.wait_until_finished()
+    file = manager.directory / str(step) / integrity.METRICS / integrity.METRICS
+    if jax.process_index() == 0:
+        file.parent.mkdir(exist_ok=True)
+        new = file.parent / f".{file.name}.new"
+        new.write_text(json.dumps(dict(metrics)))
+        new.replace(file)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("results added")
+    manager.reload()
+
+
 def _has_cloud_storage() -> bool:
     try:
         return importlib.util.find_spec("google.cloud.storage") is not None
@@ -217,7 +233,8 @@ def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
         remedy = f"goes on from step {others[-1]}" if others else "needs another --workdir"
         raise DamagedError(
             f"{manager.directory / str(step)}: got an incomplete checkpoint ({missing}), expected the files that a "
-            f"finished write leaves. Run the training command again: it {remedy}."
+            f"finished write leaves. Run the training command again: it {remedy}.",
+            missing,
         )
 
 
@@ -244,7 +261,12 @@ def _read(manager: ocp.CheckpointManager, step: int, item: str, arguments: Any) 
 
 def _damaged(manager: ocp.CheckpointManager, step: int, error: Exception) -> DamagedError:
     lines = str(error).splitlines() or [type(error).__name__]
-    return DamagedError(f"{manager.directory / str(step)}: got a checkpoint that cannot be read: {lines[0]}")
+    reason = lines[0].partition(". See full TensorStore details")[0]  # pages of them
+    return DamagedError(
+        f"{manager.directory / str(step)}: got a checkpoint that cannot be read ({reason}), expected what a finished "
+        f"write leaves. Run the training command again: it puts such a checkpoint aside.",
+        f"it cannot be read: {reason}",
+    )
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -47,9 +47,18 @@ def join(address: str | None, count: int | None, index: int | None, *, workdir: 
       count: number of hosts.
       index: of this host, from 0.
       workdir: of the run, for the message.
+
+    Raises:
+      ValueError: what is not given cannot be found out.
     """
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    try:
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: got no cluster that JAX can ask ({error}), expected a TPU pod, Slurm, Open MPI or "
+            f"Kubernetes. Elsewhere give --coordinator_address=HOST0:1234 --num_processes=N --process_id=0 and so on."
+        ) from error
     global _witness
     text = f"error: this host ended at once: another one is gone, or it was killed itself. {_remedy(workdir)}"
     # In a session of its own, so that Ctrl-C does not reach it.

@@ -3,22 +3,35 @@
     STEP/state/               the TrainState, in Orbax's format
     STEP/metrics/metrics      results of the network, where it has been evaluated
     STEP/progress/metadata    what `Progress.snapshot` returns
+    STEP/_CHECKPOINT_METADATA which of these were written
 
-One of the last two may be missing.
+Results may come later than the rest, and older versions wrote no progress: one of the two is there.
 """
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 from etils import epath
 
 STATE = "state"  # name of Orbax's item that holds the TrainState
 PROGRESS = "progress"
+WRITTEN = "_CHECKPOINT_METADATA"  # its file that lists the items
+METRICS = "metrics"  # its item for results, and their file
 
 
 class DamagedError(ValueError):
-    """A checkpoint is there, but cannot be read."""
+    """A checkpoint is there, but cannot be read.
+
+    Args:
+      text: for the user.
+      why: the part of it that tells what is wrong, where that is known.
+    """
+
+    def __init__(self, text: str, why: str = "") -> None:
+        super().__init__(text)
+        self.why = why or text
 
 
 def accuracy(metrics: Any) -> float:
@@ -40,7 +53,13 @@ def what_is_missing(directory: epath.Path) -> str:
     """
     if not (directory / STATE / "_METADATA").exists():
         return f"{STATE}/_METADATA is missing"
-    told = {directory / "metrics" / "metrics": _are_results, directory / PROGRESS / "metadata": _is_progress}
+    written = _written(directory)
+    if written is None:
+        return f"{WRITTEN} is damaged: it holds something else"
+    told = {directory / METRICS / METRICS: _are_results, directory / PROGRESS / "metadata": _is_progress}
+    for file in told:
+        if file.parent.name in written and not file.exists():
+            return f"{file.parent.name}/{file.name} is missing"
     told = {file: fits for file, fits in told.items() if file.exists()}
     if not told:
         return "its results are missing"
@@ -52,6 +71,16 @@ def what_is_missing(directory: epath.Path) -> str:
         if not whole:
             return f"{file.parent.name}/{file.name} is damaged: it holds other names or no numbers"
     return ""
+
+
+def _written(directory: epath.Path) -> Collection[str] | None:
+    """The parts that a checkpoint was written with; none where that is not told; None where Orbax would choke on it."""
+    try:
+        content = json.loads((directory / WRITTEN).read_bytes())
+    except (OSError, ValueError, RecursionError):  # then Orbax does without it
+        return ()
+    items = content.get("item_handlers", {}) if isinstance(content, dict) else None
+    return items if isinstance(items, dict) else None
 
 
 def _are_results(content: Any) -> bool:

@@ -36,6 +36,7 @@ For example:
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -141,6 +142,16 @@ def _check_flags(argv: Sequence[str]) -> None:
         raise ValueError(
             "--distributed: got no, expected yes with the address or number of a process. Add --distributed."
         )
+    if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
+        raise ValueError(
+            f"--coordinator_address: got {COORDINATOR_ADDRESS.value!r}, expected host:port of process 0. Give a port "
+            f"that is free there, as in --coordinator_address=HOST0:1234."
+        )
+    if NUM_PROCESSES.value is not None and (PROCESS_ID.value or 0) >= NUM_PROCESSES.value:
+        raise ValueError(
+            f"--process_id: got {PROCESS_ID.value}, expected 0 to {NUM_PROCESSES.value - 1}, one for each of the "
+            f"--num_processes={NUM_PROCESSES.value}. Change one of them."
+        )
 
 
 def _dispatch() -> None:
@@ -148,6 +159,7 @@ def _dispatch() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a full disk, once per array
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
     _quieten_tensorflow()
+    _quieten_broken_readings()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)
@@ -194,6 +206,20 @@ def _quieten_tensorflow() -> None:
     """Keeps TensorFlow off the screen; before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its warnings of a damaged image do not say which
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
+
+
+def _quieten_broken_readings() -> None:
+    """Keeps thousands of lines off the screen, among which nobody would see ours: those of a damaged checkpoint.
+
+    When the first array cannot be read, Orbax drops the readings of the others, and Python tells each one's error.
+    """
+    otherwise = sys.unraisablehook
+
+    def tell(unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
+            otherwise(unraisable)
+
+    sys.unraisablehook = tell
 
 
 def _hide_accelerators() -> None:

@@ -17,17 +17,20 @@ TENSORBOARD_RETRY_SECONDS = 60.0  # TensorFlow says much of its own when the dis
 class MetricsLog:
     """Writes scalars to metrics.jsonl, to TensorBoard files, and to a project at Weights & Biases."""
 
-    def __init__(self, workdir: epath.Path, *, step: int, wandb_project: str = "") -> None:
+    def __init__(self, workdir: epath.Path, *, step: int, unevaluated: bool = False, wandb_project: str = "") -> None:
         """Opens the logs of a run that goes on from `step`, and drops the lines that will come again.
 
         Args:
           workdir: of the run.
           step: that training goes on from.
+          unevaluated: it will be evaluated, again if an earlier start got so far and could not save that.
           wandb_project: at Weights & Biases; empty = not there.
         """
         self._file = workdir / workdirs.METRICS
         self._waiting = b""  # found no room on the disk yet
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
+        if unevaluated:
+            kept = [line for line in kept if line["step"] < step or not any(name.startswith("test/") for name in line)]
         workdirs.write_lines(self._file, kept)
         self._tensorboard = TensorBoardFiles(workdir / workdirs.TENSORBOARD)
         self._wandb = WandbLog(workdir, wandb_project, kept) if wandb_project else None

@@ -38,6 +38,7 @@ class Progress:
         total: int,
         steps_per_epoch: int,
         carried: Mapping[str, Any] | None = None,
+        unevaluated: bool = False,
         wandb_project: str = "",
     ) -> None:
         """Opens the logs.
@@ -48,11 +49,13 @@ class Progress:
           total: steps of the whole run.
           steps_per_epoch: floor(training examples / batch size).
           carried: `snapshot` at the step that training goes on from.
-          wandb_project: as for `MetricsLog`.
+          unevaluated, wandb_project: as for `MetricsLog`.
         """
         carried = carried or {}
         self._first_host = jax.process_index() == 0
-        self._log = MetricsLog(workdir, step=start, wandb_project=wandb_project) if self._first_host else None
+        self._log: MetricsLog | None = None
+        if self._first_host:
+            self._log = MetricsLog(workdir, step=start, unevaluated=unevaluated, wandb_project=wandb_project)
         self._bar: tqdm.tqdm | None = None
         self._start, self.done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
         self._carried: list[Sums] = list(carried.get("window", []))  # before this start, since the last fetch

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Sharding
 from orbax import checkpoint as ocp
 
 from skipnet_jax import checkpoint, integrity, workdir
@@ -61,7 +62,7 @@ def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) 
         try:
             restored = checkpoint.restore(manager, step, target), step, checkpoint.restore_progress(manager, step) or {}
         except integrity.DamagedError as error:
-            damage = str(error)
+            damage = error.why
         if _any_host(damage is not None):
             _put_aside(run, step, damage or "another host could not read it", instead=before)
             _all_hosts("put aside")
@@ -69,6 +70,22 @@ def restore_newest(run: epath.Path, manager: ocp.CheckpointManager, state: Any) 
         elif restored is not None:
             return restored
     return state, 0, {}
+
+
+def can_be_read(manager: ocp.CheckpointManager, step: int, everywhere: Sharding) -> bool:
+    """Whether every host can read a checkpoint, by reading all of it.
+
+    Args:
+      manager: of the run.
+      step: of the checkpoint.
+      everywhere: sharding of what is read.
+    """
+    damaged = False
+    try:
+        checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, everywhere))
+    except integrity.DamagedError:
+        damaged = True
+    return not _any_host(damaged)
 
 
 def _put_aside(run: epath.Path, step: int, what: str, *, instead: int | None) -> None:

@@ -57,13 +57,13 @@ def train_and_evaluate(
     workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
     recovery.put_aside_incomplete(workdir)
     with Saver(workdir / workdirs.CHECKPOINTS, every_minutes=spec.checkpoint_every_minutes) as saver:
-        complete = _results_if_complete(saver.manager, spec)
+        mesh = sharding.make_mesh()
+        complete = _results_if_complete(saver.manager, spec, mesh)
         if complete:
             _draw(workdir)
             _finish("complete already", complete, workdir)
             return complete
 
-        mesh = sharding.make_mesh()
         train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
         _require_fit(spec, train_source, mesh)
         workdirs.require_same_data(
@@ -76,7 +76,8 @@ def train_and_evaluate(
         total = spec.epochs * steps_per_epoch
         state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
         state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
-        unevaluated = start > 0 and start % steps_per_epoch == 0 and saver.manager.metrics(start) is None
+        evaluated = saver.manager.metrics(start) is not None  # then nothing of the epoch is left to be told
+        unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
         _require_left(start + 1 - unevaluated, total, steps_per_epoch)
         workdirs.remember(workdir, spec)
 
@@ -92,7 +93,8 @@ def train_and_evaluate(
             start=start,
             total=total,
             steps_per_epoch=steps_per_epoch,
-            carried=carried,
+            carried=None if evaluated else carried,
+            unevaluated=unevaluated,
             wandb_project=spec.wandb_project,
         )
         _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
@@ -156,10 +158,13 @@ def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> None:
     sharding.require_divisible("batch_size", spec.batch_size, mesh)
 
 
-def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec) -> dict[str, float | int] | None:
+def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec, mesh: Mesh) -> dict[str, float | int] | None:
+    """Results of a run that there is nothing left to do for: its last checkpoint is whole."""
     step = manager.latest_step()
     results = None if step is None else manager.metrics(step)
-    return results if results and results["epoch"] == spec.epochs else None
+    everywhere = sharding.replicated(mesh)
+    complete = results and results.get("epoch") == spec.epochs and recovery.can_be_read(manager, step, everywhere)
+    return results if complete else None
 
 
 def _compile(

@@ -262,7 +262,13 @@ def _not_ours(where: str, got: str) -> ValueError:
 
 def _replace(file: epath.Path, text: str) -> None:
     new = file.parent / f".{file.name}.new"
-    new.write_text(text)
+    if "://" in str(file):
+        new.write_text(text)
+    else:
+        with open(new, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a loss of power may leave the new name with nothing behind it
     new.replace(file)
 
 

@@ -75,6 +75,31 @@ def test_the_same_step_may_be_saved_again_with_its_results(manager):
         checkpoint.save(manager, 5, make_state(5.0), None, {})
 
 
+def test_results_that_come_later_do_not_touch_what_is_saved(manager, tmp_path):
+    """Else `kill -9` or a full disk at that moment would cost the step."""
+    checkpoint.save(manager, 10, make_state(10.0), None, {"window": []})
+    manager.wait_until_finished()
+    folder = tmp_path / "checkpoints" / "10"
+    before = {file: file.stat() for file in folder.rglob("*") if file.is_file()}
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / ".metrics.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_all(manager, {10: 0.5})
+    (folder / "metrics" / ".metrics.new").unlink()
+    with checkpoint.open_manager(tmp_path / "checkpoints", read_only=True) as reader:
+        assert reader.latest_step() == 10 and reader.metrics(10) is None
+    save_all(manager, {10: 0.5})
+    checkpoint.save(manager, 10, make_state(10.0), None, {"window": []})  # as after a second signal: nothing is lost
+    assert manager.metrics(10) == {"accuracy": 0.5, "epoch": 1}
+    after = {file: file.stat() for file in before}
+    assert [(stat.st_ino, stat.st_mtime_ns) for stat in after.values()] == [
+        (stat.st_ino, stat.st_mtime_ns) for stat in before.values()
+    ]
+    assert_equal(checkpoint.restore(manager, 10, target(make_state(0.0))), make_state(10.0))
+    save_all(manager, {20: 0.1, 30: 0.2, 40: 0.3})  # it counts for the choice of the best
+    assert sorted(manager.all_steps()) == [10, 30, 40]
+
+
 def test_restores_every_array_exactly(manager):
     save_all(manager, {10: 0.5})
     restored = checkpoint.restore(manager, 10, target(make_state(0.0)))

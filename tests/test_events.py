@@ -1,10 +1,14 @@
+import pathlib
 import signal
+import subprocess
 
 import jax
 import pytest
 from etils import epath
 
 from skipnet_jax import events, interruption, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_every_start_and_stop_is_recorded(tmp_path):
@@ -23,6 +27,8 @@ def test_every_start_and_stop_is_recorded(tmp_path):
     ]  # fmt: skip
     assert lines[0]["libraries"]["jax"] == jax.__version__
     assert (lines[0]["devices"], lines[0]["device_kind"], lines[0]["hosts"]) == (8, "cpu", 1)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert (lines[0]["git"] or "").removesuffix("+changes") == head.stdout.strip()  # "" outside of a clone
     assert {"time", "git", "command", "python", "platform"} <= lines[0].keys()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -331,6 +332,35 @@ def test_a_killed_host_ends_the_other_and_the_same_command_goes_on(start, tmp_pa
 
 
 @pytest.mark.slow
+def test_hosts_put_aside_what_is_damaged_and_evaluate_what_was_not(start, tmp_path):
+    """The second epoch cannot be read, and a signal has come in the evaluation of the first."""
+    flags = [*ENDLESS, f"--workdir={tmp_path}", "--config.epochs=2", "--config.checkpoint_every_epochs=1"]
+    with start(*flags, hosts=2, program=TINY_MAIN) as running:
+        assert running.wait() == [0, 0], running.said()
+    results = workdir.read_metrics(tmp_path)[-1]
+    first, second = (tmp_path / workdir.CHECKPOINTS / step for step in ("22", "44"))
+    for file in (second / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:50])
+    shutil.rmtree(first / "metrics")
+    items = json.loads((first / "_CHECKPOINT_METADATA").read_text())
+    del items["item_handlers"]["metrics"]
+    (first / "_CHECKPOINT_METADATA").write_text(json.dumps(items))
+    epoch = {"loss": 2.0, "correct": 3, "count": 4}
+    (first / "progress" / "metadata").write_text(json.dumps({"window": [], "epoch": epoch}))
+    with start(*flags, hosts=2, program=TINY_MAIN) as running:
+        assert running.wait() == [0, 0], running.said()
+        said = running.said()
+    assert f"checkpoint {second} is damaged" in said[0] and "going on from step 22 of 44" in said[0]
+    assert "training: loss 0.5000, accuracy  75.00%" in said[0] and said[1] == ""
+    again = workdir.read_metrics(tmp_path)
+    assert [line["step"] for line in again if "test/loss" in line] == [22, 44]
+    assert {name: again[-1][name] for name in again[-1].keys() - TIMINGS} == {
+        name: results[name] for name in results.keys() - TIMINGS
+    }
+    assert last_checkpoint(tmp_path)[0] == 44 and json.loads((first / "metrics" / "metrics").read_text())["epoch"] == 1
+
+
+@pytest.mark.slow
 def test_a_host_that_no_longer_answers_ends_the_other(start, tmp_path):
     """As on TPUs, where a step waits for ever for a host that is gone."""
     with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
@@ -360,6 +390,21 @@ def test_a_folder_that_the_hosts_do_not_share_is_refused(start, tmp_path):
                 text,
             )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_there_is_no_cluster_to_ask_the_flags_to_give_are_named(monkeypatch):
+    def initialize(*args, **kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    before = jax.config.jax_enable_preemption_service
+    try:
+        with pytest.raises(
+            ValueError, match=r"--distributed: got no cluster .*defined.*--coordinator_address=HOST0:12"
+        ):
+            hosts.join(None, None, None, workdir="x")
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
 
 
 def test_votes_are_counted_later_and_by_host():

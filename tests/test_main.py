@@ -1,11 +1,13 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ TINY = [
     "--config.epochs=4",
     "--config.checkpoint_every_epochs=1",
 ]
+JOINING = ["--config=configs/digits.py", "--workdir=x", "--distributed"]
 
 
 def command(*flags):
@@ -55,6 +58,8 @@ def test_help_shows_examples():
         (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got one"),
         (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
         (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
+        ([*JOINING, "--coordinator_address=HOST0"], "--coordinator_address: got 'HOST0', expected host:port"),
+        ([*JOINING, "--num_processes=2", "--process_id=2"], "--process_id: got 2, expected 0 to 1"),
         (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
         (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got one"),
         (["--mode=export", "--flip", "--workdir=x"], "--flip: got one"),
@@ -88,6 +93,16 @@ def test_what_surfaces_from_a_library_keeps_its_trace(dispatch):
     dispatch(lambda: workdir.read_spec(None))  # a bug below a line of the project
     with pytest.raises(TypeError):
         main.main(["main"])
+
+
+def test_of_readings_that_break_off_nothing_is_told_and_of_other_bugs_all(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    main._quieten_broken_readings()
+    dropped = RuntimeError("Event loop is closed"), Exception("Encountered error while reading array index: (0). See")
+    for error in (*dropped, RuntimeError("another")):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert [str(unraisable.exc_value) for unraisable in told] == ["another"]
 
 
 def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
@@ -171,3 +186,9 @@ def test_killed_run_again_evaluated(tmp_path):
     result = json.loads((path / workdir.RESULTS).read_text())[0]
     assert result["accuracy"] == workdir.read_metrics(path)[-1]["test/accuracy"]
     assert result["step"] == 88
+
+    for file in (path / workdir.CHECKPOINTS / "88" / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    again = call(*train, env=env)
+    assert again.returncode == 0 and "going on from step 66" in again.stdout, again.stderr
+    assert re.fullmatch(r"WARNING: .*88 is damaged .*going on from step 66\.\n", again.stderr)  # and nothing of Orbax's

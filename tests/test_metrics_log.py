@@ -23,6 +23,16 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path):
     assert len(list((tmp_path / workdir.TENSORBOARD).glob("events.out.tfevents.*"))) == 2
 
 
+def test_a_step_that_is_evaluated_again_has_one_line_of_it(tmp_path):
+    log = metrics_log.MetricsLog(epath.Path(tmp_path), step=0)
+    for step, numbers in ((5, {"test/loss": 1.0}), (10, {"train/loss": 0.5}), (10, {"epoch": 2.0, "test/loss": 0.7})):
+        log.write(step, numbers)
+    log.close()
+    for unevaluated, left in ((False, [5, 10, 10]), (True, [5, 10])):
+        metrics_log.MetricsLog(epath.Path(tmp_path), step=10, unevaluated=unevaluated).close()
+        assert [line["step"] for line in workdir.read_metrics(tmp_path)] == left
+
+
 def test_every_line_is_json_even_of_a_run_that_diverged(tmp_path):
     log = metrics_log.MetricsLog(epath.Path(tmp_path), step=0)
     log.write(5, {"train/loss": float("nan"), "grad_norm": float("inf"), "epoch": 1.0})

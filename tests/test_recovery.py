@@ -54,6 +54,10 @@ DAMAGES = {
     "no state": lambda folder: shutil.rmtree(folder / "state"),
     "no metadata": lambda folder: (folder / "state" / "_METADATA").unlink(),
     "metadata cut off": lambda folder: (folder / "state" / "_METADATA").write_text("{"),
+    "other parts": lambda folder: (folder / "_CHECKPOINT_METADATA").write_text('{"item_handlers": 3}'),
+    "no parts": lambda folder: (folder / "_CHECKPOINT_METADATA").write_text("[]"),
+    "no file of results": lambda folder: (folder / "metrics" / "metrics").unlink(),
+    "no progress": lambda folder: (folder / "progress" / "metadata").unlink(),
     "no results": lambda folder: [shutil.rmtree(folder / name) for name in ("metrics", "progress")],
     "results cut off": lambda folder: (folder / "metrics" / "metrics").write_text('{"accuracy": 0.'),
     "progress empty": lambda folder: (folder / "progress" / "metadata").write_text(""),
@@ -92,6 +96,14 @@ def test_if_none_can_be_read_nothing_is_started_anew(run, damage):
     with pytest.raises(integrity.DamagedError, match="none beside it that is whole"):
         restore(run)
     assert (run / workdir.CHECKPOINTS / "10").is_dir()
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"item_han', b"{}"])
+def test_what_orbax_notes_for_itself_is_not_needed(run, content):
+    """Nothing is put aside for its sake: the rest is whole."""
+    file = run / workdir.CHECKPOINTS / "20" / "_CHECKPOINT_METADATA"
+    file.unlink() if content is None else file.write_bytes(content)
+    assert restore(run) == (20, {"epoch": {"count": 20}})
 
 
 def test_damaged_again(run):

@@ -81,6 +81,15 @@ def test_an_error_of_the_writer_is_said_without_waiting_for_the_next_save(tmp_pa
         assert runs.finish() and runs.manager.latest_step() == 2
 
 
+def test_training_does_not_wait_for_a_write(tmp_path):
+    state = {"params": {"kernel": jnp.asarray(np.random.default_rng(0).random(20_000_000), jnp.float32)}}
+    with saver.Saver(epath.Path(tmp_path / "checkpoints"), every_minutes=10.0) as runs:
+        runs.save(1, state, {}, None)
+        assert runs.manager.is_saving_in_progress()
+        runs.poll()
+        assert runs.finish() and not runs.manager.is_saving_in_progress() and runs.manager.latest_step() == 1
+
+
 def test_zero_minutes_means_never(tmp_path, monkeypatch):
     clock = iter([0.0, 1e9])
     monkeypatch.setattr(saver, "now", lambda: next(clock))

@@ -56,6 +56,11 @@ def train(batch_size=256, accumulate_steps=1, ema_decay=0.0, seed=0):
     )
 
 
+def test_a_run_is_saved_by_the_clock_and_stops_where_it_diverges_unless_told_otherwise():
+    spec = train()
+    assert (spec.checkpoint_every_minutes, spec.checkpoint_every_epochs, spec.on_nonfinite) == (10.0, 1, "stop")
+
+
 @pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message.split(",")[0] for _, message in REFUSED])
 def test_a_value_that_makes_no_sense_is_refused_with_the_flag_to_change(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}.*--config\\."):

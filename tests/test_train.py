@@ -1,13 +1,28 @@
 import dataclasses
+import gc
 import math
 import os
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from skipnet_jax import checkpoint, config, events, interruption, saver, scoring, specs, steps, train, workdir
+from skipnet_jax import (
+    checkpoint,
+    config,
+    events,
+    interruption,
+    models,
+    saver,
+    scoring,
+    sharding,
+    specs,
+    steps,
+    train,
+    workdir,
+)
 from skipnet_jax.data import pipeline, sources
 from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, last_checkpoint, make_spec, require_equal
 
@@ -134,6 +149,54 @@ def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
                 train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_network_of_the_project_with_drop_path_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Gates, drop path, dropout, CutMix and the shuffling of two epochs; as many steps before the stop as after it."""
+    monkeypatch.setattr(train, "create_model", models.create_model)
+    mesh = sharding.make_mesh(jax.devices()[:1])  # compiles in a fifth of the time
+    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
+    spec = make_spec(
+        model=specs.ModelSpec(name="skip_resnet20", num_classes=10, dropout=0.1, drop_path=0.3),
+        optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
+        ema_decay=0.9,
+        epochs=2,
+    )
+    expected = train.train_and_evaluate(spec, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in(patch, 5, signal.SIGTERM)
+        with pytest.raises(interruption.Stopped, match="saved is step 5 "):
+            train.train_and_evaluate(spec, tmp_path / "parts")
+    assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
+    require_equal(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of readings that break off
+@pytest.mark.parametrize("damaged", ["arrays", "results"])
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "stopped"])
+def test_damage_to_the_newest_costs_its_steps_and_nothing_else(whole, tmp_path, capsys, damaged, finished):
+    """Of a finished run too: that it is complete would be no more than what a small file says."""
+    (whole, expected), path = whole, tmp_path / "run"
+    if finished:
+        shutil.copytree(whole, path)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt_in(patch, 13)
+            with pytest.raises(interruption.Stopped):
+                train.train_and_evaluate(make_spec(), path)
+    folder = path / workdir.CHECKPOINTS / ("15" if finished else "13")
+    if damaged == "arrays":
+        for file in (folder / "state").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        (folder / ("metrics/metrics" if finished else "progress/metadata")).unlink()
+    capsys.readouterr()
+    assert train.train_and_evaluate(make_spec(), path) == expected
+    said = capsys.readouterr()
+    gc.collect()  # what is left of the readings tells its error when it goes: here, and not in another test
+    assert f"WARNING: checkpoint {folder} is damaged" in said.err and "going on from step 10 of 15" in said.out
+    require_equal(path, whole)
 
 
 def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_path, monkeypatch):
