@@ -1,5 +1,24 @@
 """Measures what this project claims to be fast.
 
+    python scripts/benchmark.py step --models=resnet110,skip_resnet110 --batch=64 --peer=torch
+
+`step` times the compiled training and evaluation steps, their memory, and what a gate costs; with --peer=torch
+beside PyTorch.
+
+    python scripts/benchmark.py accelerator
+
+`accelerator` is `step` on a GPU or TPU: bfloat16, 224 px, batch 256, gated networks and plain ones, and PyTorch's on a
+GPU. It has not been run on an accelerator yet.
+
+    python scripts/benchmark.py layers --peer=torch
+
+`layers` times the weight gradient of single convolutions, grouped against ungrouped.
+
+    python scripts/benchmark.py start --models=skip_resnet110
+
+`start` times what comes before the first training step, in fresh processes: without compiled programs, and with those
+of an earlier start.
+
     python scripts/benchmark.py init --models=skip_resnet50,skip_resnet101
 
 `init` times the first initialisation of a network in a fresh process, nothing compiled before: through
@@ -14,70 +33,92 @@ on the same images and cores, and says how much of a training step waits for dat
 """
 
 import argparse
-import json
 import os
 import pathlib
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-WAYS = ("lazy_init", "init", "jit")
+sys.path.insert(0, str(ROOT))  # `scripts` and `configs` are packages there
+
+from scripts.benchmark_arguments import Parser, at_least, network, networks, positive, some_of  # noqa: E402
+
 PATHS = ("imagenet", "cifar")
+MODES = ("train", "eval", "host")
+DTYPES = ("float32", "bfloat16")
 
 
-def time_init(name: str, way: str) -> float:
-    """Seconds to initialise a network at its own image size, in this process."""
-    import jax
-    import jax.numpy as jnp
+def print_step(arguments: argparse.Namespace) -> None:
+    """Prints tables of times and ratios."""
+    if arguments.peer == "torch":  # before JAX is asked for its devices: PyTorch needs memory there too
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from scripts import step_benchmark
+    from scripts.step_contenders import Setting
 
-    from skipnet_jax.models import create_model, model_info
-
-    size, model, key = model_info(name).image_size, create_model(name), jax.random.key(0)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    start = time.perf_counter()
-    if way == "lazy_init":
-        variables = model.lazy_init(key, images, train=False)
-    elif way == "init":
-        variables = model.init(key, jnp.zeros(images.shape), train=False)
-    else:
-        variables = jax.jit(lambda key, images: model.init(key, images, train=False))(key, jnp.zeros(images.shape))
-    jax.block_until_ready(variables)
-    return time.perf_counter() - start
+    step_benchmark.run(
+        arguments.models,
+        setting=Setting(
+            arguments.batch, arguments.image_size, arguments.dtype, arguments.bn_group_size, arguments.remat
+        ),
+        modes=arguments.modes,
+        peer=arguments.peer == "torch",
+        effort=step_benchmark.Effort(arguments.seconds, arguments.repeats),
+        form=arguments.format,
+    )
 
 
-def in_fresh_process(name: str, way: str) -> float:
-    """The same, with nothing compiled and no cache."""
-    code = f"from scripts.benchmark import time_init; import json; print(json.dumps(time_init({name!r}, {way!r})))"
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )  # from the repository's root, where `scripts` is a package
-    return json.loads(result.stdout)
+def print_accelerator(arguments: argparse.Namespace) -> None:
+    """The same of many networks; fails where one of them did."""
+    from scripts import accelerator_benchmark
+
+    failed = accelerator_benchmark.run(
+        batch=arguments.batch,
+        image_size=arguments.image_size,
+        seconds=arguments.seconds,
+        repeats=arguments.repeats,
+        peer=arguments.peer == "torch",
+    )
+    sys.exit(1 if failed else 0)
+
+
+def print_layers(arguments: argparse.Namespace) -> None:
+    """Prints a table of convolutions."""
+    from scripts import layer_benchmark
+    from scripts.step_benchmark import Effort
+
+    layer_benchmark.run(
+        batch=arguments.batch,
+        dtype=arguments.dtype,
+        peer=arguments.peer == "torch",
+        effort=Effort(arguments.seconds, arguments.repeats),
+    )
+
+
+def print_start(arguments: argparse.Namespace) -> None:
+    """Prints a table of seconds."""
+    from scripts import start_benchmark
+
+    start_benchmark.print_start(
+        arguments.models,
+        batch=arguments.batch,
+        image_size=arguments.image_size,
+        dtype=arguments.dtype,
+        repeats=arguments.repeats,
+    )
 
 
 def print_init(arguments: argparse.Namespace) -> None:
     """Prints a table of seconds."""
-    os.chdir(ROOT)
-    print(f"| network | {' | '.join(WAYS)} |")
-    print(f"| --- |{' ---: |' * len(WAYS)}")
-    for name in arguments.models.split(","):
-        seconds = {way: [] for way in WAYS}
-        for _ in range(arguments.repeats):  # in alternation, so that a busy minute hits all ways alike
-            for way in WAYS:
-                seconds[way].append(in_fresh_process(name, way))
-        print(f"| {name} | {' | '.join(f'{statistics.median(seconds[way]):.1f}' for way in WAYS)} |", flush=True)
+    from scripts import start_benchmark
+
+    start_benchmark.print_init(arguments.models, arguments.repeats)
 
 
 def print_input(arguments: argparse.Namespace) -> None:
     """Prints tables of images/s."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as in training, and before TensorFlow is imported
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    sys.path.insert(0, str(ROOT))  # `scripts` and `configs` are packages there
     from scripts import input_benchmark
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,81 +132,93 @@ def print_input(arguments: argparse.Namespace) -> None:
         )
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A whole number that is not too small, from the command line."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, at least {least}")
-        return int(text)
-
-    return parse
+def add_effort(command: argparse.ArgumentParser, *, seconds: float, repeats: int) -> None:
+    """Adds how long to measure."""
+    command.add_argument("--seconds", type=positive, default=seconds, help=f"of each timed piece; default: {seconds:g}")
+    command.add_argument("--repeats", type=at_least(1), default=repeats, help=f"rounds; default: {repeats}")
 
 
-def positive(text: str) -> float:
-    """A number above 0, from the command line."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0")
-    return value
+def add_setting(command: argparse.ArgumentParser, *, batch: int, peer: str = "none") -> None:
+    """Adds what a step is of."""
+    command.add_argument("--batch", type=at_least(2), default=batch, help=f"examples; default: {batch}")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; default: float32")
+    command.add_argument("--peer", choices=("none", "torch"), default=peer, help=f"to compare with; default: {peer}")
 
 
-def network(name: str) -> str:
-    """A network's name, from the command line."""
-    from skipnet_jax.models import model_info
+def add_steps(commands: argparse._SubParsersAction) -> None:
+    """Adds the commands about networks and their steps."""
+    size = {"type": at_least(8), "default": 0, "help": "side of the images in pixels; default: the network's own"}
+    step = commands.add_parser("step", help="time and memory of training and evaluation steps")
+    step.add_argument("--models", type=networks, default=["resnet110", "skip_resnet110"], help="with commas")
+    step.add_argument("--image_size", **size)
+    add_setting(step, batch=64)
+    step.add_argument("--bn_group_size", type=at_least(0), default=0, help="examples; default: 0 = the whole batch")
+    step.add_argument("--remat", action="store_true", help="recompute blocks in the backward pass")
+    step.add_argument("--modes", type=some_of(MODES), default=["train", "eval"], help=f"of {','.join(MODES)}")
+    step.add_argument("--format", choices=("markdown", "json"), default="markdown", help="default: markdown")
+    add_effort(step, seconds=2.0, repeats=5)
+    step.set_defaults(do=print_step)
 
-    try:
-        model_info(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return name
+    full = commands.add_parser(
+        "accelerator", help="the same on a GPU or TPU, at full size; has not been run on one yet"
+    )
+    full.add_argument("--batch", type=at_least(2), default=256, help="examples; default: 256")
+    full.add_argument("--image_size", type=at_least(32), default=224, help="in pixels; default: 224")
+    full.add_argument("--peer", choices=("none", "torch"), default="torch", help="on a GPU; default: torch")
+    add_effort(full, seconds=2.0, repeats=5)
+    full.set_defaults(do=print_accelerator)
 
+    layers = commands.add_parser("layers", help="weight gradients of single convolutions, grouped and not")
+    add_setting(layers, batch=8)
+    add_effort(layers, seconds=0.5, repeats=5)
+    layers.set_defaults(do=print_layers)
 
-def paths(text: str) -> list[str]:
-    """Which inputs, from the command line."""
-    chosen = text.split(",")
-    if not set(chosen) <= set(PATHS) or len(set(chosen)) < len(chosen):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected {' or '.join(PATHS)}, or both with a comma")
-    return chosen
+    start = commands.add_parser("start", help="time from nothing to the first training step")
+    start.add_argument("--models", type=networks, default=["skip_resnet110"], help="with commas")
+    start.add_argument("--batch", type=at_least(2), default=64, help="examples; default: 64")
+    start.add_argument("--image_size", **size)
+    start.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; default: float32")
+    start.add_argument("--repeats", type=at_least(1), default=1, help="fresh processes for each number; default: 1")
+    start.set_defaults(do=print_start)
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
     init = commands.add_parser("init", help="time to initialise a network")
-    init.add_argument("--models", default="skip_resnet50", help="names, separated by commas")
+    init.add_argument("--models", type=networks, default=["skip_resnet50"], help="names, separated by commas")
     init.add_argument("--repeats", type=at_least(1), default=3, help="fresh processes for each number")
     init.set_defaults(do=print_init)
 
+
+def add_input(commands: argparse._SubParsersAction) -> None:
+    """Adds the command about the input."""
     data = commands.add_parser("input", help="images/s of the input, and what a training step waits for it")
-    data.add_argument("--paths", type=paths, default=list(PATHS), help="imagenet,cifar (default), or one of them")
+    data.add_argument(
+        "--paths", type=some_of(PATHS), default=list(PATHS), help="imagenet,cifar (default), or one of them"
+    )
     data.add_argument("--folder", help="where the JPEGs are made and kept; default: a temporary one")
     data.add_argument("--images", type=at_least(2), default=1000, help="how many JPEGs; default: 1000")
-    data.add_argument("--seconds", type=positive, default=10.0, help="of each timed piece; default: 10")
-    data.add_argument("--repeats", type=at_least(1), default=3, help="rounds; default: 3")
+    add_effort(data, seconds=10.0, repeats=3)
     data.add_argument("--imagenet_batch", type=at_least(1), default=64, help="examples; default: 64")
     data.add_argument("--cifar_batch", type=at_least(1), default=256, help="examples; default: 256")
     data.add_argument("--steps", type=at_least(0), default=10, help="timed training steps; default: 10; 0 = none")
     data.add_argument("--imagenet_model", type=network, default="resnet18", help="for these; default: resnet18")
     data.add_argument("--cifar_model", type=network, default="resnet20", help="for these; default: resnet20")
     data.set_defaults(do=print_input)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_steps(commands)
+    add_input(commands)
     arguments = parser.parse_args(argv)
     if arguments.do is print_input and arguments.imagenet_batch > arguments.images:
         parser.error(f"--imagenet_batch: got {arguments.imagenet_batch}, expected at most --images={arguments.images}")
     if arguments.do is print_input and arguments.cifar_batch > 50_000:
         parser.error(f"--cifar_batch: got {arguments.cifar_batch}, expected at most 50000, the images")
-    arguments.do(arguments)
+    try:
+        arguments.do(arguments)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ up, timed, and closed again, so that none works while another is timed.
 """
 
 import dataclasses
-import datetime
 import gc
 import itertools
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +15,9 @@ from typing import Any
 
 import jax
 
-from scripts.input_stages import Setting, cifar, cores, imagenet, say
+from scripts import machine
+from scripts.input_stages import Setting, cifar, imagenet
+from scripts.machine import cores, say
 from skipnet_jax import sharding, steps
 from skipnet_jax.data import pipeline
 from skipnet_jax.models import create_model
@@ -95,21 +95,8 @@ def _machine(peer: Any) -> str:
     import PIL
     import tensorflow as tf
 
-    versions = [f"JAX {jax.__version__}", f"TensorFlow {tf.__version__}", f"Pillow {PIL.__version__}"]
-    device = jax.devices()[0]
-    return (
-        f"{datetime.date.today()}, {_cpu()}, {cores()} cores, device {device.device_kind}; "
-        f"{', '.join([*versions, peer.VERSIONS] if peer else versions)}."
-    )
-
-
-def _cpu() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    versions = [f"TensorFlow {tf.__version__}", f"Pillow {PIL.__version__}"]
+    return machine.describe(*versions, *([peer.VERSIONS] if peer else []))
 
 
 def _measure(setting: Setting, effort: Effort) -> dict[str, list[float]]:

@@ -5,7 +5,6 @@ import itertools
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from configs import recipes
+from scripts.machine import cores, say
 from skipnet_jax import config, sharding
 from skipnet_jax.data import (
     archives,
@@ -62,16 +62,6 @@ class Setting:
     contenders: Contenders
     pairs: Sequence[tuple[str, str]]
     delivered: str
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def say(text: str) -> None:
-    """A line about the progress, beside the tables."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def make_photographs(folder: pathlib.Path, count: int) -> None:

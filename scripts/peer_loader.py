@@ -11,19 +11,15 @@ from typing import Any
 
 import torch
 
+import scripts.torchvision_operators  # noqa: F401
+
+# isort: split
+import torchvision
+from PIL import Image
+from torchvision import transforms
+
 from skipnet_jax.data.kinds import IMAGENET_MEAN, IMAGENET_STD, Files, InMemory
 from skipnet_jax.specs import DataSpec
-
-# torchvision's compiled operators are missing where they were built for another torch than the installed one; declared,
-# they let the rest of it be imported, and the transforms do not use them.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _operator):
-        _LIBRARY.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-import torchvision  # noqa: E402
-from PIL import Image  # noqa: E402
-from torchvision import transforms  # noqa: E402
 
 VERSIONS = f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
 

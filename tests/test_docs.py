@@ -18,7 +18,6 @@ BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SMALLER = "--config.data.image_size=8 --config.epochs=1 --config.optim.warmup_epochs=0"
 DEADLINE = 400  # seconds for a page
-MEASUREMENTS = {"benchmarks.md"}  # take minutes to hours; tests/test_benchmark.py runs the script smaller
 
 
 def blocks(page: pathlib.Path, language: str, marker: str) -> list[str]:
@@ -55,7 +54,7 @@ def test_each_block_says_whether_it_is_run(page):
         assert known or in_test, f"{marker!r} above\n{text}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in MEASUREMENTS], ids=page_name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_no_command_escapes(page):
     """Those of other blocks would neither be run nor say what they need."""
     text = page.read_text()

@@ -1,0 +1,112 @@
+"""PyTorch's side of the step benchmark: the whole step that its user would write, with a batch in place.
+
+On a CPU, PyTorch runs as it comes, in both of its memory formats. On CUDA: channels last, compiled, TensorFloat-32
+where JAX uses it too. bfloat16 is its autocast everywhere.
+"""
+
+import time
+
+import torch
+from torch.nn import functional
+
+from scripts import machine, peer_networks
+from scripts.step_contenders import MEAN, OPTIM, STD, Setting, noise
+
+FORMATS = {"PyTorch": torch.contiguous_format, "PyTorch, channels last": torch.channels_last}
+
+
+def frameworks(device: str) -> list[str]:
+    """Names of what is measured on a device, "cpu" or "cuda"."""
+    return list(FORMATS) if device == "cpu" else ["PyTorch, channels last"]
+
+
+def prepare(device: str) -> None:
+    """As many threads as JAX has; on CUDA the fastest kernels, and products as JAX makes them by default.
+
+    Raises:
+      ValueError: PyTorch does not see the device.
+    """
+    torch.set_num_threads(machine.cores())
+    torch.manual_seed(0)
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("--peer: got torch, which sees no CUDA device, expected the one that JAX sees.")
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+class PeerSteps:
+    """A network of PyTorch on one device, with a training and an evaluation step.
+
+    Args:
+      name: of ours.
+      setting: see there.
+      framework: one of `frameworks(device)`.
+      device: "cpu" or "cuda".
+
+    Raises:
+      ValueError: there is no such peer, or it has another number of parameters.
+    """
+
+    def __init__(self, name: str, setting: Setting, framework: str, device: str) -> None:
+        self._device, self._bfloat16 = device, setting.dtype == "bfloat16"
+        layout = FORMATS[framework]
+        network = peer_networks.create(name, setting.size_of(name)).to(device, memory_format=layout)
+        self._optimizer = _optimizer(network)
+        self._network = torch.compile(network) if device == "cuda" else network
+        images, labels = noise(name, setting)
+        self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
+        self._labels = torch.from_numpy(labels).long().to(device)
+        self._mean, self._std = (
+            torch.tensor(numbers, device=device).mul(255).reshape(1, 3, 1, 1) for numbers in (MEAN, STD)
+        )
+
+    def warm_up(self, mode: str) -> dict[str, float | None]:
+        """Takes one step.
+
+        Returns:
+          As of `step_contenders.Steps.compile`, with the whole first step in the place of the compilation; the memory
+          is what the allocator had handed out at most, and known on CUDA only.
+        """
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        (self.train if mode == "train" else self.evaluate)(1)
+        seconds = time.perf_counter() - begin
+        memory = torch.cuda.max_memory_allocated() if self._device == "cuda" else None
+        return {"lower_s": 0.0, "compile_s": seconds, "memory": memory}
+
+    def train(self, count: int) -> None:
+        """Takes so many steps."""
+        self._network.train()
+        for _ in range(count):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._loss().backward()
+            self._optimizer.step()
+        self._wait()
+
+    @torch.no_grad()
+    def evaluate(self, count: int) -> None:
+        """Scores the batch so often."""
+        self._network.eval()
+        for _ in range(count):
+            self._loss()
+            self._wait()
+
+    def _loss(self) -> torch.Tensor:
+        images = self._images.float().sub_(self._mean).div_(self._std)
+        with torch.autocast(self._device, torch.bfloat16, enabled=self._bfloat16):
+            logits = self._network(images)
+        return functional.cross_entropy(logits.float(), self._labels)
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _optimizer(network: torch.nn.Module) -> torch.optim.Optimizer:
+    """Kernels decay, norms and biases do not."""
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": OPTIM.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=OPTIM.lr, momentum=OPTIM.momentum, nesterov=OPTIM.nesterov)
