@@ -62,7 +62,8 @@ def run(*, batch: int, dtype: str, peer: bool, effort: Effort, cases: Sequence[C
     Raises:
       ValueError: PyTorch is not installed.
     """
-    every = list(itertools.chain.from_iterable((case, dataclasses.replace(case, groups=1)) for case in cases))
+    pairs = ((case, dataclasses.replace(case, groups=1)) for case in cases)
+    every = list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
     runs: dict[tuple[Case, str, str], Run] = {}
     versions: tuple[str, ...] = ()
     if peer:
