@@ -40,11 +40,18 @@ def create(name: str, image_size: int) -> nn.Module:
     Raises:
       ValueError: there is none, or it has another number of parameters.
     """
+    require(name, image_size)
+    return _build(name, image_size)
+
+
+def require(name: str, image_size: int) -> None:
+    """Finds out, without making any array, whether `create` will work; raises as it does."""
     with torch.device("meta"):
         params = count_params(_build(name, image_size))
     if params != (ours := model_info(name).params):
-        raise ValueError(f"--peer: PyTorch's {name} has {params:,} parameters, expected the {ours:,} of ours.")
-    return _build(name, image_size)
+        raise ValueError(
+            f"--peer: PyTorch's {name} has {params:,} parameters at {image_size} px, expected the {ours:,} of ours."
+        )
 
 
 def names() -> list[str]:
@@ -62,9 +69,8 @@ def count_params(network: nn.Module) -> int:
 def _build(name: str, image_size: int) -> nn.Module:
     if name not in names():
         raise ValueError(
-            f"--peer: got {name!r}, which PyTorch has no peer for here. Those of these families have one, plain and as "
-            f"skip_: {', '.join([*CIFAR, 'resnet18', 'seresnet50', 'resnext50_32x4d', 'resnet50d', 'regnety_016'])}, "
-            f"convnext_tiny; plain only: swin_tiny."
+            f"--peer: got {name!r}, which has none here. These have one: {', '.join(CIFAR)}, all ResNets for ImageNet, "
+            f"RegNets and ConvNeXts, plain and as skip_; Swins, plain only."
         )
     plain = name.removeprefix("skip_")
     if plain in CIFAR:

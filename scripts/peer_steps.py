@@ -5,6 +5,7 @@ where JAX uses it too. bfloat16 is its autocast everywhere.
 """
 
 import time
+from collections.abc import Mapping
 
 import torch
 from torch.nn import functional
@@ -20,12 +21,17 @@ def frameworks(device: str) -> list[str]:
     return list(FORMATS) if device == "cpu" else ["PyTorch, channels last"]
 
 
-def prepare(device: str) -> None:
+def prepare(device: str, sizes: Mapping[str, int]) -> None:
     """As many threads as JAX has; on CUDA the fastest kernels, and products as JAX makes them by default.
 
+    Args:
+      sizes: of the images, by the name of each network that is going to be made.
+
     Raises:
-      ValueError: PyTorch does not see the device.
+      ValueError: PyTorch does not see the device, or has no such network.
     """
+    for name, size in sizes.items():
+        peer_networks.require(name, size)
     torch.set_num_threads(machine.cores())
     torch.manual_seed(0)
     if device == "cuda":
@@ -33,6 +39,8 @@ def prepare(device: str) -> None:
             raise ValueError("--peer: got torch, which sees no CUDA device, expected the one that JAX sees.")
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+        # All networks of a class count together, and beyond the limit they would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = 64
 
 
 class PeerSteps:
@@ -92,6 +100,11 @@ class PeerSteps:
         for _ in range(count):
             self._loss()
             self._wait()
+
+    def rest(self) -> None:
+        """Leaves the device's memory to the others."""
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
 
     def _loss(self) -> torch.Tensor:
         images = self._images.float().sub_(self._mean).div_(self._std)

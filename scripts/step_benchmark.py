@@ -52,11 +52,13 @@ class Contender:
 
     Args:
       run: takes so many, and waits until they are done.
+      rest: is called when others have their turn.
       facts: "init_s", "lower_s", "compile_s", "memory" in bytes; None = not known.
       rounds: seconds per step in each.
     """
 
     run: Callable[[int], None]
+    rest: Callable[[], None]
     facts: Mapping[str, float | None]
     rounds: list[float] = dataclasses.field(default_factory=list)
 
@@ -77,7 +79,7 @@ def run(
     Raises:
       ValueError: what is asked for is not possible, for example where a network has no peer.
     """
-    torch_side = _torch_side() if peer else None
+    torch_side = _torch_side(models, setting) if peer else None
     stepping = [mode for mode in modes if mode in PASSES]
     contenders = _contenders(models, setting, stepping, torch_side)
     _measure(contenders, effort)
@@ -95,7 +97,7 @@ def run(
     step_tables.print_result(result, form)
 
 
-def _torch_side() -> tuple[Any, Any, str]:
+def _torch_side(models: Sequence[str], setting: Setting) -> tuple[Any, Any, str]:
     """The modules `peer_networks` and `peer_steps`, and PyTorch's name of JAX's device."""
     try:
         from scripts import peer_networks, peer_steps
@@ -105,14 +107,14 @@ def _torch_side() -> tuple[Any, Any, str]:
     if platform not in ("cpu", "gpu"):
         raise ValueError(f"--peer: got torch, which cannot use this device ({platform}), expected none.")
     device = "cuda" if platform == "gpu" else "cpu"
-    peer_steps.prepare(device)
+    peer_steps.prepare(device, {name: setting.size_of(name) for name in models})
     return peer_networks, peer_steps, device
 
 
 def _contenders(
     models: Sequence[str], setting: Setting, modes: Sequence[str], torch_side: tuple[Any, Any, str] | None
 ) -> dict[Key, Contender]:
-    """All of them, warmed up; the peer's first, so that what has no peer is said before the long compilations."""
+    """All of them, warmed up."""
     made: dict[Key, Contender] = {}
     networks = models if modes else ()
     if torch_side:
@@ -123,7 +125,9 @@ def _contenders(
             init = time.perf_counter() - begin
             for mode in modes:
                 steps = theirs.train if mode == "train" else theirs.evaluate
-                made[mode, name, framework] = Contender(steps, {"init_s": init, **theirs.warm_up(mode)})
+                facts = theirs.warm_up(mode)
+                theirs.rest()
+                made[mode, name, framework] = Contender(steps, theirs.rest, {"init_s": init, **facts})
                 machine.say(f"{name}: {mode} step of {framework} is warm")
     for name in networks:
         ours = Steps(name, setting)
@@ -132,7 +136,7 @@ def _contenders(
             facts = ours.compile(mode)
             take = ours.train if mode == "train" else ours.evaluate
             take(1)
-            made[mode, name, HERE] = Contender(take, {"init_s": init, **facts})
+            made[mode, name, HERE] = Contender(take, lambda: None, {"init_s": init, **facts})
             machine.say(f"{name}: {mode} step compiled in {facts['compile_s']:.1f} s")
     order = {name: i for i, name in enumerate(models)}  # neighbours in a table are neighbours in time
     return dict(sorted(made.items(), key=lambda item: (modes.index(item[0][0]), order[item[0][1]])))
@@ -146,6 +150,7 @@ def _measure(contenders: Mapping[Key, Contender], effort: Effort) -> None:
             estimate = min([_seconds(contender, 1), *contender.rounds])
             count = max(1, math.ceil(effort.seconds / estimate))
             contender.rounds.append(_seconds(contender, count) / count)
+            contender.rest()
             machine.say(
                 f"round {number + 1} of {effort.repeats}: {name}, {mode}, {framework}: "
                 f"{1000 * contender.rounds[-1]:,.2f} ms ({count} steps)"
@@ -181,21 +186,24 @@ def _row(key: Key, contender: Contender, setting: Setting, device_kind: str) -> 
 
 
 def _gate_taxes(models: Sequence[str], contenders: Mapping[Key, Contender]) -> list[dict[str, Any]]:
-    """time(skip_X) / time(X) within a round, of every such pair."""
-    keys = {(mode, name, framework) for mode, name, framework in contenders if f"skip_{name}" in models}
-    return [
-        {
-            "mode": mode,
-            "above": f"skip_{name}",
-            "below": name,
-            "framework": framework,
-            "ratio": ratios(
-                contenders[mode, f"skip_{name}", framework].rounds, contenders[mode, name, framework].rounds
-            ),
-        }
-        for mode, name, framework in contenders
-        if (mode, name, framework) in keys
-    ]
+    """time(skip_X) / time(X) within a round, and the same of the memory, of every such pair."""
+    rows = []
+    for (mode, name, framework), plain in contenders.items():
+        if f"skip_{name}" not in models:
+            continue
+        gated = contenders[mode, f"skip_{name}", framework]
+        held = gated.facts["memory"], plain.facts["memory"]
+        rows.append(
+            {
+                "mode": mode,
+                "above": f"skip_{name}",
+                "below": name,
+                "framework": framework,
+                "ratio": ratios(gated.rounds, plain.rounds),
+                "memory_ratio": held[0] / held[1] if all(held) else None,
+            }
+        )
+    return rows
 
 
 def _peer_ratios(contenders: Mapping[Key, Contender]) -> list[dict[str, Any]]:

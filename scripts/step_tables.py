@@ -86,8 +86,13 @@ def print_steps(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_ratios(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints a line for each pair."""
+    titles = ["step", "of", "against", "framework", "ratio", "least..greatest"]
     cells = [[row["mode"], row["above"], row["below"], row["framework"], *ratio(row["ratio"])] for row in rows]
-    print_table(["step", "time of", "against", "framework", "ratio", "least..greatest"], cells, left=4)
+    if "memory_ratio" in rows[0]:
+        titles.append("of memory")
+        for line, row in zip(cells, rows, strict=True):
+            line.append(f"{row['memory_ratio']:.2f}" if row["memory_ratio"] else "-")
+    print_table(titles, cells, left=4)
 
 
 def _print_host(rows: Sequence[Mapping[str, Any]]) -> None:

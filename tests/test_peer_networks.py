@@ -107,7 +107,7 @@ def test_the_same_logits(peer_networks, name):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["skip_swin_tiny", "dense_resnet20", "wide_resnet28_10"])
 def test_what_has_no_peer_is_an_error(peer_networks, name):
-    with pytest.raises(ValueError, match=f"--peer: got '{name}', which PyTorch has no peer for"):
+    with pytest.raises(ValueError, match=f"--peer: got '{name}', which has none here"):
         peer_networks.create(name, 32)
 
 
@@ -115,6 +115,6 @@ def test_what_has_no_peer_is_an_error(peer_networks, name):
 def test_another_number_of_parameters_is_an_error(peer_networks, monkeypatch):
     monkeypatch.setattr(peer_networks, "CIFAR_REDUCTION", 8)
     with pytest.raises(
-        ValueError, match=r"PyTorch's skip_resnet20 has [\d,]+ parameters, expected the 322,564 of ours"
+        ValueError, match=r"PyTorch's skip_resnet20 has [\d,]+ parameters at 32 px, expected the 322,564 of ours"
     ):
         peer_networks.create("skip_resnet20", 32)
