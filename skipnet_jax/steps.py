@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
-from skipnet_jax import gradients, mixing, nonfinite, objectives, sharding
+from skipnet_jax import backend, gradients, mixing, nonfinite, objectives, sharding
 from skipnet_jax.specs import TrainSpec
 
 Batch = dict[str, Shaped[Array, "..."]]
@@ -136,6 +136,7 @@ def make_train_step(
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
         donate_argnums=0,
+        compiler_options=backend.compiler_options(sharding.platform(mesh)),
     )
 
 
@@ -161,6 +162,7 @@ def make_eval_step(
         functools.partial(eval_step, model=model, mean=mean, std=std, classes=classes, flip=flip, details=details),
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
+        compiler_options=backend.compiler_options(sharding.platform(mesh)),
     )
 
 

@@ -44,7 +44,8 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "config": {"specs"},
     "gradients": {"specs", "objectives"},
     "nonfinite": set(),
-    "steps": {"specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
+    "steps": {"backend", "specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
+    "backend": set(),
     "integrity": set(),
     "checkpoint": {"specs", "sharding", "integrity"},
     "workdir": {"specs", "config"},
@@ -71,7 +72,19 @@ ALLOWED_PARTS: dict[str, set[str]] = {
         *("divergence", "events", "interruption", "recovery", "saver"),
     },
     # data: to tell within seconds, before anything heavy is imported, that there is none
-    "main": {"specs", "config", "workdir", "train", "evaluate", "explain", "exports", "data", "hosts", "interruption"},
+    "main": {
+        "backend",
+        "specs",
+        "config",
+        "workdir",
+        "train",
+        "evaluate",
+        "explain",
+        "exports",
+        "data",
+        "hosts",
+        "interruption",
+    },
 }
 
 # And those that it may import only when asked, inside a function: a network's facts include its FLOPs, whose counter
@@ -112,6 +125,7 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
     "interruption": set(),
+    "backend": set(),
     "hosts": {"jax", "numpy", "etils"},
     "events": {"jax", "etils"},
     "recovery": {*_CORE, "etils", "orbax"},

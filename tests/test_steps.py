@@ -591,7 +591,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32():
     model = model.clone(plan=dataclasses.replace(model.plan, blocks=model.plan.blocks[:2]))
     state, train_step, mesh = set_up(model=model, spec=spec)
     batch = sharding.to_global(make_batch(), mesh)
-    types = list(convolutions(jax.make_jaxpr(train_step)(state, batch).jaxpr))
+    types = list(convolutions(train_step.trace(state, batch).jaxpr.jaxpr))
     assert len(types) > 3 * 4  # forward, and two backward but for the images, of five
     assert all(kinds == {jnp.dtype(jnp.bfloat16)} for kinds in types)
     after, metrics = jax.eval_shape(train_step, state, batch)

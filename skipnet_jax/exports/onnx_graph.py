@@ -104,6 +104,12 @@ class Graph:
         if name in _CALLS:
             called = equation.params[_CALLS[name]]
             return self.run(called.jaxpr, [np.asarray(const) for const in called.consts], inputs)
+        if name == "platform_index":  # which of several programs for the same: ONNX takes the one for any platform
+            platforms = equation.params["platforms"]
+            return [np.asarray(platforms.index(None), np.int32)]
+        if name == "cond" and isinstance(inputs[0], np.ndarray):
+            branch = equation.params["branches"][int(inputs[0])]
+            return self.run(branch.jaxpr, [np.asarray(const) for const in branch.consts], inputs[1:])
         shapes = [atom.aval.shape for atom in equation.invars]
         whole = all(isinstance(value, np.ndarray) for value in inputs) and all(
             value.shape == shape for value, shape in zip(inputs, shapes, strict=True)

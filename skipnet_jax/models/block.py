@@ -1,4 +1,4 @@
-"""The residual block: shortcut, operation, noise, junction, post-activation.
+"""The residual block: shortcut, operation, noise, junction.
 
 Source: He et al., CVPR 2016, with the addition generalised to a junction (Takeda, MIRU2020).
 """
@@ -43,10 +43,9 @@ class Block(nn.Module):
     """One block: returns its output and the state that later blocks of the section may see.
 
     Args:
-      junction: module factory that takes `name=`.
+      junction: module factory that takes `name=`; it ends with the activation after the addition, if there is one.
       noise: on the branch, in training.
       shortcut_first: the operation reads the shortcut's output (ConvNeXt, Swin), not the block's input.
-      post_activation: apply the activation after the junction.
     """
 
     plan: BlockPlan
@@ -54,7 +53,6 @@ class Block(nn.Module):
     junction: Callable[..., nn.Module]
     noise: BranchNoise
     shortcut_first: bool
-    post_activation: bool
 
     @nn.compact
     def __call__(
@@ -65,5 +63,4 @@ class Block(nn.Module):
         y = self.noise.add(y, progress, train=train)
         state = make_state(z)
         states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]
-        out = self.junction(name="junction")(y, states, train=train)
-        return self.layers.act(out) if self.post_activation else out, state
+        return self.junction(name="junction")(y, states, train=train), state

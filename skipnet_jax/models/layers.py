@@ -18,6 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.initializers import uniform_by_fan_in
+from skipnet_jax.models.ops.convolution import convolve
+from skipnet_jax.models.ops.normalization import normalize
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
@@ -61,14 +63,7 @@ class Conv(nn.Module):
                 f"image size: got a map of {x.shape[1]} x {x.shape[2]} pixels at a {self.kernel} x {self.kernel} "
                 f"convolution, expected at least its size. Use larger images: --config.data.image_size."
             )
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad, self.groups)
         if self.use_bias:
             y += per_channel(self.param("bias", init, (self.features,), param_dtype(self.dtype)), y)
         return y
@@ -117,28 +112,24 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, dtype)
-        x = x.astype(dtype)
         if not train:
+            x = x.astype(dtype)
             factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
             y = (x - per_channel(running_mean.value, x)) * per_channel(factor, x) + per_channel(bias, x)
             return y.astype(self.dtype)
-        groups = x.reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
-        axes = tuple(range(1, groups.ndim - 1))
+        groups = x.astype(self.dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
         count = groups.size // (groups.shape[0] * groups.shape[-1])
         if count < 2:
             raise ValueError(
                 f"batch norm in training: got one value per channel (input {x.shape}), which has no variance; "
                 f"expected at least 2. Use a larger --config.batch_size or --config.model.bn_group_size."
             )
-        mean = groups.mean(axes, keepdims=True)
-        centred = groups - mean
-        var = jnp.square(centred).mean(axes, keepdims=True)
+        y, mean, var = normalize(groups, scale, bias, BATCH_NORM_EPSILON)
         if not self.is_initializing():
-            unbiased = var.mean(0).reshape(shape) * (count / (count - 1))
-            running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0).reshape(shape) - running_mean.value)
+            unbiased = var.mean(0) * (count / (count - 1))
+            running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0) - running_mean.value)
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
-        y = centred * (per_channel(scale, groups) * jax.lax.rsqrt(var + BATCH_NORM_EPSILON)) + per_channel(bias, groups)
-        return y.reshape(x.shape).astype(self.dtype)
+        return y.reshape(x.shape)
 
     def _groups(self, batch: int) -> int:
         if not self.group_size or batch <= self.group_size:

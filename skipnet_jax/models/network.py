@@ -28,7 +28,8 @@ class Plan:
       head_norm, head_act: what stands between the last block and the pool.
       classifier_norm: norm between the pool and the classifier.
       gate_reduction: see `junctions.Gate`.
-      shortcut_first, post_activation: see `block.Block`.
+      shortcut_first: see `block.Block`.
+      post_activation: the junctions end with the activation.
     """
 
     published_name: str
@@ -115,10 +116,9 @@ class Network(nn.Module):
         block = Block(
             self.plan.blocks[i],
             layers,
-            self.junction.make(layers, self.gate_reduction),
+            self.junction.make(layers, self.gate_reduction, self.plan.post_activation),
             noise=self._noise(i),
             shortcut_first=self.plan.shortcut_first,
-            post_activation=self.plan.post_activation,
             name=f"blocks_{i}",
         )
 

@@ -4,10 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.layers import Layers
-
-
-def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+from skipnet_jax.models.ops.max_pool import max_pool
 
 
 class SmallStem(nn.Module):
@@ -38,7 +35,7 @@ class LargeStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h4 w4 d"]:
         x = self.layers.conv(self.features, 7, stride=2, name="conv")(x)
-        return _max_pool(self.layers.act(self.layers.norm(name="norm")(x, train=train)))
+        return max_pool(self.layers.act(self.layers.norm(name="norm")(x, train=train)))
 
 
 class DeepStem(nn.Module):
@@ -56,7 +53,7 @@ class DeepStem(nn.Module):
         for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.features, 1)), start=1):
             x = self.layers.conv(features, 3, stride=stride, name=f"conv{i}")(x)
             x = self.layers.act(self.layers.norm(name=f"norm{i}")(x, train=train))
-        return _max_pool(x)
+        return max_pool(x)
 
 
 class RegNetStem(nn.Module):

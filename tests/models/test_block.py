@@ -35,7 +35,7 @@ def make_block(*, stride=1, noise=NO_NOISE, shortcut_first=False, post_activatio
         functools.partial(Times, 10.0, stride=stride),
         functools.partial(Times, 100.0, stride=1 if shortcut_first else stride),
     )
-    return Block(plan, LAYERS, Sum, noise, shortcut_first, post_activation)
+    return Block(plan, LAYERS, functools.partial(Sum, LAYERS, post_activation), noise, shortcut_first)
 
 
 def run(block, x=X, earlier=(), *, train=False, seed=0):

@@ -124,7 +124,7 @@ def test_static_with_equal_logits_is_the_mean():
     y, *states = maps(*[CHANNELS] * 4)
     variables = {"params": {"logits": jnp.full((3, CHANNELS), 0.7)}}
     static, _, _ = run(Static(LAYERS["batch norm"]), y, states, variables=variables)
-    mean, _, _ = run(Mean(), y, states)
+    mean, _, _ = run(Mean(LAYERS["batch norm"]), y, states)
     np.testing.assert_allclose(static, mean, rtol=1e-5, atol=1e-6)
 
 
@@ -138,10 +138,10 @@ def test_static_table_starts_standard_normal():
 
 def test_sum_and_mean():
     y, *states = maps(*[CHANNELS] * 4)
-    total, _, variables = run(Sum(), y, states)
+    total, _, variables = run(Sum(LAYERS["batch norm"]), y, states)
     assert variables == {}
     np.testing.assert_allclose(total, y + states[0] + states[1] + states[2], rtol=1e-5, atol=1e-6)
-    mean, _, _ = run(Mean(), y, states)
+    mean, _, _ = run(Mean(LAYERS["batch norm"]), y, states)
     np.testing.assert_allclose(mean, y + (states[0] + states[1] + states[2]) / 3, rtol=1e-5, atol=1e-6)
 
 
@@ -179,7 +179,9 @@ def test_the_branchs_factor_is_sown_where_there_is_one():
     np.testing.assert_allclose(branch, np.tile(1 / (1 + np.exp(-np.linspace(-2, 2, CHANNELS))), (3, 1)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("junction", "weight"), [(Sum(), 1.0), (Mean(), 1 / 3)])
+@pytest.mark.parametrize(
+    ("junction", "weight"), [(Sum(LAYERS["batch norm"]), 1.0), (Mean(LAYERS["batch norm"]), 1 / 3)]
+)
 def test_constant_weights_are_told_too(junction, weight):
     y, *states = maps(*[CHANNELS] * 4)
     _, weights, variables = run(junction, y, states)

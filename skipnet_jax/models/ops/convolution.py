@@ -1,0 +1,112 @@
+"""Convolution. On CPUs XLA runs grouped ones 5 to 80 times slower than need be: here they become others there."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.ops.memory import both_in_memory, wide
+
+_DENSE_WIDTH = 32  # channels of the dense convolutions that a grouped one becomes on a CPU; 64 and 128 are slower
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
+) -> Float[Array, "b h2 w2 d"]:
+    """Convolution.
+
+    Args:
+      kernel: i = c / groups input channels each.
+      padding: pixels on every side.
+    """
+    if groups == 1:
+        return _native(stride, padding, groups, x, kernel)
+    on_cpu = functools.partial(_depthwise if kernel.shape[2] == 1 else _in_dense_parts, stride, padding, groups)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=functools.partial(_native, stride, padding, groups))
+
+
+def _convolve_forward(
+    x: Array, kernel: Array, stride: int, padding: int, groups: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel, stride, padding, groups), (x, kernel)
+
+
+def _convolve_backward(
+    stride: int, padding: int, groups: int, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    # Transposed copies are made of both for the gradient of the kernel: without a barrier each of these computes again
+    # all that x is made of, back to the beginning of the section.
+    x, dy = both_in_memory(x, dy)
+
+    def gradients(convolution: functools.partial[Array]) -> functools.partial[tuple[Array, Array]]:
+        return functools.partial(_gradients, convolution)
+
+    native = gradients(functools.partial(_native, stride, padding, groups))
+    if groups == 1:
+        return native(x, kernel, dy)
+    if kernel.shape[2] > 1:
+        on_cpu = gradients(functools.partial(_in_dense_parts, stride, padding, groups))
+    elif stride == 1 and kernel.shape[3] == groups:
+        on_cpu = functools.partial(_depthwise_gradients, padding)
+    else:
+        on_cpu = native
+    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=native)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _gradients(convolution: functools.partial[Array], x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    return jax.vjp(convolution, x, kernel)[1](dy)
+
+
+def _native(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _in_dense_parts(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    """A few groups at a time, as a convolution without groups whose kernel is zero between the groups."""
+    size, _, inputs, features = kernel.shape
+    together = max((n for n in range(1, groups + 1) if groups % n == 0 and n * inputs <= _DENSE_WIDTH), default=1)
+    blocks = jnp.eye(together, dtype=kernel.dtype).reshape(1, 1, together, 1, together, 1)
+    parts = []
+    for x_part, k_part in zip(
+        jnp.split(x, groups // together, axis=-1), jnp.split(kernel, groups // together, axis=-1), strict=True
+    ):
+        dense = k_part.reshape(size, size, 1, inputs, together, features // groups) * blocks
+        dense = dense.reshape(size, size, together * inputs, -1)
+        parts.append(_native(stride, padding, 1, x_part, dense))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _depthwise(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
+    """A sum of shifted images, each times its row of the kernel: one pass over the output."""
+    if kernel.shape[3] != groups:
+        return _native(stride, padding, groups, x, kernel)
+    shifted = shifted_images(x, kernel.shape[0], stride, padding)
+    return functools.reduce(jnp.add, [image * kernel[i : i + 1, j : j + 1] for (i, j), image in shifted])
+
+
+def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    size = kernel.shape[0]
+    dx = _depthwise(1, size - 1 - padding, x.shape[-1], dy, kernel[::-1, ::-1])
+    sums = [(wide(image) * wide(dy)).sum((0, 1, 2)) for _, image in shifted_images(x, size, 1, padding)]
+    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def shifted_images(x: Array, size: int, stride: int, padding: int) -> list[tuple[tuple[int, int], Array]]:
+    """What each place of a kernel sees: ((row, column), image) of all, row by row."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    return [((i, j), x[:, i : i + height : stride, j : j + width : stride]) for i in range(size) for j in range(size)]

@@ -1,0 +1,75 @@
+"""The gate's weighted sum, with a gradient that keeps nothing but what the network keeps anyway."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from skipnet_jax.models.ops.memory import in_memory, materialize, wide
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def gated_sum(
+    logits: Float[Array, "b n1 c"],
+    y: Float[Array, "b h w c"],
+    states: tuple[Float[Array, "b h w c"], ...],
+    weigh_branch: bool,
+    relu: bool,
+) -> Float[Array, "b h w c"]:
+    """`sigmoid(logits[:, 0]) * y + sum_k softmax(logits[:, 1:])_k * states_k`, and the ReLU of that.
+
+    For the gradient it keeps the sum and the states, which the network keeps anyway, but not y. With D = <out, dout>
+    over the pixels, that of the weights is <s_k, dout>, and that of the branch's factor g follows without y, since
+    D = g <y, dout> + sum_k p_k <s_k, dout>. Under the ReLU this holds too: where it is 0, so is dout.
+
+    Args:
+      logits: n1 = 1 + number of states; in float32 at least.
+      weigh_branch: False = y as it is, whatever its logit.
+      relu: False = the sum as it is.
+    """
+    return _gated_sum_forward(logits, y, states, weigh_branch, relu)[0]
+
+
+def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], Float[Array, "b n c"]]:
+    """The branch's factor, 0..1, and the states' weights, which sum to 1."""
+    return jax.nn.sigmoid(logits[:, 0]), jax.nn.softmax(logits[:, 1:], axis=1)
+
+
+def _gated_sum_forward(
+    logits: Array, y: Array, states: tuple[Array, ...], weigh_branch: bool, relu: bool
+) -> tuple[Array, tuple[Array, tuple[Array, ...], Array]]:
+    branch, weights = (each.astype(y.dtype) for each in gate_weights(logits))
+    out = y * _per_pixel(branch) if weigh_branch else y
+    out = out + sum(state * _per_pixel(weights[:, k]) for k, state in enumerate(states))
+    out = materialize(jnp.maximum(out, 0) if relu else out)
+    return out, (logits, states, out)
+
+
+def _gated_sum_backward(
+    weigh_branch: bool, relu: bool, residuals: tuple[Array, tuple[Array, ...], Array], dout: Array
+) -> tuple[Array, Array, tuple[Array, ...]]:
+    logits, states, out = residuals
+    dout = in_memory(jnp.where(out > 0, dout, 0) if relu else dout)
+    branch, weights = gate_weights(logits)
+    rounded_branch, rounded = branch.astype(out.dtype), weights.astype(out.dtype)
+
+    def over_pixels(x: Array) -> Array:
+        return (wide(x) * wide(dout)).sum((1, 2))
+
+    dweights = jnp.stack([over_pixels(state) for state in states], axis=1)  # [b, n, c]
+    of_states = (wide(rounded) * dweights).sum(1)
+    dstates = weights * (dweights - (weights * dweights).sum(1, keepdims=True))
+    if weigh_branch:
+        dbranch, dy = (1 - branch) * (over_pixels(out) - of_states), dout * _per_pixel(rounded_branch)
+    else:
+        dbranch, dy = jnp.zeros_like(branch), dout
+    dlogits = jnp.concatenate([dbranch[:, None], dstates], axis=1).astype(logits.dtype)
+    return dlogits, dy, tuple(dout * _per_pixel(rounded[:, k]) for k in range(len(states)))
+
+
+gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
+
+
+def _per_pixel(weight: Array) -> Array:
+    return weight[:, None, None]
