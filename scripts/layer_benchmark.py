@@ -17,6 +17,7 @@ import numpy as np
 
 from scripts import machine, step_tables
 from scripts.step_benchmark import HERE, NO_PEER, Effort, ratios, spread
+from skipnet_jax import backend
 from skipnet_jax.models import layers
 
 PEER = "PyTorch"
@@ -117,7 +118,7 @@ def _ours(case: Case, what: str, batch: int, dtype: str) -> Run:
     x, cotangent = (jnp.asarray(array, dtype) for array in _arrays(case, batch))
     params = conv.init(jax.random.key(0), x)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=backend.compiler_options(jax.devices()[0].platform))
     def compute(params, x, cotangent):
         if what == "all":
             y, pull = jax.vjp(conv.apply, params, x)

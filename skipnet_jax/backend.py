@@ -1,10 +1,7 @@
 """What XLA's CPU backend has to be told to be fast. Other platforms are left as they are.
 
-Measured on XLA of jaxlib 0.10.2 (docs/benchmarks.md).
+Measured with XLA of jaxlib 0.10.2 (docs/benchmarks.md).
 """
-
-import ctypes
-import platform
 
 COMPILER_OPTIONS = {
     "cpu": {
@@ -16,25 +13,7 @@ COMPILER_OPTIONS = {
     }
 }
 
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_LARGEST = 2**31 - 1  # what fits into an int
-
 
 def compiler_options(platform: str) -> dict[str, str]:
     """Options of `jax.jit` for programs on this platform, as JAX names it: "cpu", "gpu", "tpu"."""
     return COMPILER_OPTIONS.get(platform, {})
-
-
-def keep_memory() -> None:
-    """Lets this process keep the memory that it frees, before it makes any large array.
-
-    XLA takes all memory of a step at once from the C library, which by default gives it back to the system after the
-    step; getting it anew, page by page, takes a fifth of a step on a CPU. Only glibc is told; others do as they do.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_ARENA_MAX, 1)  # other arenas cannot hold arrays as large
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, _LARGEST)

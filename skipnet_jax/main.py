@@ -47,7 +47,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from skipnet_jax import backend, config, interruption
+from skipnet_jax import config, interruption
 from skipnet_jax.data import sources, storage
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
@@ -160,7 +160,6 @@ def _dispatch() -> None:
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
     _quieten_tensorflow()
     _quieten_broken_readings()
-    backend.keep_memory()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)

@@ -50,7 +50,7 @@ def _convolve_backward(
         return native(x, kernel, dy)
     if kernel.shape[2] > 1:
         on_cpu = gradients(functools.partial(_in_dense_parts, stride, padding, groups))
-    elif stride == 1 and kernel.shape[3] == groups:
+    elif stride == 1 and kernel.shape[3] == groups and padding < kernel.shape[0]:
         on_cpu = functools.partial(_depthwise_gradients, padding)
     else:
         on_cpu = native
@@ -94,19 +94,31 @@ def _depthwise(stride: int, padding: int, groups: int, x: Array, kernel: Array) 
     """A sum of shifted images, each times its row of the kernel: one pass over the output."""
     if kernel.shape[3] != groups:
         return _native(stride, padding, groups, x, kernel)
-    shifted = shifted_images(x, kernel.shape[0], stride, padding)
-    return functools.reduce(jnp.add, [image * kernel[i : i + 1, j : j + 1] for (i, j), image in shifted])
+    shifted = shifted_images(_pad(x, padding), kernel.shape[0], stride)
+    terms = [wide(image) * wide(kernel[i : i + 1, j : j + 1]) for (i, j), image in shifted]
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
 def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
     size = kernel.shape[0]
     dx = _depthwise(1, size - 1 - padding, x.shape[-1], dy, kernel[::-1, ::-1])
-    sums = [(wide(image) * wide(dy)).sum((0, 1, 2)) for _, image in shifted_images(x, size, 1, padding)]
-    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    padded, dy = both_in_memory(_pad(x, padding), dy)
+    height, width = dy.shape[1:3]
+
+    def of_row(i: Array) -> Array:  # one after the other: all shifted images at once take much memory
+        rows = lax.dynamic_slice_in_dim(padded, i, height, axis=1)
+        return jnp.stack([(wide(rows[:, :, j : j + width]) * wide(dy)).sum((0, 1, 2)) for j in range(size)])
+
+    return dx, lax.map(of_row, jnp.arange(size)).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def shifted_images(x: Array, size: int, stride: int, padding: int) -> list[tuple[tuple[int, int], Array]]:
-    """What each place of a kernel sees: ((row, column), image) of all, row by row."""
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+def _pad(x: Array, padding: int) -> Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+
+def shifted_images(
+    x: Float[Array, "b h w c"], size: int, stride: int
+) -> list[tuple[tuple[int, int], Float[Array, "b h2 w2 c"]]]:
+    """What each place of a kernel of size x size sees: ((row, column), image) of all, row by row."""
     height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
     return [((i, j), x[:, i : i + height : stride, j : j + width : stride]) for i in range(size) for j in range(size)]

@@ -44,7 +44,7 @@ def _max_pool_gradient(x: Array, dy: Array) -> Array:
     height, width = x.shape[1:3]
     rows, columns = dy.shape[1:3]
     padding = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
-    images = [image for _, image in shifted_images(jnp.pad(x, padding, constant_values=-jnp.inf), 3, 2, 0)]
+    images = [image for _, image in shifted_images(jnp.pad(x, padding, constant_values=-jnp.inf), 3, 2)]
     largest, place = images[0], jnp.zeros(dy.shape, jnp.int8)
     for i, image in enumerate(images[1:], start=1):
         place = jnp.where(image > largest, jnp.int8(i), place)
