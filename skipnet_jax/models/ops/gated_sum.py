@@ -28,7 +28,10 @@ def gated_sum(
       weigh_branch: False = y as it is, whatever its logit.
       relu: False = the sum as it is.
     """
-    return _gated_sum_forward(logits, y, states, weigh_branch, relu)[0]
+    branch, weights = (each.astype(y.dtype) for each in gate_weights(logits))
+    out = y * _per_pixel(branch) if weigh_branch else y
+    out = out + sum(state * _per_pixel(weights[:, k]) for k, state in enumerate(states))
+    return jnp.maximum(out, 0) if relu else out
 
 
 def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], Float[Array, "b n c"]]:
@@ -39,10 +42,7 @@ def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], F
 def _gated_sum_forward(
     logits: Array, y: Array, states: tuple[Array, ...], weigh_branch: bool, relu: bool
 ) -> tuple[Array, tuple[Array, tuple[Array, ...], Array]]:
-    branch, weights = (each.astype(y.dtype) for each in gate_weights(logits))
-    out = y * _per_pixel(branch) if weigh_branch else y
-    out = out + sum(state * _per_pixel(weights[:, k]) for k, state in enumerate(states))
-    out = materialize(jnp.maximum(out, 0) if relu else out)
+    out = materialize(gated_sum(logits, y, states, weigh_branch, relu))
     return out, (logits, states, out)
 
 
