@@ -90,7 +90,7 @@ class Gate(nn.Module):
             self.sow("intermediates", "weights", weights)
             if self.weigh_branch:
                 self.sow("intermediates", "branch", branch)
-        relu = self.post_activation and self.layers.act is nn.relu
+        relu = self.post_activation and self.layers.act is nn.relu  # any other activation comes after the sum
         out = gated_sum(a, y, tuple(state.value for state in states), self.weigh_branch, relu)
         return self.layers.act(out) if self.post_activation and not relu else out
 

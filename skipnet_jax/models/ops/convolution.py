@@ -24,8 +24,14 @@ def convolve(
     """
     if groups == 1:
         return _native(stride, padding, groups, x, kernel)
-    on_cpu = functools.partial(_depthwise if kernel.shape[2] == 1 else _in_dense_parts, stride, padding, groups)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=functools.partial(_native, stride, padding, groups))
+    way = _depthwise if _is_depthwise(kernel, groups) else _in_dense_parts
+    on_cpu, native = (functools.partial(each, stride, padding, groups) for each in (way, _native))
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=native)
+
+
+def _is_depthwise(kernel: Array, groups: int) -> bool:
+    """Each output channel sees one input channel, and no other one sees that."""
+    return kernel.shape[2:] == (1, groups)
 
 
 def _convolve_forward(
@@ -42,18 +48,15 @@ def _convolve_backward(
     # all that x is made of, back to the beginning of the section.
     x, dy = both_in_memory(x, dy)
 
-    def gradients(convolution: functools.partial[Array]) -> functools.partial[tuple[Array, Array]]:
-        return functools.partial(_gradients, convolution)
-
-    native = gradients(functools.partial(_native, stride, padding, groups))
+    native = functools.partial(_gradients, functools.partial(_native, stride, padding, groups))
     if groups == 1:
         return native(x, kernel, dy)
-    if kernel.shape[2] > 1:
-        on_cpu = gradients(functools.partial(_in_dense_parts, stride, padding, groups))
-    elif stride == 1 and kernel.shape[3] == groups and padding < kernel.shape[0]:
+    if not _is_depthwise(kernel, groups):
+        on_cpu = functools.partial(_gradients, functools.partial(_in_dense_parts, stride, padding, groups))
+    elif stride == 1 and padding < kernel.shape[0]:
         on_cpu = functools.partial(_depthwise_gradients, padding)
     else:
-        on_cpu = native
+        on_cpu = native  # no network has these
     return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=native)
 
 
@@ -92,8 +95,7 @@ def _in_dense_parts(stride: int, padding: int, groups: int, x: Array, kernel: Ar
 
 def _depthwise(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
     """A sum of shifted images, each times its row of the kernel: one pass over the output."""
-    if kernel.shape[3] != groups:
-        return _native(stride, padding, groups, x, kernel)
+    del groups
     shifted = shifted_images(_pad(x, padding), kernel.shape[0], stride)
     terms = [wide(image) * wide(kernel[i : i + 1, j : j + 1]) for (i, j), image in shifted]
     return functools.reduce(jnp.add, terms).astype(x.dtype)
