@@ -99,17 +99,18 @@ class Graph:
             values.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
+    def _call(self, called: Any, inputs: Sequence[Value]) -> list[Value]:
+        return self.run(called.jaxpr, [np.asarray(const) for const in called.consts], inputs)
+
     def _apply(self, equation: Any, inputs: list[Value]) -> Sequence[Value]:
         name = equation.primitive.name
         if name in _CALLS:
-            called = equation.params[_CALLS[name]]
-            return self.run(called.jaxpr, [np.asarray(const) for const in called.consts], inputs)
+            return self._call(equation.params[_CALLS[name]], inputs)
         if name == "platform_index":  # which of several programs for the same: ONNX takes the one for any platform
             platforms = equation.params["platforms"]
             return [np.asarray(platforms.index(None), np.int32)]
         if name == "cond" and isinstance(inputs[0], np.ndarray):
-            branch = equation.params["branches"][int(inputs[0])]
-            return self.run(branch.jaxpr, [np.asarray(const) for const in branch.consts], inputs[1:])
+            return self._call(equation.params["branches"][int(inputs[0])], inputs[1:])
         shapes = [atom.aval.shape for atom in equation.invars]
         whole = all(isinstance(value, np.ndarray) for value in inputs) and all(
             value.shape == shape for value, shape in zip(inputs, shapes, strict=True)
