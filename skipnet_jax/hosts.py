@@ -6,6 +6,7 @@ does alone, such as stopping, would keep the others waiting: the hosts have to a
 
 import atexit
 import collections
+import contextlib
 import os
 import re
 import secrets
@@ -82,9 +83,10 @@ def leave(status: int) -> None:
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         leaving.start()
         leaving.join(LEAVE_SECONDS)
-    _dismiss_witness()
     sys.stdout.flush()
     sys.stderr.flush()
+    with contextlib.suppress(OSError):  # the witness is gone
+        _tell_witness("\0")  # last, and without waiting: JAX's threads may end this process until it is over
     os._exit(status)
 
 
