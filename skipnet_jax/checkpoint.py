@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from skipnet_jax import integrity
+from skipnet_jax import atomic_file, integrity
 from skipnet_jax.integrity import PROGRESS, STATE, DamagedError
 
 NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
@@ -211,9 +211,7 @@ def _add_results(manager: ocp.CheckpointManager, step: int, metrics: Mapping[str
     file = manager.directory / str(step) / integrity.METRICS / integrity.METRICS
     if jax.process_index() == 0:
         file.parent.mkdir(exist_ok=True)
-        new = file.parent / f".{file.name}.new"
-        new.write_text(json.dumps(dict(metrics)))
-        new.replace(file)
+        atomic_file.write_text(file, json.dumps(dict(metrics)))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("results added")
     manager.reload()

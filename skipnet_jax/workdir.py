@@ -27,7 +27,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from skipnet_jax import config
+from skipnet_jax import atomic_file, config
 from skipnet_jax.specs import TrainSpec
 
 CONFIG = "config.json"
@@ -197,7 +197,7 @@ def read_lines(file: epath.Path) -> list[dict[str, Any]]:
 
 def write_lines(file: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of such lines anew; an interrupted write leaves the old one."""
-    _replace(file, "".join(json.dumps(record) + "\n" for record in records))
+    atomic_file.write_text(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def append_lines(file: epath.Path, records: Iterable[Mapping[str, Any]], *, before: bytes = b"") -> bytes:
@@ -236,7 +236,7 @@ def read_json(file: epath.Path) -> Any:
 
 def write_json(file: epath.Path, content: Any) -> None:
     """Writes JSON for people to read; an interrupted write leaves the old file."""
-    _replace(file, json.dumps(content, indent=2) + "\n")
+    atomic_file.write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _parse(text: bytes, where: str) -> Any:
@@ -258,18 +258,6 @@ def _read_data(file: epath.Path) -> dict[str, Any]:
 
 def _not_ours(where: str, got: str) -> ValueError:
     return ValueError(f"{where}: got {got}, expected what training wrote. Mend it, or choose another --workdir.")
-
-
-def _replace(file: epath.Path, text: str) -> None:
-    new = file.parent / f".{file.name}.new"
-    if "://" in str(file):
-        new.write_text(text)
-    else:
-        with open(new, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())  # else a loss of power may leave the new name with nothing behind it
-    new.replace(file)
 
 
 def _require_same_run(

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from skipnet_jax import atomic_file
 from skipnet_jax.data.errors import DataError
 
 _CHUNK = 1 << 20
@@ -83,9 +84,7 @@ def write_text(path: str, text: str) -> None:
         with tf.io.gfile.GFile(path, "w") as file:  # an upload is there all at once
             file.write(text)
     else:
-        new = pathlib.Path(f"{path}.new")
-        new.write_text(text)
-        new.replace(path)
+        atomic_file.write_text(path, text)
 
 
 def publish(local: str, path: str) -> None:
@@ -96,7 +95,7 @@ def publish(local: str, path: str) -> None:
         tf.io.gfile.copy(local, path, overwrite=True)
         os.remove(local)
     else:
-        os.replace(local, path)
+        atomic_file.put_in_place(local, path)
 
 
 @contextmanager
