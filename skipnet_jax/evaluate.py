@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from skipnet_jax import checkpoint, details, scoring, sharding, steps
+from skipnet_jax import checkpoint, details, json_files, scoring, sharding, steps
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.data import sources
 from skipnet_jax.interop import workdir_weights
@@ -157,7 +157,7 @@ def _with_known_details(record: dict[str, Any], workdir: epath.Path) -> dict[str
     The same are those that agree in all but the last digits of the losses, and where the workdir lay.
     """
     file = workdir / workdirs.RESULTS
-    earlier = workdirs.read_json(file) if file.exists() else []
+    earlier = json_files.read(file) if file.exists() else []
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
     for other in earlier if isinstance(earlier, list) else []:
         if isinstance(other, dict) and same.items() <= other.items():

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from skipnet_jax import interruption
+from skipnet_jax import interruption, json_files
 from skipnet_jax import workdir as workdirs
 
 LIBRARIES = (
@@ -42,7 +42,7 @@ def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
       done: how many steps are done.
     """
     if jax.process_index() == 0:
-        workdirs.write_lines(workdir / workdirs.EVENTS, read(workdir))  # without a line that kill -9 has torn
+        json_files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # without a line that kill -9 has torn
     _record(workdir, "start", done(), _circumstances())
     why = "finished"
     try:
@@ -58,13 +58,14 @@ def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """All events, in order."""
-    return workdirs.read_lines(epath.Path(workdir) / workdirs.EVENTS)
+    return json_files.read_lines(epath.Path(workdir) / workdirs.EVENTS)
 
 
 def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        left = workdirs.append_lines(workdir / workdirs.EVENTS, [{"time": now, "event": event, "step": step, **facts}])
+        record = {"time": now, "event": event, "step": step, **facts}
+        left = json_files.append_lines(workdir / workdirs.EVENTS, [record])
         if left:
             print(f"warning: no room for the {event} in {workdir / workdirs.EVENTS}", file=sys.stderr)
 

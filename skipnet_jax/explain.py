@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax import preprocessing, scoring, sharding
+from skipnet_jax import json_files, preprocessing, scoring, sharding
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis import gate_maps, gates, heat_maps
 from skipnet_jax.data import sources
@@ -158,7 +158,7 @@ def _write(
         ],
         "single_images": records,
     }
-    workdirs.write_json(folder / NUMBERS, numbers)
+    json_files.write(folder / NUMBERS, numbers)
     print(f"gates of {network} over {images}: written to {folder}", flush=True)
 
 

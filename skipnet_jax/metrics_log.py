@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from skipnet_jax import json_files
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.wandb_log import WandbLog
 
@@ -31,7 +32,7 @@ class MetricsLog:
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
         if unevaluated:
             kept = [line for line in kept if line["step"] < step or not any(name.startswith("test/") for name in line)]
-        workdirs.write_lines(self._file, kept)
+        json_files.write_lines(self._file, kept)
         self._tensorboard = TensorBoardFiles(workdir / workdirs.TENSORBOARD)
         self._wandb = WandbLog(workdir, wandb_project, kept) if wandb_project else None
 
@@ -43,14 +44,14 @@ class MetricsLog:
           scalars: by name; train/ and test/ tell the data. JSON has no NaN: what is not finite becomes null.
         """
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._waiting = workdirs.append_lines(self._file, [line], before=self._waiting)
+        self._waiting = json_files.append_lines(self._file, [line], before=self._waiting)
         self._tensorboard.write(step, scalars)
         if self._wandb is not None:
             self._wandb.write(line)
 
     def close(self) -> None:
         """Writes what is still buffered."""
-        self._waiting = workdirs.append_lines(self._file, [], before=self._waiting)
+        self._waiting = json_files.append_lines(self._file, [], before=self._waiting)
         self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.close()

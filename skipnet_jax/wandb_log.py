@@ -21,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from skipnet_jax import json_files
 from skipnet_jax import workdir as workdirs
 
 INIT_SECONDS, FINISH_SECONDS = 30.0, 60.0  # that a run waits for W&B, at most
@@ -85,10 +86,10 @@ class WandbLog:
             self._give_up(error)
 
     def _read_state(self, project: str) -> dict[str, Any]:
-        state = workdirs.read_json(self._file) if self._file.exists() else {}
+        state = json_files.read(self._file) if self._file.exists() else {}
         if state.get("project") != project:
             state = {"project": project, "id": secrets.token_hex(4), "sent": [-1, 0]}
-            workdirs.write_json(self._file, state)
+            json_files.write(self._file, state)
         return state
 
     def _open(self, workdir: epath.Path) -> Any:
@@ -108,7 +109,7 @@ class WandbLog:
             resume="allow",
             name=workdir.name,
             dir=str(workdir) if local else None,
-            config=workdirs.read_json(workdir / workdirs.CONFIG),
+            config=json_files.read(workdir / workdirs.CONFIG),
             allow_val_change=True,  # a run may go on with another config
             settings=settings,
         )
@@ -133,7 +134,7 @@ class WandbLog:
             _, settled = self._on_the_way.popleft()
         if settled:
             self._state["sent"] = settled
-            workdirs.write_json(self._file, self._state)
+            json_files.write(self._file, self._state)
 
     def _give_up(self, error: Exception) -> None:
         self._run = None

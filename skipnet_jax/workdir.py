@@ -18,16 +18,14 @@
 Paths go through epath, so a workdir may lie in a bucket (gs://...).
 """
 
-import errno
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import jax
 from etils import epath
 
-from skipnet_jax import atomic_file, config
+from skipnet_jax import config, json_files
 from skipnet_jax.specs import TrainSpec
 
 CONFIG = "config.json"
@@ -90,7 +88,7 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / CONFIG, stored)
+            json_files.write(workdir / CONFIG, stored)
         except OSError as error:
             raise ValueError(
                 f"--workdir: got {workdir}, which cannot be written ({error.strerror or error}), expected a folder "
@@ -107,7 +105,7 @@ def remember(workdir: epath.Path, spec: TrainSpec) -> None:
       spec: that `open_for_training` was given.
     """
     if jax.process_index() == 0:
-        write_json(workdir / CONFIG, config.to_dict(spec))
+        json_files.write(workdir / CONFIG, config.to_dict(spec))
 
 
 def read_spec(path: epath.PathLike) -> TrainSpec:
@@ -121,7 +119,7 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         raise ValueError(
             f"--workdir: got {path}, which has no {CONFIG}, expected a run's workdir. Give the --workdir of a run."
         )
-    content = read_json(file)
+    content = json_files.read(file)
     try:
         return config.from_dict(content, may_be_older=True)
     except ValueError as error:
@@ -150,7 +148,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
                     f"{_shortened(before[name])}. Give the data of that run (--config.data.dir), or another --workdir."
                 )
     elif jax.process_index() == 0:
-        write_json(workdir / DATA, now)
+        json_files.write(workdir / DATA, now)
 
 
 def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
@@ -168,96 +166,31 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     """
     same = ("data", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
-    records = read_json(file) if file.exists() else []
+    records = json_files.read(file) if file.exists() else []
     if not isinstance(records, list) or not all(isinstance(other, dict) for other in records):
-        raise _not_ours(str(file), "no list of results")
+        raise json_files.not_ours(str(file), "no list of results")
     kept = [other for other in records if any(other.get(name) != record[name] for name in same)]
-    write_json(file, [*kept, dict(record)])
+    json_files.write(file, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl, in order; none where there is no file."""
     file = epath.Path(path) / METRICS
-    lines = read_lines(file)
+    lines = json_files.read_lines(file)
     for number, line in enumerate(lines, 1):
         if type(line.get("step")) is not int:
-            raise _not_ours(f"{file}, line {number}", "no step")
+            raise json_files.not_ours(f"{file}, line {number}", "no step")
     return lines
 
 
-def read_lines(file: epath.Path) -> list[dict[str, Any]]:
-    """All lines of a file that `append_lines` wrote. A torn last line (kill -9) is left out."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    records = [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise _not_ours(f"{file}, line {number}", "no JSON object")
-    return records
-
-
-def write_lines(file: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a file of such lines anew; an interrupted write leaves the old one."""
-    atomic_file.write_text(file, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def append_lines(file: epath.Path, records: Iterable[Mapping[str, Any]], *, before: bytes = b"") -> bytes:
-    """Adds lines of JSON to a file; what the disk has no room for is no reason to stop a run.
-
-    Args:
-      records: one per line.
-      before: what an earlier call returned.
-
-    Returns:
-      What could not be written, to be given to the next call; it may begin in the middle of a line.
-    """
-    data = before + "".join(json.dumps(record) + "\n" for record in records).encode()
-    if "://" in str(file):  # TensorFlow's files do not say how much they have taken
-        with file.open("ab") as stream:
-            stream.write(data)
-        return b""
-    try:
-        with open(file, "ab", buffering=0) as stream:
-            while data:  # without a buffer it is known how much went in before the disk was full
-                data = data[stream.write(data) :]
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-    return data
-
-
-def read_json(file: epath.Path) -> Any:
-    """Reads a file that `write_json` wrote.
-
-    Raises:
-      ValueError: it holds something else by now.
-    """
-    return _parse(file.read_bytes(), str(file))
-
-
-def write_json(file: epath.Path, content: Any) -> None:
-    """Writes JSON for people to read; an interrupted write leaves the old file."""
-    atomic_file.write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def _parse(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of too many digits, too deep
-        raise _not_ours(where, f"no valid JSON ({error})") from error
-
-
 def _read_data(file: epath.Path) -> dict[str, Any]:
-    content = read_json(file)
+    content = json_files.read(file)
     names = content.get("class_names") if isinstance(content, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _not_ours(str(file), "no class_names")
+        raise json_files.not_ours(str(file), "no class_names")
     if type(content.get("training_images")) is not int:
-        raise _not_ours(str(file), "no training_images")
+        raise json_files.not_ours(str(file), "no training_images")
     return content
-
-
-def _not_ours(where: str, got: str) -> ValueError:
-    return ValueError(f"{where}: got {got}, expected what training wrote. Mend it, or choose another --workdir.")
 
 
 def _require_same_run(

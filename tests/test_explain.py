@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from matplotlib import image
 
-from skipnet_jax import checkpoint, config, explain, workdir
+from skipnet_jax import checkpoint, config, explain, json_files
 from skipnet_jax.models import create_model
 
 
@@ -27,8 +27,8 @@ def make_run(path, name):
     model = create_model(**dataclasses.asdict(spec.model))
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), train=False)
     path.mkdir()
-    workdir.write_json(epath.Path(path / "config.json"), config.to_dict(spec))
-    workdir.write_json(epath.Path(path / "data.json"), {"class_names": ["0", "1"], "training_images": 288})
+    json_files.write(epath.Path(path / "config.json"), config.to_dict(spec))
+    json_files.write(epath.Path(path / "data.json"), {"class_names": ["0", "1"], "training_images": 288})
     with checkpoint.open_manager(path / "checkpoints") as manager:
         checkpoint.save(manager, 0, {"step": jnp.zeros((), jnp.int32), **variables}, {"accuracy": 0.5})
     return path

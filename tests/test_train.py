@@ -14,6 +14,7 @@ from skipnet_jax import (
     config,
     events,
     interruption,
+    json_files,
     models,
     saver,
     scoring,
@@ -398,10 +399,10 @@ def test_goes_on_only_with_the_same_data(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(spec, tmp_path)
     file = workdir.locate(tmp_path) / workdir.DATA
-    record = workdir.read_json(file)
+    record = json_files.read(file)
     assert record == {"class_names": list("0123456789"), "training_images": 1437}
     for name, other in {"training_images": 1436, "class_names": list("1023456789")}.items():
-        workdir.write_json(file, record | {name: other})
+        json_files.write(file, record | {name: other})
         with pytest.raises(ValueError, match=rf"on other data: got {name} .*, expected .*--config\.data\.dir"):
             train.train_and_evaluate(spec, tmp_path)
 

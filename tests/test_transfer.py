@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import checkpoint, sharding, steps, transfer, workdir
+from skipnet_jax import checkpoint, json_files, sharding, steps, transfer, workdir
 from skipnet_jax.interop import workdir_weights
 
 MESH = sharding.make_mesh()
@@ -36,7 +36,7 @@ def source(tmp_path):
     def make(state, names=NAMES):
         path = tmp_path / "source"
         path.mkdir()
-        workdir.write_json(workdir.locate(path) / workdir.DATA, {"class_names": list(names), "training_images": 9})
+        json_files.write(workdir.locate(path) / workdir.DATA, {"class_names": list(names), "training_images": 9})
         with checkpoint.open_manager(path / workdir.CHECKPOINTS) as manager:
             checkpoint.save(manager, 5, state, {"accuracy": 0.5, "epoch": 1})
         return str(path)

@@ -1,7 +1,6 @@
 import dataclasses
 
 import pytest
-from etils import epath
 
 from skipnet_jax import specs, workdir
 
@@ -107,11 +106,3 @@ def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
     (tmp_path / workdir.METRICS).write_text('{"step": 1}\n{"step":\n{"st')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: got no valid JSON"):
         workdir.read_metrics(tmp_path)
-
-
-def test_lines_that_find_no_room_wait_for_the_next_call(tmp_path):
-    left = workdir.append_lines(epath.Path("/dev/full"), [{"step": 1}])
-    assert left == b'{"step": 1}\n'
-    file = epath.Path(tmp_path) / "lines"
-    assert workdir.append_lines(file, [{"step": 2}], before=left) == b""
-    assert workdir.read_lines(file) == [{"step": 1}, {"step": 2}]

@@ -23,8 +23,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
+from skipnet_jax import json_files, workdir
 from skipnet_jax import preprocessing as preprocess
-from skipnet_jax import workdir
 from skipnet_jax.exports import onnx_graph, saved_model
 from skipnet_jax.interop import checkpoint_files, torch_weights
 from skipnet_jax.models import create_model
@@ -114,7 +114,7 @@ def read_record(folder: epath.Path) -> dict[str, Any]:
             f"{folder}: got no {RECORD}, expected an exported folder. Make one: python -m skipnet_jax.main "
             f"--mode=export --workdir=WORKDIR --format=onnx."
         )
-    record = workdir.read_json(file)
+    record = json_files.read(file)
     whole = isinstance(record, dict) and isinstance(record.get("network"), dict) and "name" in record["network"]
     if not whole or record.get("format") not in NEEDS:
         raise ValueError(f"{file}: got other JSON, expected what an export wrote. Export the network again.")

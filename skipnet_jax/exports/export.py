@@ -25,6 +25,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from skipnet_jax import checkpoint as checkpoints
+from skipnet_jax import json_files
 from skipnet_jax import preprocessing as preprocess
 from skipnet_jax import workdir as workdirs
 from skipnet_jax.data import pipeline, sources
@@ -110,9 +111,9 @@ def export_workdir(
         network = artifacts.in_float32(source.network)
         _WRITERS[format](source, network, folder)
         (folder / preprocess.FILE).write_text(source.network.preprocessing.to_json())
-        workdirs.write_json(epath.Path(folder / artifacts.RECORD), record)
+        json_files.write(epath.Path(folder / artifacts.RECORD), record)
         record |= {"compared_on": told} | _compare(network, folder, images)
-        workdirs.write_json(epath.Path(folder / artifacts.RECORD), record)
+        json_files.write(epath.Path(folder / artifacts.RECORD), record)
     written = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     print(
         f"{source.model.name} at step {source.step} ({record['weights']}) as {format}, {written / 1e6:.1f} MB: largest "
@@ -176,8 +177,8 @@ def _write_orbax(source: Source, network: Predictor, folder: pathlib.Path) -> No
         if (source.workdir / name).exists():
             (folder / name).write_bytes((source.workdir / name).read_bytes())
     if source.data is not None:
-        config = workdirs.read_json(source.workdir / workdirs.CONFIG) | {"ema_decay": 0.0}
-        workdirs.write_json(epath.Path(folder / workdirs.CONFIG), config)
+        config = json_files.read(source.workdir / workdirs.CONFIG) | {"ema_decay": 0.0}
+        json_files.write(epath.Path(folder / workdirs.CONFIG), config)
     variables = {"params": {}, "batch_stats": {}} | source.network.variables
     state = {"step": jnp.asarray(source.step, jnp.int32), **variables}
     with checkpoints.open_manager(epath.Path(folder / workdirs.CHECKPOINTS)) as manager:

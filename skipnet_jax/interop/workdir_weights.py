@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from skipnet_jax import checkpoint, workdir
+from skipnet_jax import checkpoint, json_files, workdir
 from skipnet_jax.interop.torch_weights import variable_shapes
 from skipnet_jax.models import model_info
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
@@ -66,7 +66,7 @@ def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> 
         directory.mkdir(parents=True, exist_ok=True)
         with checkpoint.open_manager(directory / workdir.CHECKPOINTS) as manager:
             checkpoint.save(manager, 0, state, NO_RESULTS)
-        workdir.write_json(directory / MODEL, dataclasses.asdict(origin))
+        json_files.write(directory / MODEL, dataclasses.asdict(origin))
     except OSError as error:
         raise ValueError(
             f"--workdir: got {path}, which cannot be written ({error.strerror or error}), expected a folder that can."
@@ -132,7 +132,7 @@ def load(path: epath.PathLike, which: str = "best") -> tuple[str, dict[str, Any]
 
 def _read_network(file: epath.Path) -> tuple[str, int]:
     """Name and number of classes, of model.json."""
-    told = workdir.read_json(file)
+    told = json_files.read(file)
     if not isinstance(told, dict) or type(told.get("name")) is not str or type(told.get("num_classes")) is not int:
         raise ValueError(
             f"{file}: got no name and num_classes of a network, expected what scripts/convert_torch.py writes. Convert "
