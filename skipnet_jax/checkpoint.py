@@ -8,7 +8,7 @@ names what does not fit.
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,10 +17,8 @@ from jax.experimental import multihost_utils
 from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from skipnet_jax import atomic_file, integrity
+from skipnet_jax import atomic_file, integrity, misfits
 from skipnet_jax.integrity import PROGRESS, STATE, DamagedError
-
-NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
 
 
 def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -143,11 +141,11 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
       ValueError: the checkpoint is of another network.
       DamagedError: it cannot be read.
     """
-    stored = _shapes(_stored_tree(manager, step))
-    expected = _shapes(target)
+    stored = misfits.shapes(_stored_tree(manager, step))
+    expected = misfits.shapes(target)
     fields = {path.split("/")[0] for path in expected}
     stored = {path: shape for path, shape in stored.items() if path.split("/")[0] in fields}
-    _require_fit(str(manager.directory / str(step)), stored, expected)
+    misfits.require_none(str(manager.directory / str(step)), stored, expected)
     arguments = ocp.args.PyTreeRestore(
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
@@ -192,20 +190,6 @@ def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
-def misfit_lines(misfits: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line of an error for each kind of misfit that there is, which names the first few arrays.
-
-    Args:
-      misfits: kind -> names of arrays.
-    """
-    lines = []
-    for kind, names in misfits.items():
-        if names:
-            more = f", and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-            lines.append(f"  {kind}: {', '.join(names[:NAMED_AT_MOST])}{more}")
-    return lines
-
-
 def _add_results(manager: ocp.CheckpointManager, step: int, metrics: Mapping[str, float | int]) -> None:
     manager.wait_until_finished()
     file = manager.directory / str(step) / integrity.METRICS / integrity.METRICS
@@ -242,7 +226,7 @@ def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
         tree = manager.item_metadata(step)[STATE].tree
         if not isinstance(tree, dict):
             raise TypeError(f"{STATE} is no dict")
-        _shapes(tree)
+        misfits.shapes(tree)
         return tree
     except Exception as error:  # whatever Orbax makes of a damaged file
         raise _damaged(manager, step, error) from error
@@ -265,30 +249,3 @@ def _damaged(manager: ocp.CheckpointManager, step: int, error: Exception) -> Dam
         f"write leaves. Run the training command again: it puts such a checkpoint aside.",
         f"it cannot be read: {reason}",
     )
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """Path of every array: its type and shape, as in float32[3, 2]."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }
-
-
-def _require_fit(name: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    misfits = {
-        "missing in the checkpoint": sorted(expected.keys() - stored.keys()),
-        "unknown to the network": sorted(stored.keys() - expected.keys()),
-        "different": [
-            f"{path} (got {stored[path]}, expected {expected[path]})"
-            for path in sorted(stored.keys() & expected.keys())
-            if stored[path] != expected[path]
-        ],
-    }
-    lines = misfit_lines(misfits)
-    if lines:
-        raise ValueError(
-            "\n".join([f"{name}: got a checkpoint of another network, expected one of this config's.", *lines])
-            + "\n  Use the config that made it, or another --workdir."
-        )

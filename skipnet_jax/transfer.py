@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from skipnet_jax import checkpoint, sharding, workdir
+from skipnet_jax import checkpoint, misfits, sharding, workdir
 from skipnet_jax.steps import TrainState
 
 _Arrays = dict[tuple[str, ...], Any]
@@ -113,7 +113,7 @@ def _require_fit(source: str, stored: _Arrays, own: _Arrays, other_classes: bool
             for path in sorted(differ - fresh)
         ),
     }
-    lines = checkpoint.misfit_lines(problems)
+    lines = misfits.lines(problems)
     if lines:
         raise ValueError(
             "\n".join([f"init_from: got {source}, whose network is another one, expected this run's.", *lines])
