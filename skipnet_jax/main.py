@@ -44,10 +44,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from skipnet_jax import config, interruption
+from skipnet_jax import config, interruption, libraries
 from skipnet_jax.data import sources, storage
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
@@ -155,23 +154,21 @@ def _check_flags(argv: Sequence[str]) -> None:
 
 
 def _dispatch() -> None:
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell every move, and pages of what they then raise
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a full disk, once per array
+    libraries.quieten_orbax()
+    libraries.quieten_tensorflow(level=2)  # its warnings of a damaged image do not say which
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
-    _quieten_tensorflow()
-    _quieten_broken_readings()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)
         sources.require_available(spec.data)  # before the many seconds that the other imports take
         _join_hosts()
-        _hide_accelerators()
+        libraries.hide_accelerators()
         from skipnet_jax.train import train_and_evaluate
 
         train_and_evaluate(spec, WORKDIR.value, allow_change=ALLOW_CHANGE.value)
         return
     _join_hosts()
-    _hide_accelerators()
+    libraries.hide_accelerators()
     if MODE.value == "evaluate":
         from skipnet_jax.evaluate import evaluate_workdir
 
@@ -200,34 +197,6 @@ def _join_hosts() -> None:
         from skipnet_jax import hosts
 
         hosts.join(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value, workdir=WORKDIR.value)
-
-
-def _quieten_tensorflow() -> None:
-    """Keeps TensorFlow off the screen; before it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its warnings of a damaged image do not say which
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
-
-
-def _quieten_broken_readings() -> None:
-    """Keeps thousands of lines off the screen, among which nobody would see ours: those of a damaged checkpoint.
-
-    When the first array cannot be read, Orbax drops the readings of the others, and Python tells each one's error.
-    """
-    otherwise = sys.unraisablehook
-
-    def tell(unraisable: Any) -> None:
-        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
-            otherwise(unraisable)
-
-    sys.unraisablehook = tell
-
-
-def _hide_accelerators() -> None:
-    """Keeps TensorFlow, which only reads data here, off the accelerators."""
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], kind)
 
 
 def _is_distributed() -> bool:

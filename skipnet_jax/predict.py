@@ -230,17 +230,14 @@ def _images_below(folder: str) -> Iterator[str]:
 
 
 def _load(arguments: argparse.Namespace) -> "Classifier":
-    # Before TensorFlow is imported: it tells of bad images its own way.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from absl import logging as absl_logging
 
+    from skipnet_jax import libraries
+
+    libraries.quieten_tensorflow(level=3)  # it tells of bad images its own way
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
-    import tensorflow as tf
-
-    for kind in ("GPU", "TPU"):  # it only decodes here
-        tf.config.set_visible_devices([], kind)
+    libraries.hide_accelerators()
     if arguments.artifact:
         from skipnet_jax.exports import artifacts
 

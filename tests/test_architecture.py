@@ -49,6 +49,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "nonfinite": set(),
     "steps": {"backend", "specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
     "backend": set(),
+    "libraries": set(),
     "atomic_file": set(),
     "integrity": set(),
     "misfits": set(),
@@ -63,7 +64,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     "progress": {"specs", "steps", "scoring", "metrics_log"},
     "preprocessing": {"specs", "data"},
     "predictor": {"specs", "models", "checkpoint", "workdir", "mixing", "interop", "preprocessing"},
-    "predict": {"data", "predictor", "exports", "preprocessing"},
+    "predict": {"libraries", "data", "predictor", "exports", "preprocessing"},
     "explain": {*_LAYERS, "scoring", "preprocessing", "predictor", "workdir", "json_files", "analysis", "interop"},
     "transfer": {*_LAYERS, "misfits", "workdir"},
     "interruption": set(),
@@ -80,6 +81,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
     # data: to tell within seconds, before anything heavy is imported, that there is none
     "main": {
         "backend",
+        "libraries",
         "specs",
         "config",
         "workdir",
@@ -129,19 +131,20 @@ ALLOWED_LIBRARIES: dict[str, set[str]] = {
     "metrics_log": {"etils", "clu"},
     "preprocessing": {"numpy", "jaxtyping"},
     "predictor": {*_CORE, "etils"},
-    "predict": {"absl", "numpy", "tensorflow", "tqdm"},
+    "predict": {"absl", "numpy", "tqdm"},
     "explain": {*_CORE, "etils"},
     "progress": {*_CORE, "absl", "etils", "tqdm"},
     "transfer": {*_CORE, "etils"},
     "interruption": set(),
     "backend": set(),
+    "libraries": {"absl", "tensorflow"},
     "hosts": {"jax", "numpy", "etils"},
     "events": {"jax", "etils"},
     "recovery": {*_CORE, "etils", "orbax"},
     "saver": {*_CORE, "etils"},
     "divergence": {*_CORE, "etils"},
     "train": {*_CORE, "absl", "clu", "etils", "orbax"},
-    "main": {"absl", "jax", "ml_collections", "tensorflow"},
+    "main": {"absl", "jax", "ml_collections"},
 }
 
 OPTIONAL = {"jinja2", "onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras

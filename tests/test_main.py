@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
@@ -93,16 +92,6 @@ def test_what_surfaces_from_a_library_keeps_its_trace(dispatch):
     dispatch(lambda: workdir.read_spec(None))  # a bug below a line of the project
     with pytest.raises(TypeError):
         main.main(["main"])
-
-
-def test_of_readings_that_break_off_nothing_is_told_and_of_other_bugs_all(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
-    main._quieten_broken_readings()
-    dropped = RuntimeError("Event loop is closed"), Exception("Encountered error while reading array index: (0). See")
-    for error in (*dropped, RuntimeError("another")):
-        sys.unraisablehook(types.SimpleNamespace(exc_value=error))
-    assert [str(unraisable.exc_value) for unraisable in told] == ["another"]
 
 
 def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
