@@ -30,11 +30,6 @@ def train_and_evaluate(
 ) -> dict[str, float | int]:
     """Trains a network, or goes on where an earlier call with this workdir was interrupted.
 
-    The order of operations: step; every `log_every_steps`, and at the end of an epoch, fetch the numbers, check them,
-    write them; at the end of an epoch evaluate on the test images, check, write. Then, if it is time or a signal has
-    come, check the state and save. So nothing that is not finite is ever saved. Between two fetches the device runs
-    ahead of the host. A step that an earlier call has saved without its evaluation begins with that.
-
     Args:
       spec: TrainSpec, or the ConfigDict of a recipe.
       workdir: `workdir.py` lists what it will hold.
@@ -61,86 +56,95 @@ def train_and_evaluate(
         complete = _results_if_complete(saver.manager, spec, mesh)
         if complete:
             _draw(workdir)
-            _finish("complete already", complete, workdir)
-            return complete
+        results = complete or _train(spec, workdir, saver, mesh)
+    _finish("complete already" if complete else "finished", results, workdir)
+    return results
 
-        train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
-        _require_fit(spec, train_source, mesh)
-        workdirs.require_same_data(
-            workdir,
-            class_names=train_source.class_names,
-            training_images=train_source.num_examples,
-            started=saver.manager.latest_step() is not None,
+
+def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> dict[str, float | int]:
+    """Makes the steps that are left; the results of the last epoch.
+
+    The order of operations: step; every `log_every_steps`, and at the end of an epoch, fetch the numbers, check them,
+    write them; at the end of an epoch evaluate on the test images, check, write. Then, if it is time or a signal has
+    come, check the state and save. So nothing that is not finite is ever saved. Between two fetches the device runs
+    ahead of the host. A step that an earlier call has saved without its evaluation begins with that.
+    """
+    train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
+    _require_fit(spec, train_source, mesh)
+    workdirs.require_same_data(
+        workdir,
+        class_names=train_source.class_names,
+        training_images=train_source.num_examples,
+        started=saver.manager.latest_step() is not None,
+    )
+    steps_per_epoch = train_source.num_examples // spec.batch_size
+    total = spec.epochs * steps_per_epoch
+    state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
+    state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
+    evaluated = saver.manager.metrics(start) is not None  # then nothing of the epoch is left to be told
+    unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
+    _require_left(start + 1 - unevaluated, total, steps_per_epoch)
+    workdirs.remember(workdir, spec)
+
+    def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        return pipeline.train_batches(
+            train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **share
         )
-        steps_per_epoch = train_source.num_examples // spec.batch_size
-        total = spec.epochs * steps_per_epoch
-        state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
-        state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
-        evaluated = saver.manager.metrics(start) is not None  # then nothing of the epoch is left to be told
-        unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
-        _require_left(start + 1 - unevaluated, total, steps_per_epoch)
-        workdirs.remember(workdir, spec)
 
-        def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
-            share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-            return pipeline.train_batches(
-                train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **share
-            )
-
-        guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
-        progress = Progress(
-            workdir,
-            start=start,
-            total=total,
-            steps_per_epoch=steps_per_epoch,
-            carried=None if evaluated else carried,
-            unevaluated=unevaluated,
-            wandb_project=spec.wandb_project,
-        )
-        _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
-        if start:
-            progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
-        elif spec.init_from:
-            state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
-            progress.say(str(taken))
-        batches = batches_from(start)
-        with (
-            contextlib.ExitStack() as last,
-            events.recorded(workdir, lambda: progress.done),
-            interruption.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as signals,
-        ):
-            last.callback(_draw, workdir)
-            last.callback(progress.close)
-            for step in range(start if unevaluated else start + 1, total + 1):
-                results: dict[str, float | int] = {}
-                at_end = step % steps_per_epoch == 0
-                fetch = at_end or step % spec.log_every_steps == 0
-                if step > start:
-                    state, sums = train_step(state, sharding.to_global(next(batches), mesh))
-                    progress.step(sums)
-                    signals.agree()
-                    if fetch:
-                        guard.check_steps(progress.fetch(), step)
-                if at_end:
-                    with contextlib.suppress(interruption.Requested):
-                        signals.check()
-                        results = scoring.evaluate_state(eval_step, state, test_source, spec, mesh, check=signals.check)
-                if results:
-                    guard.check_results(results, step)
-                    progress.epoch(results)
-                    results["epoch"] = step // steps_per_epoch
-                by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
-                stopping = signals.number  # asked once a step: a signal that comes after this is the next one's
-                if by_epoch or stopping or saver.due(fetched=fetch):
-                    snapshot = progress.snapshot()
-                    guard.check_steps(snapshot["window"], step)
-                    guard.check_state(state, step)
-                    saver.save(step, state, snapshot, results or None)
-                saver.poll()
-                if stopping and not (results and step == total):
-                    raise _stopped(signals, step, total, saver, steps_per_epoch)
-            _require_saved(saver)
-    _finish("finished", results, workdir)
+    guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
+    progress = Progress(
+        workdir,
+        start=start,
+        total=total,
+        steps_per_epoch=steps_per_epoch,
+        carried=None if evaluated else carried,
+        unevaluated=unevaluated,
+        wandb_project=spec.wandb_project,
+    )
+    _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
+    if start:
+        progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
+    elif spec.init_from:
+        state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
+        progress.say(str(taken))
+    batches = batches_from(start)
+    with (
+        contextlib.ExitStack() as last,
+        events.recorded(workdir, lambda: progress.done),
+        interruption.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as signals,
+    ):
+        last.callback(_draw, workdir)
+        last.callback(progress.close)
+        for step in range(start if unevaluated else start + 1, total + 1):
+            results: dict[str, float | int] = {}
+            at_end = step % steps_per_epoch == 0
+            fetch = at_end or step % spec.log_every_steps == 0
+            if step > start:
+                state, sums = train_step(state, sharding.to_global(next(batches), mesh))
+                progress.step(sums)
+                signals.agree()
+                if fetch:
+                    guard.check_steps(progress.fetch(), step)
+            if at_end:
+                with contextlib.suppress(interruption.Requested):
+                    signals.check()
+                    results = scoring.evaluate_state(eval_step, state, test_source, spec, mesh, check=signals.check)
+            if results:
+                guard.check_results(results, step)
+                progress.epoch(results)
+                results["epoch"] = step // steps_per_epoch
+            by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
+            stopping = signals.number  # asked once a step: a signal that comes after this is the next one's
+            if by_epoch or stopping or saver.due(fetched=fetch):
+                snapshot = progress.snapshot()
+                guard.check_steps(snapshot["window"], step)
+                guard.check_state(state, step)
+                saver.save(step, state, snapshot, results or None)
+            saver.poll()
+            if stopping and not (results and step == total):
+                raise _stopped(signals, step, total, saver, steps_per_epoch)
+        _require_saved(saver)
     return results
 
 
