@@ -21,9 +21,8 @@ of an earlier start.
 
     python scripts/benchmark.py init --models=skip_resnet50,skip_resnet101
 
-`init` times the first initialisation of a network in a fresh process, nothing compiled before: through
-`lazy_init`, which only runs the initialisers (the trainer's way), through `init` as it is, and through `init` under
-`jax.jit`. Seconds, medians.
+`init` times the first initialisation of a network in a fresh process, nothing compiled before: by `init_variables` (the
+trainer's way), by Flax's `lazy_init`, by `init` as it is, and by `init` under `jax.jit`. Seconds, medians.
 
     python scripts/benchmark.py input --folder=DIR
 

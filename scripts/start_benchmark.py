@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from scripts import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-WAYS = ("lazy_init", "init", "jit")
+WAYS = ("init_variables", "lazy_init", "init", "jit")
 PARTS = ("import", "init", "trace and lower", "compile", "first step", "whole process")
 CACHES = {"empty": "cold", "filled": "again"}  # of compiled programs
 
@@ -35,12 +35,14 @@ def time_init(name: str, way: str) -> float:
     import jax
     import jax.numpy as jnp
 
-    from skipnet_jax.models import create_model, model_info
+    from skipnet_jax.models import create_model, init_variables, model_info
 
     size, model, key = model_info(name).image_size, create_model(name), jax.random.key(0)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     start = time.perf_counter()
-    if way == "lazy_init":
+    if way == "init_variables":
+        variables = init_variables(model, key, size)
+    elif way == "lazy_init":
         variables = model.lazy_init(key, images, train=False)
     elif way == "init":
         variables = model.init(key, jnp.zeros(images.shape), train=False)

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from skipnet_jax import objectives
+from skipnet_jax.optim.norm import global_norm
 
 Apply = Callable[..., Any]  # as of `nn.Module.apply`, in training: (variables, images, rngs=) -> (logits, updates)
 
@@ -110,4 +111,4 @@ def uphill(params: PyTree, grads: PyTree, rho: float) -> PyTree:
 
     Source: Foret et al., Sharpness-Aware Minimization (ICLR 2021), equation 2.
     """
-    return optax.tree.add_scale(params, rho / (optax.tree.norm(grads) + SAM_EPSILON), grads)
+    return optax.tree.add_scale(params, rho / (global_norm(grads) + SAM_EPSILON), grads)

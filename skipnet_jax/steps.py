@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from skipnet_jax import backend, gradients, mixing, nonfinite, objectives, sharding
+from skipnet_jax.models import init_variables
+from skipnet_jax.optim.norm import global_norm
 from skipnet_jax.specs import TrainSpec
 
 Batch = dict[str, Shaped[Array, "..."]]
@@ -60,16 +62,12 @@ def init_state(
 ) -> TrainState:
     """A network that has not seen anything, replicated over the mesh.
 
-    Only the initialisers run, one by one; the forward pass is traced for shapes. The initialisation of a deep gated
-    network as one program compiles for half a minute on a CPU.
-
     Args:
       image_size: side of the square images, in pixels.
       seed: of the initial numbers.
       average: keep a moving average.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
-    variables = model.lazy_init(jax.random.key(seed), images, train=False)
+    variables = init_variables(model, jax.random.key(seed), image_size)
     return start_from(variables, optimizer, mesh=mesh, average=average)
 
 
@@ -259,7 +257,7 @@ def update(
         return gradients.in_parts(spec.accumulate_steps, apply, params, batch_stats, images, targets, key)
 
     first = last = run(state.params, state.batch_stats)
-    metrics = {"loss": jnp.sum(first.losses), "grad_norm": optax.tree.norm(first.grads)}
+    metrics = {"loss": jnp.sum(first.losses), "grad_norm": global_norm(first.grads)}
     if spec.optim.name == "sam":
         last = run(gradients.uphill(state.params, first.grads, spec.optim.rho), first.batch_stats)
         metrics["loss_uphill"] = jnp.sum(last.losses)

@@ -45,7 +45,7 @@ ALLOWED_PARTS: dict[str, set[str]] = {
         *("data", "interop", "predictor", "preprocessing"),
     },
     "config": {"specs"},
-    "gradients": {"specs", "objectives"},
+    "gradients": {"specs", "objectives", "optim"},
     "nonfinite": set(),
     "steps": {"backend", "specs", "models", "optim", "mixing", "objectives", "gradients", "nonfinite", "sharding"},
     "backend": set(),

@@ -13,7 +13,6 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 
 from skipnet_jax.interop.torch_weights import (
     LEAVES,
@@ -24,7 +23,7 @@ from skipnet_jax.interop.torch_weights import (
     translate,
     variable_shapes,
 )
-from skipnet_jax.models import create_model, model_info
+from skipnet_jax.models import create_model, init_variables, model_info
 from skipnet_jax.models.junctions import JUNCTIONS
 from skipnet_jax.models.network import Plan
 from skipnet_jax.models.zoo import find
@@ -234,8 +233,7 @@ def _block_names(plan: Plan, naming: Naming) -> dict[str, str]:
 
 
 def _initial(name: str, num_classes: int, seed: int) -> dict[Path, jax.Array]:
-    """What a new network starts from; only the initialisers run, and the forward pass is traced for shapes."""
-    size = model_info(name).image_size
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    """What a new network starts from."""
     model = create_model(name, num_classes=num_classes)
-    return flax.traverse_util.flatten_dict(model.lazy_init(jax.random.key(seed), images, train=False))
+    variables = init_variables(model, jax.random.key(seed), model_info(name).image_size)
+    return flax.traverse_util.flatten_dict(variables)

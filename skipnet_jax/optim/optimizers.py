@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from skipnet_jax.optim.norm import global_norm
 from skipnet_jax.specs import OptimSpec
 
 # Kernels of convolutions and linear layers, and the table of the static junction. Norms, biases, layer scales and
@@ -81,7 +82,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 
     def clip(grads: PyTree, params: PyTree) -> PyTree:
         del params
-        return optax.tree.scale(jnp.minimum(1, limit / (optax.tree.norm(grads) + CLIP_EPSILON)), grads)
+        return optax.tree.scale(jnp.minimum(1, limit / (global_norm(grads) + CLIP_EPSILON)), grads)
 
     return optax.stateless(clip)
 

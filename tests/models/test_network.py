@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.models import create_model
+from skipnet_jax.models import create_model, init_variables
 from skipnet_jax.models.block import Block, BlockPlan
 from skipnet_jax.models.families.resnet import BasicOperation
 from skipnet_jax.models.junctions import JUNCTIONS
@@ -340,3 +340,20 @@ def test_collections(name):
 def test_float64_has_to_be_enabled():
     with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
         create_model("resnet20", dtype="float64")
+
+
+@pytest.mark.parametrize("name", ["skip_resnet20", "static_resnet20", "skip_convnext_tiny", "swin_tiny"])
+def test_initial_variables_are_those_of_init_and_need_no_forward_pass(name, monkeypatch):
+    model, size = create_model(name, num_classes=CLASSES), 64
+    expected = model.init(jax.random.key(3), images_of(size, size, batch=1), train=False)
+    evaluated = set()
+    evaluate = jax.core.eval_jaxpr
+
+    def spy(jaxpr, *values):
+        evaluated.update(equation.primitive.name for equation in jaxpr.eqns)
+        return evaluate(jaxpr, *values)
+
+    monkeypatch.setattr(jax.core, "eval_jaxpr", spy)
+    variables = init_variables(model, jax.random.key(3), size)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert evaluated == {"random_fold_in", "random_unwrap", "pure_callback", "broadcast_in_dim"}

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from skipnet_jax.models.ops.memory import in_memory, materialize, wide
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once for all gates of a shape
 def gated_sum(
     logits: Float[Array, "b n1 c"],
     y: Float[Array, "b h w c"],
@@ -28,6 +28,11 @@ def gated_sum(
       weigh_branch: False = y as it is, whatever its logit.
       relu: False = the sum as it is.
     """
+    return _gated_sum(logits, y, states, weigh_branch, relu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _gated_sum(logits: Array, y: Array, states: tuple[Array, ...], weigh_branch: bool, relu: bool) -> Array:
     branch, weights = (each.astype(y.dtype) for each in gate_weights(logits))
     out = y * _per_pixel(branch) if weigh_branch else y
     out = out + sum(state * _per_pixel(weights[:, k]) for k, state in enumerate(states))
@@ -42,7 +47,7 @@ def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], F
 def _gated_sum_forward(
     logits: Array, y: Array, states: tuple[Array, ...], weigh_branch: bool, relu: bool
 ) -> tuple[Array, tuple[Array, tuple[Array, ...], Array]]:
-    out = materialize(gated_sum(logits, y, states, weigh_branch, relu))
+    out = materialize(_gated_sum(logits, y, states, weigh_branch, relu))
     return out, (logits, states, out)
 
 
@@ -68,7 +73,7 @@ def _gated_sum_backward(
     return dlogits, dy, tuple(dout * _per_pixel(rounded[:, k]) for k in range(len(states)))
 
 
-gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
+_gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
 
 
 def _per_pixel(weight: Array) -> Array:

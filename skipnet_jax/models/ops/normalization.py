@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from skipnet_jax.models.ops.memory import wide
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.jit, static_argnums=3)  # traced once for all layers of a shape
 def normalize(
     x: Float[Array, "g *b c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
 ) -> tuple[Float[Array, "g *b c"], Float[Array, "g c"], Float[Array, "g c"]]:
@@ -21,6 +21,11 @@ def normalize(
     Returns:
       The normalised x; mean and variance of each group, which take no gradient.
     """
+    return _normalize(x, scale, bias, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
     return _normalize_forward(x, scale, bias, epsilon)[0]
 
 
@@ -53,7 +58,7 @@ def _normalize_backward(
     return dx.astype(x.dtype), dscale.sum(over_groups), dbias.sum(over_groups)
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _per_channel(vector: Array, x: Array) -> Array:
