@@ -84,7 +84,7 @@ def start_from(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=jax.jit(optimizer.init)(variables["params"]),  # else one program for every shape
     )
     if average:  # in memory of its own: a buffer that appears twice cannot be donated
         state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, state.variables))
