@@ -50,7 +50,8 @@ def _normalize_backward(
     dy, axes = wide(gradients[0]), tuple(range(1, x.ndim - 1))
     centred = wide(x) - mean
     dbias = dy.sum(axes, keepdims=True)
-    dscale = (dy * centred).sum(axes, keepdims=True) * inverse
+    # Not (dy * centred).sum(): XLA would keep all of `centred` from the forward pass for it, beside x.
+    dscale = ((dy * wide(x)).sum(axes, keepdims=True) - mean * dbias) * inverse
     count = x.size // (x.shape[0] * x.shape[-1])
     factor = _per_channel(scale, x) * inverse
     dx = factor * dy - centred * (factor * inverse * dscale / count) - factor * dbias / count
