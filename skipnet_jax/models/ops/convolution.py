@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.ops.memory import both_in_memory, wide
+from skipnet_jax.models.ops.memory import both_in_memory, in_memory, wide
 
 _DENSE_WIDTH = 32  # channels of the dense convolutions that a grouped one becomes on a CPU; 64 and 128 are slower
+_CACHE = 3 * 2**19  # bytes of images that the gradient of a depthwise kernel reads again and again
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -94,11 +95,17 @@ def _in_dense_parts(stride: int, padding: int, groups: int, x: Array, kernel: Ar
 
 
 def _depthwise(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
-    """A sum of shifted images, each times its row of the kernel: one pass over the output."""
+    """A sum of shifted images, each times its place in the kernel, row by row: of more at once XLA makes copies."""
     del groups
-    shifted = shifted_images(_pad(x, padding), kernel.shape[0], stride)
-    terms = [wide(image) * wide(kernel[i : i + 1, j : j + 1]) for (i, j), image in shifted]
-    return functools.reduce(jnp.add, terms).astype(x.dtype)
+    size = kernel.shape[0]
+    terms = [
+        wide(image) * wide(kernel[i : i + 1, j : j + 1])
+        for (i, j), image in shifted_images(in_memory(_pad(x, padding)), size, stride)
+    ]
+    total = functools.reduce(jnp.add, terms[:size])
+    for row in range(size, size * size, size):
+        total = functools.reduce(jnp.add, terms[row : row + size], in_memory(total))
+    return total.astype(x.dtype)
 
 
 def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
@@ -107,11 +114,20 @@ def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tu
     padded, dy = both_in_memory(_pad(x, padding), dy)
     height, width = dy.shape[1:3]
 
-    def of_row(i: Array) -> Array:  # one after the other: all shifted images at once take much memory
-        rows = lax.dynamic_slice_in_dim(padded, i, height, axis=1)
-        return jnp.stack([(wide(rows[:, :, j : j + width]) * wide(dy)).sum((0, 1, 2)) for j in range(size)])
+    def of_images(images: tuple[Array, Array]) -> Array:
+        padded, dy = images
 
-    return dx, lax.map(of_row, jnp.arange(size)).reshape(kernel.shape).astype(kernel.dtype)
+        def of_row(i: Array) -> Array:
+            rows = lax.dynamic_slice_in_dim(padded, i, height, axis=1)
+            return jnp.stack([(wide(rows[:, :, j : j + width]) * wide(dy)).sum((0, 1, 2)) for j in range(size)])
+
+        return lax.map(of_row, jnp.arange(size))
+
+    # All read the same images size * size times: so many of them at a time as the cache holds.
+    image_bytes = dy[0].size * dy.dtype.itemsize
+    together = max((n for n in range(1, len(dy) + 1) if len(dy) % n == 0 and n * image_bytes <= _CACHE), default=1)
+    padded, dy = (images.reshape(-1, together, *images.shape[1:]) for images in (padded, dy))
+    return dx, lax.map(of_images, (padded, dy)).sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _pad(x: Array, padding: int) -> Array:
