@@ -86,7 +86,7 @@ def leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(OSError):  # the witness is gone
-        _tell_witness("\0")  # last, and without waiting: JAX's threads may end this process until it is over
+        _tell_witness("\0")  # last, and without waiting: until this process is over, JAX's threads may end it
     os._exit(status)
 
 
