@@ -114,20 +114,23 @@ def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tu
     padded, dy = both_in_memory(_pad(x, padding), dy)
     height, width = dy.shape[1:3]
 
-    def of_images(images: tuple[Array, Array]) -> Array:
-        padded, dy = images
+    # All of it is read size * size times: so many lines of the images at a time as the cache holds. Not so many images:
+    # these may be on several devices.
+    line_bytes = dy[:, 0].size * dy.dtype.itemsize
+    lines = max((n for n in range(1, height + 1) if height % n == 0 and n * line_bytes <= _CACHE), default=1)
+
+    def of_lines(first: Array) -> Array:
+        strip = lax.dynamic_slice_in_dim(padded, first, lines + size - 1, axis=1)
+        of_strip = wide(lax.dynamic_slice_in_dim(dy, first, lines, axis=1))
 
         def of_row(i: Array) -> Array:
-            rows = lax.dynamic_slice_in_dim(padded, i, height, axis=1)
-            return jnp.stack([(wide(rows[:, :, j : j + width]) * wide(dy)).sum((0, 1, 2)) for j in range(size)])
+            rows = lax.dynamic_slice_in_dim(strip, i, lines, axis=1)
+            return jnp.stack([(wide(rows[:, :, j : j + width]) * of_strip).sum((0, 1, 2)) for j in range(size)])
 
         return lax.map(of_row, jnp.arange(size))
 
-    # All read the same images size * size times: so many of them at a time as the cache holds.
-    image_bytes = dy[0].size * dy.dtype.itemsize
-    together = max((n for n in range(1, len(dy) + 1) if len(dy) % n == 0 and n * image_bytes <= _CACHE), default=1)
-    padded, dy = (images.reshape(-1, together, *images.shape[1:]) for images in (padded, dy))
-    return dx, lax.map(of_images, (padded, dy)).sum(0).reshape(kernel.shape).astype(kernel.dtype)
+    dkernel = lax.map(of_lines, jnp.arange(0, height, lines)).sum(0)
+    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _pad(x: Array, padding: int) -> Array:
