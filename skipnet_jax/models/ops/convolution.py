@@ -82,7 +82,7 @@ def _native(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> 
 def _in_dense_parts(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
     """A few groups at a time, as a convolution without groups whose kernel is zero between the groups."""
     size, _, inputs, features = kernel.shape
-    together = max((n for n in range(1, groups + 1) if groups % n == 0 and n * inputs <= _DENSE_WIDTH), default=1)
+    together = _divisor(groups, _DENSE_WIDTH // inputs)
     blocks = jnp.eye(together, dtype=kernel.dtype).reshape(1, 1, together, 1, together, 1)
     parts = []
     for x_part, k_part in zip(
@@ -116,8 +116,7 @@ def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tu
 
     # All of it is read size * size times: so many lines of the images at a time as the cache holds. Not so many images:
     # these may be on several devices.
-    line_bytes = dy[:, 0].size * dy.dtype.itemsize
-    lines = max((n for n in range(1, height + 1) if height % n == 0 and n * line_bytes <= _CACHE), default=1)
+    lines = _divisor(height, _CACHE // (dy[:, 0].size * dy.dtype.itemsize))
 
     def of_lines(first: Array) -> Array:
         strip = lax.dynamic_slice_in_dim(padded, first, lines + size - 1, axis=1)
@@ -131,6 +130,11 @@ def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tu
 
     dkernel = lax.map(of_lines, jnp.arange(0, height, lines)).sum(0)
     return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _divisor(number: int, at_most: int) -> int:
+    """The largest divisor within the limit; 1 where there is none."""
+    return max((n for n in range(1, at_most + 1) if number % n == 0), default=1)
 
 
 def _pad(x: Array, padding: int) -> Array:
