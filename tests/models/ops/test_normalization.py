@@ -88,7 +88,7 @@ def test_a_constant_channel_has_a_finite_gradient(dtype, value):
     for array in (out, dx, dscale, dbias):
         assert np.isfinite(np.float64(array)).all()
     np.testing.assert_allclose(np.float64(out[..., 2]), float(bias[2]), rtol=0.01)
-    np.testing.assert_allclose(dscale[2], 0, atol=1e-3)  # rounding, times 1 / sqrt(epsilon)
+    np.testing.assert_allclose(dscale[2], 0, atol=2e-4)  # rounding, times 1 / sqrt(epsilon)
 
 
 def test_a_large_mean_does_not_drown_a_small_variance():
