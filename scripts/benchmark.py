@@ -8,7 +8,7 @@ beside PyTorch.
     python scripts/benchmark.py accelerator
 
 `accelerator` is `step` on a GPU or TPU: bfloat16, 224 px, batch 256, gated networks and plain ones, and PyTorch's on a
-GPU. It has not been run on an accelerator yet.
+GPU.
 
     python scripts/benchmark.py layers --peer=torch
 
@@ -158,9 +158,7 @@ def add_steps(commands: argparse._SubParsersAction) -> None:
     add_effort(step, seconds=2.0, repeats=5)
     step.set_defaults(do=print_step)
 
-    full = commands.add_parser(
-        "accelerator", help="the same on a GPU or TPU, at full size; has not been run on one yet"
-    )
+    full = commands.add_parser("accelerator", help="the same on a GPU or TPU, at full size")
     full.add_argument("--batch", type=at_least(2), default=256, help="examples; default: 256")
     full.add_argument("--image_size", type=at_least(32), default=224, help="in pixels; default: 224")
     full.add_argument("--peer", choices=("none", "torch"), default="torch", help="on a GPU; default: torch")

@@ -60,7 +60,7 @@ class PeerSteps:
         self._device, self._bfloat16 = device, setting.dtype == "bfloat16"
         layout = FORMATS[framework]
         network = peer_networks.create(name, setting.size_of(name)).to(device, memory_format=layout)
-        self._optimizer = _optimizer(network)
+        self._optimizer = _optimizer(network, fused=device == "cuda")
         self._network = torch.compile(network) if device == "cuda" else network
         images, labels = noise(name, setting)
         self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
@@ -117,9 +117,9 @@ class PeerSteps:
             torch.cuda.synchronize()
 
 
-def _optimizer(network: torch.nn.Module) -> torch.optim.Optimizer:
+def _optimizer(network: torch.nn.Module, *, fused: bool) -> torch.optim.Optimizer:
     """Kernels decay, norms and biases do not."""
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": OPTIM.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=OPTIM.lr, momentum=OPTIM.momentum, nesterov=OPTIM.nesterov)
+    return torch.optim.SGD(groups, lr=OPTIM.lr, momentum=OPTIM.momentum, nesterov=OPTIM.nesterov, fused=fused)

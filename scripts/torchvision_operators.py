@@ -6,7 +6,10 @@ imported, and neither its transforms nor timm's networks use them.
 
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-for _operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _operator):
-        _LIBRARY.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:  # "operator torchvision::nms does not exist"
+    _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+    for _operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, _operator):
+            _LIBRARY.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

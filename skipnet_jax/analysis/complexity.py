@@ -27,9 +27,10 @@ from jaxtyping import Array
 
 from skipnet_jax.models import block, create_model, junctions, layers, model_info, network, noise, shortcuts, stems
 from skipnet_jax.models.families import convnext, regnet, resnet, swin, wide_resnet
+from skipnet_jax.models.ops.activations import gelu, relu
 
 RELU, GELU, SIGMOID = 2, 8, 4  # per element
-ACTIVATIONS: dict[Callable[..., Array], int] = {nn.relu: RELU, nn.gelu: GELU}
+ACTIVATIONS: dict[Callable[..., Array], int] = {relu: RELU, gelu: GELU}
 
 MAX_POOL = 3**2 - 1  # per output, of the stems
 
@@ -202,7 +203,7 @@ class _Counter:
     ) -> layers.Layers:
         """The network's own layers, with an activation that counts."""
         own = make(dtype, bn_group_size)
-        return dataclasses.replace(own, act=functools.partial(self._activate, own.act))
+        return dataclasses.replace(own, act=functools.partial(self._activate, own.act), norm_and_act=None)
 
     def _activate(self, act: Callable[..., Array], x: Array) -> Array:
         function = act.func if isinstance(act, functools.partial) else act

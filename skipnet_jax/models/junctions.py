@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
 from skipnet_jax.models.initializers import HostDraw
 from skipnet_jax.models.layers import Layers, mean_pool, param_dtype
+from skipnet_jax.models.ops.activations import relu
 from skipnet_jax.models.ops.gated_sum import gate_weights, gated_sum
 from skipnet_jax.models.ops.memory import materialize, materialize_gradient
 
@@ -82,7 +83,7 @@ class Gate(nn.Module):
         hidden = -(-max(channels // self.reduction, 1) // 8) * 8
         v = jnp.concatenate([mean_pool(y), *(state.pooled for state in states)], axis=-1)
         v = self.layers.dense(hidden, use_bias=False, name="reduce")(v)
-        v = self.layers.act(self.layers.norm(name="norm")(v, train=train))
+        v = self.layers.norm_act(v, train=train, name="norm")
         a = self.layers.dense((1 + n) * channels, name="expand")(v).reshape(-1, 1 + n, channels)
         a = a.astype(param_dtype(a.dtype))  # the softmax in float32, also in a bfloat16 network
         if self.is_mutable_collection("intermediates"):
@@ -90,9 +91,9 @@ class Gate(nn.Module):
             self.sow("intermediates", "weights", weights)
             if self.weigh_branch:
                 self.sow("intermediates", "branch", branch)
-        relu = self.post_activation and self.layers.act is nn.relu  # any other activation comes after the sum
-        out = gated_sum(a, y, tuple(state.value for state in states), self.weigh_branch, relu)
-        return self.layers.act(out) if self.post_activation and not relu else out
+        with_relu = self.post_activation and self.layers.act is relu  # any other activation comes after the sum
+        out = gated_sum(a, y, tuple(state.value for state in states), self.weigh_branch, with_relu)
+        return self.layers.act(out) if self.post_activation and not with_relu else out
 
 
 class Static(nn.Module):

@@ -18,8 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.initializers import uniform_by_fan_in
+from skipnet_jax.models.ops.activations import gelu, relu
 from skipnet_jax.models.ops.convolution import convolve
-from skipnet_jax.models.ops.normalization import normalize
+from skipnet_jax.models.ops.normalization import layer_normalize, normalize
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
@@ -96,6 +97,7 @@ class BatchNorm(nn.Module):
 
     Args:
       group_size: examples per group; 0, or a batch smaller than this: one group.
+      relu: followed by a ReLU.
 
     Raises:
       ValueError: in training, if the batch is not a multiple of the group, or if a group has a single
@@ -104,6 +106,7 @@ class BatchNorm(nn.Module):
 
     group_size: int
     dtype: DTypeLike = jnp.float32
+    relu: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw c"]:
@@ -116,7 +119,7 @@ class BatchNorm(nn.Module):
             x = x.astype(dtype)
             factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
             y = (x - per_channel(running_mean.value, x)) * per_channel(factor, x) + per_channel(bias, x)
-            return y.astype(self.dtype)
+            return (relu(y) if self.relu else y).astype(self.dtype)
         groups = x.astype(self.dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
         count = groups.size // (groups.shape[0] * groups.shape[-1])
         if count < 2:
@@ -124,7 +127,7 @@ class BatchNorm(nn.Module):
                 f"batch norm in training: got one value per channel (input {x.shape}), which has no variance; "
                 f"expected at least 2. Use a larger --config.batch_size or --config.model.bn_group_size."
             )
-        y, mean, var = normalize(groups, scale, bias, BATCH_NORM_EPSILON)
+        y, mean, var = normalize(groups, scale, bias, BATCH_NORM_EPSILON, self.relu)
         if not self.is_initializing():
             unbiased = var.mean(0) * (count / (count - 1))
             running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0) - running_mean.value)
@@ -142,12 +145,19 @@ class BatchNorm(nn.Module):
         return batch // self.group_size
 
 
-class LayerNorm(nn.LayerNorm):
-    """Flax's layer norm with the call of the batch norm."""
+class LayerNorm(nn.Module):
+    """Layer norm over the channels."""
 
-    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:  # type: ignore[override]
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
         del train
-        return super().__call__(x)
+        dtype, shape = param_dtype(self.dtype), (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, dtype)
+        return layer_normalize(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +168,13 @@ class Layers:
       norm: makes the network's norm layer: `norm(name=...)(x, train=...)`.
       act: the network's activation.
       dtype: of the computation.
+      norm_and_act: makes one layer of both, called as a norm, whose gradients share their work; None = there is none.
     """
 
     norm: Callable[..., nn.Module]
     act: Callable[[Array], Array]
     dtype: DTypeLike
+    norm_and_act: Callable[..., nn.Module] | None = None
 
     def conv(
         self, features: int, kernel: int, *, stride: int = 1, groups: int = 1, use_bias: bool = False, name: str
@@ -174,6 +186,12 @@ class Layers:
         """A convolution with bias that turns each patch of pixels into one."""
         return Conv(features, patch, stride=patch, use_bias=True, padding=0, dtype=self.dtype, name=name)
 
+    def norm_act(self, x: Float[Array, "*b c"], *, train: bool, name: str) -> Float[Array, "*b c"]:
+        """Norm, and the activation of that."""
+        if self.norm_and_act is not None:
+            return self.norm_and_act(name=name)(x, train=train)
+        return self.act(self.norm(name=name)(x, train=train))
+
     def dense(self, features: int, *, use_bias: bool = True, name: str) -> Dense:
         """A linear layer."""
         return Dense(features, use_bias, dtype=self.dtype, name=name)
@@ -181,23 +199,15 @@ class Layers:
 
 def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
     """Batch norm and ReLU: every family but ConvNeXt and Swin."""
-
-    def norm(*, name: str) -> BatchNorm:
-        return BatchNorm(bn_group_size, dtype=dtype, name=name)
-
-    return Layers(norm, nn.relu, dtype)
+    norm = functools.partial(BatchNorm, bn_group_size, dtype)
+    return Layers(norm, relu, dtype, norm_and_act=functools.partial(norm, relu=True))
 
 
 def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Layers:
     """Layer norm and the exact (not the tanh) GELU: ConvNeXt and Swin, with an epsilon each."""
     del bn_group_size
 
-    def norm(*, name: str) -> LayerNorm:
-        return LayerNorm(
-            epsilon=epsilon, dtype=dtype, param_dtype=param_dtype(dtype), use_fast_variance=False, name=name
-        )
-
-    return Layers(norm, functools.partial(nn.gelu, approximate=False), dtype)
+    return Layers(functools.partial(LayerNorm, epsilon, dtype), gelu, dtype)
 
 
 class SqueezeExcite(nn.Module):

@@ -25,7 +25,8 @@ class Plan:
       stem: module factory that takes `layers=` and `name=`.
       blocks: in order.
       layers: (dtype, bn_group_size) -> the family's norm and activation.
-      head_norm, head_act: what stands between the last block and the pool.
+      head_norm: norm between the last block and the pool.
+      head_act: activation after that norm.
       classifier_norm: norm between the pool and the classifier.
       gate_reduction: see `junctions.Gate`.
       shortcut_first: see `block.Block`.
@@ -146,9 +147,10 @@ class Network(nn.Module):
 
     def _classify(self, x: Array, layers: Layers, *, train: bool) -> Array:
         if self.plan.head_norm:
-            x = layers.norm(name="head_norm")(x, train=train)
-        if self.plan.head_act:
-            x = layers.act(x)
+            if self.plan.head_act:
+                x = layers.norm_act(x, train=train, name="head_norm")
+            else:
+                x = layers.norm(name="head_norm")(x, train=train)
         v = mean_pool(x)
         layers = self.plan.layers(param_dtype(self.dtype), self.bn_group_size)  # the rest costs nothing in float32
         if self.plan.classifier_norm:

@@ -22,8 +22,9 @@ class SmallStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w d"]:
         x = self.layers.conv(self.features, 3, name="conv")(x)
-        x = self.layers.norm(name="norm")(x, train=train)
-        return self.layers.act(x) if self.act else x
+        if self.act:
+            return self.layers.norm_act(x, train=train, name="norm")
+        return self.layers.norm(name="norm")(x, train=train)
 
 
 class LargeStem(nn.Module):
@@ -35,7 +36,7 @@ class LargeStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h4 w4 d"]:
         x = self.layers.conv(self.features, 7, stride=2, name="conv")(x)
-        return max_pool(self.layers.act(self.layers.norm(name="norm")(x, train=train)))
+        return max_pool(self.layers.norm_act(x, train=train, name="norm"))
 
 
 class DeepStem(nn.Module):
@@ -52,7 +53,7 @@ class DeepStem(nn.Module):
         half = self.features // 2
         for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.features, 1)), start=1):
             x = self.layers.conv(features, 3, stride=stride, name=f"conv{i}")(x)
-            x = self.layers.act(self.layers.norm(name=f"norm{i}")(x, train=train))
+            x = self.layers.norm_act(x, train=train, name=f"norm{i}")
         return max_pool(x)
 
 
@@ -65,7 +66,7 @@ class RegNetStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         x = self.layers.conv(self.features, 3, stride=2, name="conv")(x)
-        return self.layers.act(self.layers.norm(name="norm")(x, train=train))
+        return self.layers.norm_act(x, train=train, name="norm")
 
 
 class PatchStem(nn.Module):

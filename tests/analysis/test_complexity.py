@@ -2,7 +2,6 @@ import functools
 import json
 import pathlib
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,6 +11,7 @@ from skipnet_jax.models import create_model, list_models, model_info
 from skipnet_jax.models.families.resnet import BasicOperation
 from skipnet_jax.models.families.swin import AttentionOperation
 from skipnet_jax.models.layers import layer_norm_gelu
+from skipnet_jax.models.ops.activations import relu
 from skipnet_jax.models.shortcuts import AverageLinearShortcut
 
 # Its FLOPs are those of the published implementation, which counts none for Swin.
@@ -72,7 +72,7 @@ def test_a_module_or_activation_without_a_rule_is_an_error(monkeypatch):
         patch.delitem(RULES, BasicOperation)
         count("resnet20")
     with monkeypatch.context() as patch, pytest.raises(TypeError, match="activation"):
-        patch.delitem(ACTIVATIONS, nn.relu)
+        patch.delitem(ACTIVATIONS, relu)
         count("resnet20")
 
 

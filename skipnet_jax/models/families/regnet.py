@@ -42,9 +42,9 @@ class RegNetOperation(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         hidden = round(x.shape[-1] / SQUEEZE_REDUCTION)
         x = self.layers.conv(self.features, 1, name="conv1")(x)
-        x = self.layers.act(self.layers.norm(name="norm1")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.features, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
-        x = self.layers.act(self.layers.norm(name="norm2")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm2")
         if self.squeeze_excite:
             x = SqueezeExcite(hidden, self.layers, name="squeeze_excite")(x)
         x = self.layers.conv(self.features, 1, name="conv3")(x)

@@ -37,7 +37,7 @@ class BasicOperation(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         x = self.layers.conv(self.features, 3, stride=self.stride, name="conv1")(x)
-        x = self.layers.act(self.layers.norm(name="norm1")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.features, 3, name="conv2")(x)
         x = self.layers.norm(name="norm2")(x, train=train)
         if self.squeeze_excite is None:
@@ -65,9 +65,9 @@ class BottleneckOperation(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
         x = self.layers.conv(self.inner, 1, name="conv1")(x)
-        x = self.layers.act(self.layers.norm(name="norm1")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
-        x = self.layers.act(self.layers.norm(name="norm2")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm2")
         x = self.layers.conv(self.features, 1, name="conv3")(x)
         x = self.layers.norm(name="norm3")(x, train=train)
         if self.squeeze_excite is None:

@@ -30,9 +30,9 @@ class PreActivationOperation(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
-        x = self.layers.act(self.layers.norm(name="norm1")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.features, 3, stride=self.stride, name="conv1")(x)
-        x = self.layers.act(self.layers.norm(name="norm2")(x, train=train))
+        x = self.layers.norm_act(x, train=train, name="norm2")
         return self.layers.conv(self.features, 3, name="conv2")(x)
 
 

@@ -1,6 +1,10 @@
-"""Convolution. On CPUs XLA runs grouped ones 5 to 80 times slower than need be: here they become others there."""
+"""Convolution. On CPUs XLA runs grouped ones 5 to 80 times slower than need be: here they become others there.
+
+On GPUs two kinds do: of the images themselves, and the gradient of depthwise kernels.
+"""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +27,23 @@ def convolve(
       kernel: i = c / groups input channels each.
       padding: pixels on every side.
     """
-    if groups == 1:
-        return _native(stride, padding, groups, x, kernel)
-    way = _depthwise if _is_depthwise(kernel, groups) else _in_dense_parts
-    on_cpu, native = (functools.partial(each, stride, padding, groups) for each in (way, _native))
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=native)
+    native = functools.partial(_native, stride, padding, groups)
+    return lax.platform_dependent(x, kernel, **_ways(x, kernel, stride, padding, groups), default=native)
+
+
+def _ways(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> dict[str, functools.partial[Array]]:
+    """What it is made by on the platforms where XLA's own convolution is slow."""
+    if groups > 1:
+        way = _depthwise if _is_depthwise(kernel, groups) else _in_dense_parts
+        return {"cpu": functools.partial(way, stride, padding, groups)}
+    if stride == 2 and x.shape[-1] <= 4 and x.dtype == jnp.bfloat16:  # in float32 it was not measured
+        return {"cuda": functools.partial(_in_blocks, padding)}
+    return {}
 
 
 def _is_depthwise(kernel: Array, groups: int) -> bool:
     """Each output channel sees one input channel, and no other one sees that."""
-    return kernel.shape[2:] == (1, groups)
+    return groups > 1 and kernel.shape[2:] == (1, groups)
 
 
 def _convolve_forward(
@@ -49,16 +60,15 @@ def _convolve_backward(
     # all that x is made of, back to the beginning of the section.
     x, dy = both_in_memory(x, dy)
 
-    native = functools.partial(_gradients, functools.partial(_native, stride, padding, groups))
-    if groups == 1:
-        return native(x, kernel, dy)
+    ways: dict[str, Callable[..., tuple[Array, Array]]] = {}
     if not _is_depthwise(kernel, groups):
-        on_cpu = functools.partial(_gradients, functools.partial(_in_dense_parts, stride, padding, groups))
-    elif stride == 1 and padding < kernel.shape[0]:
-        on_cpu = functools.partial(_depthwise_gradients, padding)
-    else:
-        on_cpu = native  # no network has these
-    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=native)
+        convolutions = _ways(x, kernel, stride, padding, groups)
+        ways = {platform: functools.partial(_gradients, way) for platform, way in convolutions.items()}
+    elif stride == 1 and padding < kernel.shape[0]:  # all that networks have
+        ways["cpu"] = functools.partial(_depthwise_gradients, padding)
+        ways["cuda"] = functools.partial(_gradients_of_small_images, padding, groups)
+    native = functools.partial(_gradients, functools.partial(_native, stride, padding, groups))
+    return lax.platform_dependent(x, kernel, dy, **ways, default=native)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -77,6 +87,34 @@ def _native(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> 
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _in_blocks(padding: int, x: Array, kernel: Array) -> Array:
+    """With stride 2, as one with stride 1 over blocks of 2x2 pixels, which have the channels of all four.
+
+    cuDNN's convolutions of three channels take more than twice as long.
+    """
+    first = padding % 2  # so that a window begins where a block does
+    size = kernel.shape[0] + first + (kernel.shape[0] + first) % 2
+    outputs = [(length + 2 * padding - kernel.shape[0]) // 2 + 1 for length in x.shape[1:3]]
+    borders = [
+        (padding + first, 2 * (count - 1) + size - padding - first - length)
+        for count, length in zip(outputs, x.shape[1:3], strict=True)
+    ]
+    margin = (first, size - first - kernel.shape[0])
+    x = _blocks(jnp.pad(x, ((0, 0), *borders, (0, 0))))
+    kernel = _blocks(jnp.pad(jnp.moveaxis(kernel, -1, 0), ((0, 0), margin, margin, (0, 0))))
+    return lax.conv_general_dilated(
+        x, kernel, window_strides=(1, 1), padding="VALID", dimension_numbers=("NHWC", "OHWI", "NHWC")
+    )
+
+
+def _blocks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
+    """Blocks of 2x2 pixels as pixels, and channels of zeros to a multiple of 8, which tensor cores want."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    x = x.reshape(batch, height // 2, width // 2, 4 * channels)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -x.shape[-1] % 8)))
 
 
 def _in_dense_parts(stride: int, padding: int, groups: int, x: Array, kernel: Array) -> Array:
@@ -130,6 +168,19 @@ def _depthwise_gradients(padding: int, x: Array, kernel: Array, dy: Array) -> tu
 
     dkernel = lax.map(of_lines, jnp.arange(0, height, lines)).sum(0)
     return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _gradients_of_small_images(padding: int, groups: int, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    """XLA's own; the kernel's, of images with a border of zeros that makes them larger than the kernel.
+
+    That of smaller images, XLA would make by a convolution with a group for each channel of each image.
+    """
+    convolution = functools.partial(_native, 1, padding, groups)
+    height, width = (max(kernel.shape[0] + 1 - size, 0) for size in dy.shape[1:3])
+    border = ((0, 0), (0, height), (0, width), (0, 0))
+    dx, _ = _gradients(convolution, x, kernel, dy)
+    _, dkernel = _gradients(convolution, jnp.pad(x, border), kernel, jnp.pad(dy, border))
+    return dx, dkernel
 
 
 def _divisor(number: int, at_most: int) -> int:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.ops.memory import in_memory, materialize, wide
+from skipnet_jax.models.ops.memory import apart, both_in_memory, materialize, wide
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))  # traced once for all gates of a shape
@@ -48,25 +48,29 @@ def _gated_sum_forward(
     logits: Array, y: Array, states: tuple[Array, ...], weigh_branch: bool, relu: bool
 ) -> tuple[Array, tuple[Array, tuple[Array, ...], Array]]:
     out = materialize(_gated_sum(logits, y, states, weigh_branch, relu))
-    return out, (logits, states, out)
+    (kept,) = apart(out)  # else XLA would take the sum itself for it, which is above 0 where its ReLU is
+    return out, (logits, states, kept)
 
 
 def _gated_sum_backward(
     weigh_branch: bool, relu: bool, residuals: tuple[Array, tuple[Array, ...], Array], dout: Array
 ) -> tuple[Array, Array, tuple[Array, ...]]:
     logits, states, out = residuals
-    dout = in_memory(jnp.where(out > 0, dout, 0) if relu else dout)
-    branch, weights = gate_weights(logits)
-    rounded_branch, rounded = branch.astype(out.dtype), weights.astype(out.dtype)
+    out, dout = both_in_memory(out, jnp.where(out > 0, dout, 0) if relu else dout)
 
     def over_pixels(x: Array) -> Array:
         return (wide(x) * wide(dout)).sum((1, 2))
 
-    dweights = jnp.stack([over_pixels(state) for state in states], axis=1)  # [b, n, c]
-    of_states = (wide(rounded) * dweights).sum(1)
+    # On a GPU the sums are made together, and dout with them: each alone would read all of it.
+    dout, of_out, *of_states = apart(dout, over_pixels(out), *map(over_pixels, states))
+    branch, weights = gate_weights(logits)
+    rounded_branch, rounded = branch.astype(out.dtype), weights.astype(out.dtype)
+
+    dweights = jnp.stack(of_states, axis=1)  # [b, n, c]
     dstates = weights * (dweights - (weights * dweights).sum(1, keepdims=True))
     if weigh_branch:
-        dbranch, dy = (1 - branch) * (over_pixels(out) - of_states), dout * _per_pixel(rounded_branch)
+        dbranch = (1 - branch) * (of_out - (wide(rounded) * dweights).sum(1))
+        dy = dout * _per_pixel(rounded_branch)
     else:
         dbranch, dy = jnp.zeros_like(branch), dout
     dlogits = jnp.concatenate([dbranch[:, None], dstates], axis=1).astype(logits.dtype)

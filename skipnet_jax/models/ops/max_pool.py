@@ -1,4 +1,4 @@
-"""The max pool of the ImageNet stems. On CPUs XLA's gradient of it takes a tenth of a ResNet-50's step."""
+"""The max pool of the ImageNet stems, with a gradient of its own. On CPUs XLA's takes a tenth of a ResNet-50's step."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,8 @@ def _max_pool_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _max_pool_backward(x: Array, dy: Array) -> tuple[Array]:
-    return (lax.platform_dependent(x, dy, cpu=_max_pool_gradient, default=_native_max_pool_gradient),)
+    ours = _max_pool_gradient
+    return (lax.platform_dependent(x, dy, cpu=ours, cuda=ours, default=_native_max_pool_gradient),)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

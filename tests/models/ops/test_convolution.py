@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from skipnet_jax import backend, sharding
+from skipnet_jax.models.ops import convolution
 from skipnet_jax.models.ops.convolution import convolve
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiled, not run
@@ -127,6 +128,53 @@ def test_on_a_cpu_no_convolution_has_groups(groups, width, parts):
 def test_on_a_cpu_a_depthwise_one_is_no_convolution():
     x, kernel = operands(groups=5, width=1, features=1, kernel=3)
     assert "stablehlo.convolution" not in jax.jit(functools.partial(both, 5)).lower(x, kernel).as_text()
+
+
+def convolutions(platform, x, kernel, *, stride, padding, groups):
+    """Shapes of the kernels, or of what takes their place, in the program for a platform."""
+    run = functools.partial(output_and_gradients, convolve, stride=stride, padding=padding, groups=groups)
+    text = jax.export.export(jax.jit(run), platforms=(platform,))(x, kernel).mlir_module()
+    found = re.findall(r"stablehlo.convolution.*: \(tensor<\w+>, tensor<(\w+)x\w+>\)", text)
+    return [tuple(map(int, shape.split("x"))) for shape in found]
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(7, 3), (3, 1), (5, 2)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 40), (17, 15)])
+def test_as_gpus_make_it_of_blocks_it_is_the_same(kernel, padding, size, x64):
+    x, kernel = operands(groups=1, width=3, features=4, kernel=kernel, size=size, dtype=jnp.float64)
+    native = functools.partial(convolution._native, 2, padding, 1)
+    out, vjp = jax.vjp(functools.partial(convolution._in_blocks, padding), x, kernel)
+    wanted, wanted_vjp = jax.vjp(native, x, kernel)
+    np.testing.assert_allclose(out, wanted, rtol=1e-12, atol=1e-12)
+    for got, right in zip(vjp(jnp.cos(wanted)), wanted_vjp(jnp.cos(wanted)), strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("platform", "width", "stride", "dtype", "in_blocks"),
+    [
+        ("cuda", 3, 2, jnp.bfloat16, True),
+        ("cuda", 3, 2, jnp.float32, False),
+        ("cuda", 8, 2, jnp.bfloat16, False),
+        ("cuda", 3, 1, jnp.bfloat16, False),
+        ("cpu", 3, 2, jnp.bfloat16, False),
+        ("tpu", 3, 2, jnp.bfloat16, False),
+    ],
+)
+def test_only_gpus_make_it_of_blocks_and_only_of_images(platform, width, stride, dtype, in_blocks):
+    x, kernel = operands(groups=1, width=width, features=4, kernel=7, size=(32, 32), dtype=dtype)
+    kernels = convolutions(platform, x, kernel, stride=stride, padding=3, groups=1)
+    assert ((4, 4, 4, 16) in kernels or (4, 4, 16, 4) in kernels) == in_blocks
+
+
+@pytest.mark.parametrize("size", [(3, 5), (7, 7), (8, 12)])
+def test_as_gpus_make_the_gradients_of_small_images_they_are_the_same(size, x64):
+    x, kernel = operands(groups=6, width=1, features=1, kernel=7, size=size, dtype=jnp.float64)
+    dy = normal(*x.shape, seed=2, dtype=jnp.float64)
+    ours = convolution._gradients_of_small_images(3, 6, x, kernel, dy)
+    wanted = convolution._gradients(functools.partial(convolution._native, 1, 3, 6), x, kernel, dy)
+    for got, right in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

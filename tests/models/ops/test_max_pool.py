@@ -96,7 +96,8 @@ def gradient_program(platform):
     return jax.export.export(gradient, platforms=(platform,))(jnp.zeros((2, 8, 8, 3))).mlir_module()
 
 
-def test_only_on_a_cpu_is_the_gradient_another():
-    assert "stablehlo.select_and_scatter" in gradient_program("cuda")
+def test_on_cpus_and_gpus_the_gradient_is_another():
+    assert "stablehlo.select_and_scatter" not in gradient_program("cuda")
     assert "stablehlo.optimization_barrier" not in gradient_program("cuda")
+    assert "stablehlo.select_and_scatter" in gradient_program("tpu")
     assert "stablehlo.select_and_scatter" not in gradient_program("cpu")

@@ -7,7 +7,15 @@ import pytest
 
 from skipnet_jax import backend
 from skipnet_jax.models import create_model
-from skipnet_jax.models.ops.memory import both_in_memory, in_memory, materialize, materialize_gradient, wide
+from skipnet_jax.models.ops.memory import (
+    anew,
+    apart,
+    both_in_memory,
+    in_memory,
+    materialize,
+    materialize_gradient,
+    wide,
+)
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), jnp.float32)
 IDENTITIES = pytest.mark.parametrize("identity", [materialize, materialize_gradient, in_memory])
@@ -86,6 +94,17 @@ def test_each_barrier_stands_where_it_is_meant():
     assert barriers(materialize, lambda identity, x: jax.vjp(identity, x)[1](x)) == 0
     assert barriers(materialize_gradient, between) == 0
     assert barriers(materialize_gradient, gradient_between) == 1
+
+
+@pytest.mark.parametrize(("platform", "barriers"), [("cuda", 1), ("cpu", 1), ("tpu", 0)])
+@pytest.mark.parametrize("function", [anew, lambda x: apart(x)[0]], ids=["anew", "apart"])
+def test_what_is_made_again_is_not_recognised(platform, barriers, function):
+    def run(x):
+        return function(x) * x
+
+    text = jax.export.export(jax.jit(run), platforms=(platform,))(X).mlir_module()
+    assert text.count("stablehlo.optimization_barrier") == barriers
+    np.testing.assert_array_equal(run(X), X * X)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax import backend
-from skipnet_jax.models.ops.normalization import normalize
+from skipnet_jax.models.ops.normalization import layer_normalize, normalize
 
 EPSILON = 1e-5
 
@@ -57,6 +57,38 @@ def test_output_and_gradients_are_those_of_the_formula(shape, epsilon, x64):
     for name, got, right in zip(("output", "x", "scale", "bias"), ours, wanted, strict=True):
         assert got.dtype == jnp.float64
         np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3, 5, 6), (3, 4, 3, 5, 6), (1, 16, 6)])
+def test_with_a_relu_too(shape, x64):
+    x = 3 * normal(*shape, dtype=jnp.float64) + 2
+    scale, bias = normal(6, seed=1, dtype=jnp.float64), normal(6, seed=2, dtype=jnp.float64)
+    ours = output_and_gradients(lambda *given: normalize(*given, EPSILON, relu=True)[0], x, scale, bias)
+    wanted = output_and_gradients(lambda *given: jax.nn.relu(reference(*given)), x, scale, bias)
+    assert 0 < np.mean(wanted[0] == 0) < 1
+    for name, got, right in zip(("output", "x", "scale", "bias"), ours, wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (4, 6)])
+def test_layer_norm_and_its_gradients_are_those_of_the_formula(shape, x64):
+    def formula(x, scale, bias):
+        centred = x - x.mean(-1, keepdims=True)
+        y = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + EPSILON)
+        return y * scale.reshape((1,) * (x.ndim - 1) + (-1,)) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+    x = 3 * normal(*shape, dtype=jnp.float64) + 2
+    scale, bias = normal(6, seed=1, dtype=jnp.float64), normal(6, seed=2, dtype=jnp.float64)
+    ours = output_and_gradients(lambda *given: layer_normalize(*given, EPSILON), x, scale, bias)
+    wanted = output_and_gradients(formula, x, scale, bias)
+    for name, got, right in zip(("output", "x", "scale", "bias"), ours, wanted, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_layer_norm_keeps_one_array_as_large_as_the_input():
+    x = normal(2, 4, 3, 5)
+    _, vjp = jax.vjp(lambda *given: layer_normalize(*given, EPSILON), x, normal(5, seed=1), normal(5, seed=2))
+    assert [leaf.shape for leaf in jax.tree.leaves(vjp) if leaf.size >= x.size] == [x.shape]
 
 
 def test_statistics_are_those_of_each_group(x64):
