@@ -36,7 +36,7 @@ def _ways(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> di
     if groups > 1:
         way = _depthwise if _is_depthwise(kernel, groups) else _in_dense_parts
         return {"cpu": functools.partial(way, stride, padding, groups)}
-    if stride == 2 and x.shape[-1] <= 4 and x.dtype == jnp.bfloat16:  # in float32 it was not measured
+    if stride == 2 and padding and x.shape[-1] <= 4 and x.dtype == jnp.bfloat16:  # in float32 it was not measured
         return {"cuda": functools.partial(_in_blocks, padding)}
     return {}
 
