@@ -206,10 +206,9 @@ class _Counter:
         return dataclasses.replace(own, act=functools.partial(self._activate, own.act), norm_and_act=None)
 
     def _activate(self, act: Callable[..., Array], x: Array) -> Array:
-        function = act.func if isinstance(act, functools.partial) else act
-        if function not in ACTIVATIONS:
-            raise TypeError(f"no rule counts the activation {function}: add one to analysis.complexity.ACTIVATIONS.")
-        self.flops += ACTIVATIONS[function] * x.size
+        if act not in ACTIVATIONS:
+            raise TypeError(f"no rule counts the activation {act}: add one to analysis.complexity.ACTIVATIONS.")
+        self.flops += ACTIVATIONS[act] * x.size
         return act(x)
 
     def intercept(
