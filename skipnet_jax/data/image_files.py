@@ -11,7 +11,7 @@ from skipnet_jax.data.errors import DataError
 # What evaluation shows of an image: of images in files the centre, of data sets that are read into memory all.
 CENTER, WHOLE = "center", "whole"
 CROPS = (CENTER, WHOLE)
-_IN_MEMORY = ("digits", "cifar10", "cifar100")
+_IN_MEMORY = ("digits", "cifar10", "cifar100", "fashion_mnist")
 
 
 def crop_of(name: str) -> str:

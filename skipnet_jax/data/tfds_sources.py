@@ -19,6 +19,7 @@ from skipnet_jax.specs import DataSpec
 SPLITS = {
     "cifar10": {"train": "train", "test": "test"},
     "cifar100": {"train": "train", "test": "test"},
+    "fashion_mnist": {"train": "train", "test": "test"},
     "imagenet2012": {"train": "train", "test": "validation"},
     "imagenet2012_real": {"test": "validation"},
     "imagenet_a": {"test": "test"},
@@ -31,7 +32,7 @@ SPLITS = {
 WITH_OWN_CLASSES = ("imagenet_a", "imagenet_r")
 _OWN_CLASSES = 200
 
-_IN_MEMORY = ("cifar10", "cifar100")
+_IN_MEMORY = ("cifar10", "cifar100", "fashion_mnist")
 
 # Room for the right labels of an image of imagenet2012_real, of which most have one or two.
 _REAL_LABELS = 32
@@ -63,11 +64,11 @@ def open_split(spec: DataSpec, split: str) -> Source:
             f"{spec.name}: got {', '.join(builder.info.splits)} in {builder.data_dir}, expected a split "
             f"{SPLITS[name][split]!r} too. {tfds_builders.how_to_mend(builder)}."
         )
-    return _read_cifar(builder, part) if name in _IN_MEMORY else _open_imagenet(spec, builder, part)
+    return _read_small(builder, part) if name in _IN_MEMORY else _open_imagenet(spec, builder, part)
 
 
-def _read_cifar(builder: Any, part: Any) -> InMemory:
-    """CIFAR-10 or CIFAR-100 (its 100 fine classes)."""
+def _read_small(builder: Any, part: Any) -> InMemory:
+    """CIFAR-10, CIFAR-100 (its 100 fine classes) or Fashion-MNIST (its grey images get three equal channels)."""
     import tensorflow_datasets as tfds
 
     read_config = tfds.ReadConfig(try_autocache=False)
@@ -84,6 +85,8 @@ def _read_cifar(builder: Any, part: Any) -> InMemory:
             f"{builder.name}: got {start} {part.name} images, expected {part.num_examples}, as {builder.data_dir} says "
             f"of itself. {tfds_builders.how_to_mend(builder)}."
         )
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
     mean, std = statistics.of_data(builder.name)
     names = tuple(builder.info.features["label"].names)
     return InMemory(name=builder.name, class_names=names, mean=mean, std=std, images=images, labels=labels)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from scripts import fashion_mnist
 from skipnet_jax.data import pipeline, sources, tfds_builders
 from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.kinds import Shards
@@ -87,6 +88,19 @@ def test_prepared_cifar_is_read_in_order(tmp_path: pathlib.Path) -> None:
     assert source.mean == (0.4914, 0.4822, 0.4465) and source.std == (0.2470, 0.2435, 0.2616)
     small = sources.load(DataSpec(name="cifar10", dir=str(tmp_path), image_size=16), "test")
     assert small.images.shape == (30, 16, 16, 3)
+
+
+def test_grey_images_get_three_equal_channels(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    splits = {
+        split: (rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8), np.arange(count) % 10)
+        for split, count in (("train", 40), ("test", 20))
+    }
+    fashion_mnist.write(splits, str(tmp_path))
+    source = sources.load(DataSpec(name="fashion_mnist", dir=str(tmp_path), image_size=28), "test")
+    expected = {np.repeat(image, 3, axis=2).tobytes(): label for image, label in zip(*splits["test"], strict=True)}
+    found = {image.tobytes(): label for image, label in zip(source.images, source.labels, strict=True)}
+    assert found == expected and source.class_names[9] == "Ankle boot"
 
 
 def test_prepared_imagenet_trains_and_is_evaluated_on_its_validation_images(tmp_path: pathlib.Path) -> None:

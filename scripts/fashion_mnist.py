@@ -1,0 +1,123 @@
+"""Makes a TensorFlow Datasets copy of Fashion-MNIST from its four IDX files, for machines without internet.
+
+    apt-get install dataset-fashion-mnist
+    python scripts/fashion_mnist.py
+    python -m skipnet_jax.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+With internet none of this is needed: training lets TensorFlow Datasets download the same images. Debian compresses the
+files anew, so TensorFlow Datasets would refuse their checksums; the hash below is of the pixels and labels instead.
+"""
+
+import argparse
+import gzip
+import hashlib
+import math
+import os
+import pathlib
+import struct
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+DEBIAN = "/usr/share/datasets/fashion-mnist"
+SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
+CLASSES = 10
+UNSIGNED_BYTE = 8  # IDX's code of the element type
+
+# SHA-256 over the pixels and labels of training and test images, in the order of the files.
+CONTENT = "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Makes the data set.
+
+    Args:
+      argv: the command line without the program's name.
+
+    Returns:
+      Exit status: 2 = the files are missing or hold something else.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--idx", default=DEBIAN, help=f"folder with the four .gz files (default: {DEBIAN})")
+    parser.add_argument("--out", help="folder of the data sets (default: that of TensorFlow Datasets)")
+    arguments = parser.parse_args(argv)
+    try:
+        splits = {split: read_split(pathlib.Path(arguments.idx), split) for split in SPLITS}
+        require_original(splits)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {write(splits, arguments.out)}")
+    return 0
+
+
+def read_split(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, 28, 28, 1] and labels int64 [n] of a split."""
+    prefix, count = SPLITS[split]
+    images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", (count, 28, 28))
+    labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", (count,))
+    return images[..., None], labels.astype(np.int64)
+
+
+def read_idx(file: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads a compressed IDX file of bytes.
+
+    Raises:
+      ValueError: it holds something else than an array of this shape.
+    """
+    content = gzip.decompress(file.read_bytes())
+    header = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
+    if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
+        raise ValueError(f"{file}: got another header or length, expected an IDX file of bytes of shape {shape}.")
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+def require_original(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Checks that these are the published images.
+
+    Raises:
+      ValueError: classes are not balanced, or some pixel or label differs.
+    """
+    digest = hashlib.sha256()
+    for split, (images, labels) in splits.items():
+        counts = np.bincount(labels, minlength=CLASSES)
+        if not np.all(counts == len(labels) // CLASSES):
+            raise ValueError(f"{split}: got {counts.tolist()} images by class, expected {len(labels) // CLASSES} each.")
+        digest.update(images.tobytes())
+        digest.update(labels.astype(np.uint8).tobytes())
+    if digest.hexdigest() != CONTENT:
+        raise ValueError(f"images and labels: got the hash {digest.hexdigest()}, expected {CONTENT}. Get them again.")
+
+
+def write(splits: dict[str, tuple[np.ndarray, np.ndarray]], out: str | None) -> str:
+    """Writes the data set as TensorFlow Datasets prepares it.
+
+    Args:
+      splits: images and labels of each split.
+      out: folder of the data sets; None = that of TensorFlow Datasets.
+
+    Returns:
+      The folder of this data set.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("fashion_mnist", data_dir=out)
+    data = {
+        split: tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+        for split, (images, labels) in splits.items()
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="fashion_mnist",
+        version=str(builder.version),
+        data_dir=str(builder.data_path.parents[1]),
+        features=tfds.features.FeaturesDict({**builder.info.features}),
+        split_datasets=data,
+    )
+    return str(builder.data_path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

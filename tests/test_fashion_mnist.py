@@ -1,0 +1,40 @@
+"""scripts/fashion_mnist.py: IDX files, as Debian packages them, become a data set of TensorFlow Datasets."""
+
+import gzip
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+
+from scripts import fashion_mnist
+
+
+def _write_idx(file: pathlib.Path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    file.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_idx_files_are_read_and_others_refused(tmp_path):
+    images = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    _write_idx(tmp_path / "a.gz", images)
+    np.testing.assert_array_equal(fashion_mnist.read_idx(tmp_path / "a.gz", (5, 4, 3)), images)
+    with pytest.raises(ValueError, match=r"a\.gz: got another header or length, expected .* shape \(4, 4, 3\)"):
+        fashion_mnist.read_idx(tmp_path / "a.gz", (4, 4, 3))
+
+
+def test_other_images_are_refused_by_their_hash():
+    splits = {
+        split: (np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 10)
+        for split, (_, count) in fashion_mnist.SPLITS.items()
+    }
+    with pytest.raises(ValueError, match="got the hash"):
+        fashion_mnist.require_original(splits)
+    splits["test"] = (splits["test"][0], np.zeros(10_000, np.int64))
+    with pytest.raises(ValueError, match=r"test: got \[10000, 0"):
+        fashion_mnist.require_original(splits)
+
+
+def test_missing_files_end_with_one_line(tmp_path, capsys):
+    assert fashion_mnist.main([f"--idx={tmp_path}"]) == 2
+    assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
