@@ -15,7 +15,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from skipnet_jax.interop import checkpoint_files, timm_weights, torch_weights, workdir_weights
+from skipnet_jax.errors import UserError
+from skipnet_jax.interop import checkpoint_files, timm_weights, torch_weights
+from skipnet_jax.runs import weights
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,17 +50,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _from_torch(arguments: argparse.Namespace) -> None:
-    weights = checkpoint_files.read(arguments.file)
-    name = _network(arguments, weights.model)
+    read = checkpoint_files.read(arguments.file)
+    name = _network(arguments, read.model)
     fresh: list[str] = []
     if arguments.timm:
-        variables, fresh = timm_weights.from_timm(name, weights.state_dict, seed=arguments.seed)
+        variables, fresh = timm_weights.from_timm(name, read.state_dict, seed=arguments.seed)
     else:
-        num_classes = torch_weights.num_classes_of(weights.state_dict)
-        variables = torch_weights.from_state_dict(name, weights.state_dict, num_classes=num_classes)
+        num_classes = torch_weights.num_classes_of(read.state_dict)
+        variables = torch_weights.from_state_dict(name, read.state_dict, num_classes=num_classes)
     num_classes = len(variables["params"]["classifier"]["bias"])
-    origin = workdir_weights.Origin(name, num_classes, source=arguments.file, fresh=tuple(fresh))
-    workdir_weights.save(arguments.workdir, origin, variables)
+    origin = weights.Origin(name, num_classes, source=arguments.file, fresh=tuple(fresh))
+    weights.save(arguments.workdir, origin, variables)
     print(f"{name} with {num_classes} classes: {arguments.file} -> {arguments.workdir}")
     if fresh:
         modules = dict.fromkeys("/".join(path.split("/")[1:3]) for path in fresh)
@@ -79,10 +81,18 @@ def _network(arguments: argparse.Namespace, recorded: str | None) -> str:
 
 
 def _to_torch(arguments: argparse.Namespace) -> None:
-    name, variables = workdir_weights.load(arguments.workdir, arguments.checkpoint)
+    read = weights.load(arguments.workdir, arguments.checkpoint, averaged=False)
+    model = read.spec.model
+    name = model.name
+    if model.gate_reduction or model.dtype == "float64":
+        raise UserError(
+            "workdir",
+            f"model.gate_reduction={model.gate_reduction} and model.dtype={model.dtype} in {arguments.workdir}",
+            "the network's own gate_reduction (0) and parameters in float32, since torch's networks have no others",
+        )
     if arguments.model not in (None, name):
         raise ValueError(f"--model: got {arguments.model!r}, expected {name!r}, which is in {arguments.workdir}.")
-    checkpoint_files.write(arguments.file, torch_weights.to_state_dict(name, variables), name)
+    checkpoint_files.write(arguments.file, torch_weights.to_state_dict(name, read.variables), name)
     print(f"{name}: {arguments.workdir} ({arguments.checkpoint}) -> {arguments.file}")
 
 

@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = pathlib.Path(__file__).resolve().parents[1]
     sys.path.insert(0, str(root))  # for configs/, which is no package that gets installed
     from configs import recipes
-    from skipnet_jax.analysis.complexity import count
     from skipnet_jax.config import train_spec
+    from skipnet_jax.models.complexity import count
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdirs", type=pathlib.Path, default=root / "runs" / "digits_results")

@@ -18,11 +18,11 @@ import jax
 from scripts import machine
 from scripts.input_stages import Setting, cifar, imagenet
 from scripts.machine import cores, say
-from skipnet_jax import sharding, steps
 from skipnet_jax.data import pipeline
-from skipnet_jax.models import create_model
+from skipnet_jax.evaluation.scoring import IN_FLIGHT
+from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
-from skipnet_jax.scoring import IN_FLIGHT
+from skipnet_jax.training import sharding, steps
 
 _GOALS = {"imagenet": 1.5, "cifar": 5.0}  # times the peer's images/s per core
 _UNTIMED_STEPS = 10  # more than were made ahead in the meantime
@@ -181,14 +181,14 @@ def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[flo
     """
     spec, mesh, source = setting.spec, sharding.make_mesh(), setting.source
     epoch = source.num_examples // spec.batch_size
-    model = create_model(**dataclasses.asdict(spec.model))
+    model = build_network(spec.model)
     schedule = schedules.make_schedule(
         spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=epoch
     )
     optimizer = optimizers.make_optimizer(spec.optim, schedule)
     state = steps.init_state(model, optimizer, image_size=spec.data.image_size, seed=0, mesh=mesh)
     train_step = steps.make_train_step(
-        model, optimizer, schedule, spec, steps_per_epoch=epoch, mean=source.mean, std=source.std, mesh=mesh
+        model, optimizer, schedule, spec, steps_per_epoch=epoch, statistics=source.statistics, mesh=mesh
     )
 
     def loop(batches: Iterator[Any], count: int) -> tuple[float, float]:

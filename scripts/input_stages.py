@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import recipes
 from scripts.machine import cores, say
-from skipnet_jax import config, sharding
+from skipnet_jax import config
 from skipnet_jax.data import (
     archives,
     augment,
@@ -26,9 +26,10 @@ from skipnet_jax.data import (
     shard_writer,
     sources,
 )
-from skipnet_jax.data.kinds import Files, InMemory, Shards, Source
+from skipnet_jax.data.splits import Files, InMemory, Shards, Source
 from skipnet_jax.data.streams import Streams
 from skipnet_jax.specs import DataSpec, TrainSpec
+from skipnet_jax.training import sharding
 
 # Each file is listed so many times, so that an epoch's end, where streams are opened anew, is as rare as in reality.
 _TIMES_LISTED = 20

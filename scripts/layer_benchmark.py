@@ -17,8 +17,8 @@ import numpy as np
 
 from scripts import machine, step_tables
 from scripts.step_benchmark import HERE, NO_PEER, Effort, ratios, spread
-from skipnet_jax import backend
 from skipnet_jax.models import layers
+from skipnet_jax.training import xla_options
 
 PEER = "PyTorch"
 WHAT = ("weight gradient", "all")  # all: output and both gradients
@@ -118,7 +118,7 @@ def _ours(case: Case, what: str, batch: int, dtype: str) -> Run:
     x, cotangent = (jnp.asarray(array, dtype) for array in _arrays(case, batch))
     params = conv.init(jax.random.key(0), x)
 
-    @functools.partial(jax.jit, compiler_options=backend.compiler_options(jax.devices()[0].platform))
+    @functools.partial(jax.jit, compiler_options=xla_options.compiler_options(jax.devices()[0].platform))
     def compute(params, x, cotangent):
         if what == "all":
             y, pull = jax.vjp(conv.apply, params, x)

@@ -18,7 +18,8 @@ import torchvision
 from PIL import Image
 from torchvision import transforms
 
-from skipnet_jax.data.kinds import IMAGENET_MEAN, IMAGENET_STD, Files, InMemory
+from skipnet_jax.data.splits import Files, InMemory
+from skipnet_jax.data.statistics import IMAGENET
 from skipnet_jax.specs import DataSpec
 
 VERSIONS = f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
@@ -103,5 +104,5 @@ def _transform(spec: DataSpec, normalize: bool) -> Any:
     if spec.lighting:
         steps.append(_Lighting(spec.lighting))
     if normalize:
-        steps.append(transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD))
+        steps.append(transforms.Normalize(IMAGENET.mean, IMAGENET.std))
     return transforms.Compose(steps)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from scripts import machine, peer_networks
-from scripts.step_contenders import MEAN, OPTIM, STD, Setting, noise
+from scripts.step_contenders import IMAGENET, OPTIM, Setting, noise
 
 FORMATS = {"PyTorch": torch.contiguous_format, "PyTorch, channels last": torch.channels_last}
 
@@ -66,7 +66,8 @@ class PeerSteps:
         self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout).to(device)
         self._labels = torch.from_numpy(labels).long().to(device)
         self._mean, self._std = (
-            torch.tensor(numbers, device=device).mul(255).reshape(1, 3, 1, 1) for numbers in (MEAN, STD)
+            torch.tensor(numbers, device=device).mul(255).reshape(1, 3, 1, 1)
+            for numbers in (IMAGENET.mean, IMAGENET.std)
         )
 
     def warm_up(self, mode: str) -> dict[str, float | None]:

@@ -58,22 +58,22 @@ def draw(spec: "TrainSpec") -> None:
     import numpy as np
     from etils import epath
 
-    from skipnet_jax import steps
-    from skipnet_jax.analysis import plots
+    from skipnet_jax.analysis import curves
     from skipnet_jax.data import pipeline, sources
+    from skipnet_jax.training import steps
 
     source = sources.load(spec.data, "train")
     batches = pipeline.train_batches(
         source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=STEP.value
     )
     images, targets, _ = jax.jit(steps.prepare, static_argnames=("spec", "mean", "std"))(
-        next(batches), STEP.value, spec=spec, mean=source.mean, std=source.std
+        next(batches), STEP.value, spec=spec, statistics=source.statistics
     )
     number = min(IMAGES.value, len(images))
     pixels = np.asarray(images[:number]) * np.asarray(source.std) + np.asarray(source.mean)
     floor = spec.mixing.label_smoothing / source.num_classes + SHOWN_FROM
     titles = [_title(target, floor, source.class_names) for target in np.asarray(targets[:number])]
-    plots.plot_images(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5), titles, epath.Path(OUTPUT.value))
+    curves.plot_images(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5), titles, epath.Path(OUTPUT.value))
     print(f"{OUTPUT.value}: {number} of the {len(images)} images of step {STEP.value}, {spec.data.name}")
 
 

@@ -4,7 +4,7 @@ In each round every contender takes an untimed step, in which it gets the caches
 fill `--seconds`; the device is waited for at the end. Ratios are made within a round, so that what slows the machine
 down for a while hits both sides alike. Odd rounds go backwards.
 
-FLOPs are twice the multiply-adds of `skipnet_jax.analysis.complexity`, which counts norms and activations too (about
+FLOPs are twice the multiply-adds of `skipnet_jax.models.complexity`, which counts norms and activations too (about
 a hundredth of a ResNet-50), whatever the compiled program really does; those of a training step are three times
 those of a forward pass.
 """
@@ -21,8 +21,7 @@ import jax
 
 from scripts import machine, step_tables
 from scripts.step_contenders import HostCalls, Setting, Steps
-from skipnet_jax.analysis import complexity
-from skipnet_jax.models import model_info
+from skipnet_jax.models import complexity, model_info
 
 HERE = "JAX"
 MODES = ("train", "eval", "host")

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from skipnet_jax import sharding, steps
-from skipnet_jax.models import create_model, model_info
+from skipnet_jax.models import build_network, model_info
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
+from skipnet_jax.training import sharding, steps
 
 # ImageNet's, for pixels scaled to 0..1; which numbers they are does not matter here.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # SGD with Nesterov momentum and decay of kernels, as in the recipes. The rate is small and constant: hundreds of steps
 # on noise shall end in no number that is not finite.
@@ -81,13 +80,13 @@ class Steps:
     def __init__(self, name: str, setting: Setting) -> None:
         self.spec = spec = plain_spec(name, setting)
         self.mesh = sharding.make_mesh(jax.devices()[:1])
-        self.model = create_model(**dataclasses.asdict(spec.model))
+        self.model = build_network(spec.model)
         schedule = schedules.make_schedule(spec.optim, batch_size=setting.batch, epochs=1, steps_per_epoch=1)
         self.optimizer = optimizers.make_optimizer(spec.optim, schedule)
         self.train_step = steps.make_train_step(
-            self.model, self.optimizer, schedule, spec, steps_per_epoch=1, mean=MEAN, std=STD, mesh=self.mesh
+            self.model, self.optimizer, schedule, spec, steps_per_epoch=1, statistics=IMAGENET, mesh=self.mesh
         )
-        self.eval_step = steps.make_eval_step(self.model, mean=MEAN, std=STD, mesh=self.mesh)
+        self.eval_step = steps.make_eval_step(self.model, statistics=IMAGENET, mesh=self.mesh)
         images, labels = noise(name, setting)
         rows = {"image": images, "label": labels}
         self.batch = sharding.to_global(rows, self.mesh)

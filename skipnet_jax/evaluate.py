@@ -11,14 +11,15 @@ import jax
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
-from skipnet_jax import checkpoint, details, json_files, scoring, sharding, steps
-from skipnet_jax import workdir as workdirs
+from skipnet_jax import files
 from skipnet_jax.data import sources
-from skipnet_jax.interop import workdir_weights
-from skipnet_jax.models import abstract_variables, create_model
+from skipnet_jax.evaluation import confusion, scoring
+from skipnet_jax.models import build_network
+from skipnet_jax.runs import weights
+from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import DataSpec, TrainSpec
+from skipnet_jax.training import sharding, steps
 
 DETAILS = ("calibration_error", "class_accuracy")  # what --details adds to a record
 
@@ -47,7 +48,7 @@ def evaluate_workdir(
       data_dir: where the data sets are; None = where the run has its own.
       flip: score each image by the mean of its logits and those of its mirror image. No published figure is of that.
       detailed: count by class and by confidence too, of the moving average if there is one, by which the best is
-        chosen. `details.py` lists the files.
+        chosen. `confusion.py` lists the files.
 
     Returns:
       For each data set and each size: those of `scoring.evaluate_state`, with the "model", "data", "image_size",
@@ -59,7 +60,7 @@ def evaluate_workdir(
         cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = workdir_weights.read_spec(workdir)
+    spec = weights.read_spec(workdir)
     _require_writable(workdir)
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     with _told_in_flags_of_evaluation():
@@ -67,8 +68,8 @@ def evaluate_workdir(
         for data in wanted:
             sources.require_available(data)  # all of them, before any is evaluated
     mesh = sharding.make_mesh()
-    model = create_model(**dataclasses.asdict(spec.model))
-    state = _restore(model, spec, workdir, which, mesh)
+    model = build_network(spec.model)
+    state = _restore(workdir, which, mesh)
     records = []
     for data in wanted:
         source = sources.load(data, "test")
@@ -103,13 +104,14 @@ def _require_writable(workdir: epath.Path) -> None:
         )
 
 
-def _restore(model: nn.Module, spec: TrainSpec, workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
+def _restore(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
     """A checkpoint without what only training needs."""
-    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
-        step = checkpoint.find(manager, which)
-        target = _replicated_variables(model, spec.data.image_size, mesh)
-        target["average"] = dict(target) if spec.ema_decay else {}
-        return steps.TrainState(step=step, opt_state={}, **checkpoint.restore(manager, step, target))
+    everywhere = sharding.replicated(mesh)
+    read = weights.load(workdir, which, averaged=False, sharding=everywhere)
+    average = {}
+    if read.spec.ema_decay:
+        average = weights.load(workdir, str(read.step), averaged=True, sharding=everywhere).variables
+    return steps.TrainState(step=read.step, opt_state={}, average=average, **read.variables)
 
 
 def _score(
@@ -121,21 +123,21 @@ def _score(
     *,
     flip: bool,
     detailed: bool,
-) -> tuple[dict[str, Any], details.Details | None]:
+) -> tuple[dict[str, Any], confusion.Details | None]:
     """Results of one pass, and what lies behind them where that is asked for."""
     eval_step = steps.make_eval_step(
-        model, mean=source.mean, std=source.std, mesh=mesh, classes=source.classes, flip=flip, details=detailed
+        model, statistics=source.statistics, mesh=mesh, classes=source.classes, flip=flip, details=detailed
     )
     tally = scoring.Tally()
     results: dict[str, Any] = dict(scoring.evaluate_state(eval_step, state, source, spec, mesh, tally=tally))
     if tally.total is None:
         return results, None
     numbers = source.classes or range(source.num_classes)
-    found = details.fetch(tally.total, tuple(source.class_names[number] for number in numbers))
+    found = confusion.fetch(tally.total, tuple(source.class_names[number] for number in numbers))
     return results | {"calibration_error": found.calibration_error, "class_accuracy": found.class_accuracy}, found
 
 
-def _tell(record: dict[str, Any], found: details.Details | None, workdir: epath.Path) -> None:
+def _tell(record: dict[str, Any], found: confusion.Details | None, workdir: epath.Path) -> None:
     """Adds a result to those of the workdir, and says it."""
     workdirs.add_results(workdir, _with_known_details(record, workdir))
     own = " (own classes)" if record["eval_classes"] == "own" else ""
@@ -157,7 +159,7 @@ def _with_known_details(record: dict[str, Any], workdir: epath.Path) -> dict[str
     The same are those that agree in all but the last digits of the losses, and where the workdir lay.
     """
     file = workdir / workdirs.RESULTS
-    earlier = json_files.read(file) if file.exists() else []
+    earlier = files.read_json(file) if file.exists() else []
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
     for other in earlier if isinstance(earlier, list) else []:
         if isinstance(other, dict) and same.items() <= other.items():
@@ -203,14 +205,4 @@ def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None, num
     raise ValueError(
         f"--datasets: got {source.name} with {got}, expected {expected} that the network has learnt. Change --datasets "
         f"or --data_dir."
-    )
-
-
-def _replicated_variables(model: nn.Module, image_size: int, mesh: Mesh) -> dict[str, PyTree]:
-    """Shapes and shardings of a network's arrays, without making any."""
-    variables = abstract_variables(model, image_size)
-    everywhere = sharding.replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})},
     )

@@ -19,15 +19,16 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax import json_files, preprocessing, scoring, sharding
-from skipnet_jax import workdir as workdirs
-from skipnet_jax.analysis import gate_maps, gates, heat_maps
+from skipnet_jax import files
 from skipnet_jax.data import sources
-from skipnet_jax.interop import workdir_weights
-from skipnet_jax.models import create_model, model_info
+from skipnet_jax.evaluation import gate_maps, gates, heat_maps, preprocessing, scoring
+from skipnet_jax.evaluation.predictor import Predictor, load_workdir
+from skipnet_jax.models import build_network, model_info
 from skipnet_jax.models.network import Network
-from skipnet_jax.predictor import Predictor, load_workdir
+from skipnet_jax.runs import weights
+from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
+from skipnet_jax.training import sharding
 
 FOLDER = "explain"
 MAPS, CLASS_MAPS, IMAGE_MAPS, NUMBERS = "gates", "gates_by_class", "gates_image_", "gates.json"
@@ -66,11 +67,11 @@ def explain_workdir(
         folder cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = workdir_weights.read_spec(workdir)
+    spec = weights.read_spec(workdir)
     if data_dir is not None:
         spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, dir=data_dir))
     predictor = load_workdir(workdir, checkpoint)
-    model = create_model(**dataclasses.asdict(spec.model))
+    model = build_network(spec.model)
     gates.find_sections(model)  # an error if it has no gates, before anything long
     singles = [
         _Image(epath.Path(file).name, preprocessing.load_image(file, predictor.preprocessing)) for file in images
@@ -84,8 +85,7 @@ def explain_workdir(
         sharding.replicate(predictor.variables, mesh),
         scoring.batches(source, spec, mesh),
         num_classes=spec.model.num_classes,
-        mean=source.mean,
-        std=source.std,
+        statistics=source.statistics,
         mesh=mesh,
     )
     singles = singles or list(_one_of_each_class(source, spec))
@@ -158,14 +158,14 @@ def _write(
         ],
         "single_images": records,
     }
-    json_files.write(folder / NUMBERS, numbers)
+    files.write_json(folder / NUMBERS, numbers)
     print(f"gates of {network} over {images}: written to {folder}", flush=True)
 
 
 def _look_at(model: Network, predictor: Predictor, image: _Image) -> tuple[gates.Weights, str, float]:
     """The weights of one image, and what the network takes it for, with what probability."""
     settings = predictor.preprocessing
-    weights = gates.measure_image(model, predictor.variables, image.pixels, mean=settings.mean, std=settings.std)
+    weights = gates.measure_image(model, predictor.variables, image.pixels, statistics=settings.statistics)
     [[(prediction, probability)]] = predictor.predict(image.pixels[None], top=1)
     return weights, prediction, probability
 

@@ -46,8 +46,9 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from skipnet_jax import config, interruption, libraries
+from skipnet_jax import config, libraries
 from skipnet_jax.data import sources, storage
+from skipnet_jax.runs import signals
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
@@ -91,7 +92,7 @@ _MODES: list[tuple[flags.FlagHolder[Any], tuple[str, ...]]] = [
 
 FAILED = 1  # a bug, or the machine: worth another try
 USER_ERROR = 2
-INTERRUPTED = interruption.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
+INTERRUPTED = signals.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
 
 
 def main(argv: Sequence[str]) -> int:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         _check_flags(argv)
         _dispatch()
-    except interruption.Stopped as stop:
+    except signals.Stopped as stop:
         print(stop, file=sys.stderr)
         return _end(stop.exit_status)
     except KeyboardInterrupt as stop:
@@ -194,7 +195,7 @@ def _dispatch() -> None:
 
 def _join_hosts() -> None:
     if DISTRIBUTED.value:
-        from skipnet_jax import hosts
+        from skipnet_jax.runs import hosts
 
         hosts.join(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value, workdir=WORKDIR.value)
 
@@ -206,7 +207,7 @@ def _is_distributed() -> bool:
 def _end(status: int) -> int:
     """Leaves the other hosts, if there are any, before what the run has held is let go, for which some would wait."""
     if _is_distributed():
-        from skipnet_jax import hosts
+        from skipnet_jax.runs import hosts
 
         hosts.leave(status)
     return status
@@ -222,7 +223,7 @@ def _tell(error: Exception) -> int | None:
         return FAILED
     if not _is_distributed():
         return None
-    from skipnet_jax import hosts
+    from skipnet_jax.runs import hosts
 
     if hosts.is_lost(error):
         print(f"error: {hosts.lost_text(error, WORKDIR.value)}", file=sys.stderr)

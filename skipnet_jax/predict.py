@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from skipnet_jax.data import folders
 
 if TYPE_CHECKING:
-    from skipnet_jax.predictor import Classifier
+    from skipnet_jax.evaluation.predictor import Classifier
 
 STDIN = "-"
 # What counts as an image in a folder. Some of them cannot be read: better to say so than to leave them out in silence.
@@ -130,7 +130,7 @@ def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: i
     """
     import numpy as np
 
-    from skipnet_jax.predictor import most_probable, pad
+    from skipnet_jax.evaluation.predictor import most_probable, pad
 
     size = min(batch_size, len(files))
     loaded = _read_ahead(files, network, ahead=2 * size)
@@ -210,8 +210,8 @@ def _read_ahead(files: Sequence[str], network: "Classifier", ahead: int) -> Iter
 
 def _read(file: str, network: "Classifier") -> Any:
     """The image as uint8 [s, s, 3], or what is wrong with it, in words."""
-    from skipnet_jax.data.errors import DataError
-    from skipnet_jax.preprocessing import load_image
+    from skipnet_jax.errors import DataError
+    from skipnet_jax.evaluation.preprocessing import load_image
 
     try:
         return load_image(sys.stdin.buffer.read() if file == STDIN else file, network.preprocessing)
@@ -242,7 +242,7 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
         from skipnet_jax.exports import artifacts
 
         return artifacts.load_artifact(arguments.artifact)
-    from skipnet_jax.predictor import load_workdir
+    from skipnet_jax.evaluation.predictor import load_workdir
 
     return load_workdir(arguments.workdir, arguments.checkpoint or "best", batch_size=arguments.batch_size)
 

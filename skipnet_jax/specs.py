@@ -9,6 +9,8 @@ Workdirs of earlier versions lack the newest fields, so a new field has a defaul
 
 import dataclasses
 
+from skipnet_jax.errors import UserError
+
 DTYPES = ("float32", "bfloat16", "float64")
 OPTIMIZERS = ("sgd", "sam", "adamw", "rmsprop", "rmsprop_tf")
 SCHEDULES = ("cosine", "exponential", "constant")
@@ -18,6 +20,18 @@ AUTO_AUGMENT_POLICIES = ("none", "cifar10", "imagenet", "svhn")
 CLASS_SPACES = ("all", "own")
 CORRUPT_POLICIES = ("error", "skip")
 NONFINITE_POLICIES = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """What the pixels of a data set are normalised with: (pixel / 255 - mean) / std.
+
+    Args:
+      mean, std: of each channel, for pixels scaled to 0..1.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +144,21 @@ class DataSpec:
         _require_at_least("data.lighting", self.lighting, 0)
         _require_choice("data.on_corrupt", self.on_corrupt, CORRUPT_POLICIES)
         if self.pad_crop >= self.image_size:
-            raise ValueError(
-                f"data.pad_crop: got {self.pad_crop}, expected less than data.image_size ({self.image_size}), "
-                f"since reflection cannot pad by more than the image has. Lower --config.data.pad_crop."
+            raise UserError(
+                "data.pad_crop",
+                f"{self.pad_crop}",
+                f"less than data.image_size ({self.image_size}), since padding reflects the image's own pixels",
+                "Lower `data.pad_crop`.",
             )
         if self.pad_crop and self.crop_min_area:
-            raise ValueError(
-                f"data.pad_crop and data.crop_min_area: got {self.pad_crop} and {self.crop_min_area}, expected one of "
-                f"them to be 0: they are two ways to crop. Change --config.data.pad_crop or "
-                f"--config.data.crop_min_area."
+            raise UserError(
+                "data.pad_crop",
+                f"{self.pad_crop} beside data.crop_min_area={self.crop_min_area}",
+                "one of the two to be 0, since an image is cropped once",
+                "Change `data.pad_crop` or `data.crop_min_area`.",
             )
         if len(set(self.classes)) < len(self.classes) or any(number < 0 for number in self.classes):
-            raise ValueError(
-                f"data.classes: got {self.classes}, expected different numbers from 0 on. Change --config.data.classes."
-            )
+            raise UserError("data.classes", f"{self.classes}", "different numbers from 0 on", "Change `data.classes`.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +189,11 @@ class MixingSpec:
         _require_positive("mixing.cutmix_alpha", self.cutmix_alpha)
         _require_positive("mixing.mixup_alpha", self.mixup_alpha)
         if self.cutmix_prob + self.mixup_prob > 1 + 1e-6:  # 0.7 + 0.3 may round above 1
-            raise ValueError(
-                f"mixing.cutmix_prob and mixing.mixup_prob: got {self.cutmix_prob} and {self.mixup_prob}, expected at "
-                f"most 1 together. Change --config.mixing.cutmix_prob or --config.mixing.mixup_prob."
+            raise UserError(
+                "mixing.cutmix_prob",
+                f"{self.cutmix_prob} beside mixing.mixup_prob={self.mixup_prob}",
+                "at most 1 together",
+                "Change `mixing.cutmix_prob` or `mixing.mixup_prob`.",
             )
 
 
@@ -297,44 +314,45 @@ class TrainSpec:
         _require_choice("on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
         _require_below_one("ema_decay", self.ema_decay)
         if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"seed: got {self.seed}, expected 0..4294967295, all that JAX tells apart. Change --config.seed."
-            )
+            raise UserError("seed", f"{self.seed}", "0..4294967295, the seeds that JAX has", "Change `seed`.")
         if self.batch_size % self.accumulate_steps:
-            raise ValueError(
-                f"accumulate_steps: got {self.accumulate_steps}, expected a divisor of batch_size ({self.batch_size}). "
-                f"Change --config.accumulate_steps or --config.batch_size."
+            raise UserError(
+                "accumulate_steps",
+                f"{self.accumulate_steps}",
+                f"a divisor of batch_size ({self.batch_size})",
+                "Change `accumulate_steps` or `batch_size`.",
             )
         group, part = self.model.bn_group_size, self.batch_size // self.accumulate_steps
         smaller = " or less than one group" if self.accumulate_steps == 1 else ""  # parts must not make it smaller
         if group and part % group and not (smaller and part < group):
-            raise ValueError(
-                f"batch_size: got {self.batch_size} in {self.accumulate_steps} part(s), expected a part that is a "
-                f"multiple of model.bn_group_size ({group}){smaller}. Change --config.batch_size, "
-                f"--config.accumulate_steps or --config.model.bn_group_size (0 = whole part)."
+            raise UserError(
+                "batch_size",
+                f"{self.batch_size} in {self.accumulate_steps} part(s)",
+                f"a part that is a multiple of model.bn_group_size ({group}){smaller}",
+                "Change `batch_size`, `accumulate_steps` or `model.bn_group_size` (0 = the whole part).",
             )
 
 
-def _require_at_least(name: str, value: int | float, least: int | float) -> None:
-    if not value >= least:  # not a number is refused too
-        raise ValueError(f"{name}: got {value}, expected at least {least}. Change --config.{name}.")
+def _require_at_least(field: str, value: int | float, least: int | float) -> None:
+    if not value >= least:  # refuses NaN too
+        raise UserError(field, f"{value}", f"at least {least}", f"Change `{field}`.")
 
 
-def _require_positive(name: str, value: int | float) -> None:
+def _require_positive(field: str, value: int | float) -> None:
     if not value > 0:
-        raise ValueError(f"{name}: got {value}, expected more than 0. Change --config.{name}.")
+        raise UserError(field, f"{value}", "more than 0", f"Change `{field}`.")
 
 
-def _require_fraction(name: str, value: int | float) -> None:
+def _require_fraction(field: str, value: int | float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}: got {value}, expected 0..1. Change --config.{name}.")
+        raise UserError(field, f"{value}", "0..1", f"Change `{field}`.")
 
 
-def _require_below_one(name: str, value: int | float) -> None:
+def _require_below_one(field: str, value: int | float) -> None:
     if not 0 <= value < 1:
-        raise ValueError(f"{name}: got {value}, expected 0 or more and less than 1. Change --config.{name}.")
+        raise UserError(field, f"{value}", "0 or more and less than 1", f"Change `{field}`.")
 
 
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}. Change --config.{name}.")
+        raise UserError(field, repr(value), f"one of {', '.join(choices)}", f"Change `{field}`.")

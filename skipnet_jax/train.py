@@ -1,7 +1,6 @@
 """The one training loop."""
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,16 +12,19 @@ from etils import epath
 from jax.sharding import Mesh
 from orbax import checkpoint as ocp
 
-from skipnet_jax import config, events, hosts, interruption, recovery, scoring, sharding, steps, transfer, wandb_log
-from skipnet_jax import workdir as workdirs
-from skipnet_jax.analysis import plots
+from skipnet_jax import config
+from skipnet_jax.analysis import curves
 from skipnet_jax.data import pipeline, sources
-from skipnet_jax.divergence import Guard
-from skipnet_jax.models import create_model
+from skipnet_jax.evaluation import scoring
+from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
-from skipnet_jax.progress import Progress
-from skipnet_jax.saver import Saver
+from skipnet_jax.runs import events, hosts, recovery, signals, transfer, wandb_log
+from skipnet_jax.runs import workdir as workdirs
+from skipnet_jax.runs.console import Console
+from skipnet_jax.runs.divergence import Guard
+from skipnet_jax.runs.saver import Saver
 from skipnet_jax.specs import TrainSpec
+from skipnet_jax.training import sharding, steps
 
 
 def train_and_evaluate(
@@ -44,7 +46,7 @@ def train_and_evaluate(
       ValueError: the config does not fit the data, the devices or the workdir.
       FloatingPointError: the loss, the gradient or the network is no longer finite.
       OSError: the last state could not be saved.
-      interruption.Stopped: SIGTERM, or Ctrl-C, which it is a kind of; its text says what is saved.
+      signals.Stopped: SIGTERM, or Ctrl-C, which it is a kind of; its text says what is saved.
     """
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
     hosts.require_shared(workdirs.locate(workdir))
@@ -93,7 +95,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         )
 
     guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
-    progress = Progress(
+    console = Console(
         workdir,
         start=start,
         total=total,
@@ -102,48 +104,50 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         unevaluated=unevaluated,
         wandb_project=spec.wandb_project,
     )
-    _introduce(progress, spec, state.params, train_source, test_source, mesh, workdir)
+    _introduce(console, spec, state.params, train_source, test_source, mesh, workdir)
     if start:
-        progress.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
+        console.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
         state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
-        progress.say(str(taken))
+        console.say(str(taken))
     batches = batches_from(start)
     with (
         contextlib.ExitStack() as last,
-        events.recorded(workdir, lambda: progress.done),
-        interruption.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as signals,
+        events.recorded(workdir, lambda: console.done),
+        signals.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as stop_signals,
     ):
         last.callback(_draw, workdir)
-        last.callback(progress.close)
+        last.callback(console.close)
         for step in range(start if unevaluated else start + 1, total + 1):
             results: dict[str, float | int] = {}
             at_end = step % steps_per_epoch == 0
             fetch = at_end or step % spec.log_every_steps == 0
             if step > start:
                 state, sums = train_step(state, sharding.to_global(next(batches), mesh))
-                progress.step(sums)
-                signals.agree()
+                console.step(sums)
+                stop_signals.agree()
                 if fetch:
-                    guard.check_steps(progress.fetch(), step)
+                    guard.check_steps(console.fetch(), step)
             if at_end:
-                with contextlib.suppress(interruption.Requested):
-                    signals.check()
-                    results = scoring.evaluate_state(eval_step, state, test_source, spec, mesh, check=signals.check)
+                with contextlib.suppress(signals.Requested):
+                    stop_signals.check()
+                    results = scoring.evaluate_state(
+                        eval_step, state, test_source, spec, mesh, check=stop_signals.check
+                    )
             if results:
                 guard.check_results(results, step)
-                progress.epoch(results)
+                console.epoch(results)
                 results["epoch"] = step // steps_per_epoch
             by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
-            stopping = signals.number  # asked once a step: a signal that comes after this is the next one's
+            stopping = stop_signals.number  # asked once a step: a signal that comes after this is the next one's
             if by_epoch or stopping or saver.due(fetched=fetch):
-                snapshot = progress.snapshot()
+                snapshot = console.snapshot()
                 guard.check_steps(snapshot["window"], step)
                 guard.check_state(state, step)
                 saver.save(step, state, snapshot, results or None)
             saver.poll()
             if stopping and not (results and step == total):
-                raise _stopped(signals, step, total, saver, steps_per_epoch)
+                raise _stopped(stop_signals, step, total, saver, steps_per_epoch)
         _require_saved(saver)
     return results
 
@@ -176,7 +180,7 @@ def _compile(
 ) -> tuple[steps.TrainState, Callable[..., Any], Callable[..., Any]]:
     """The state before the first step, the training step and the evaluation step."""
     steps_per_epoch = train_source.num_examples // spec.batch_size
-    model = create_model(**dataclasses.asdict(spec.model))
+    model = build_network(spec.model)
     schedule = schedules.make_schedule(
         spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
     )
@@ -184,11 +188,11 @@ def _compile(
     state = steps.init_state(
         model, optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0
     )
-    mean, std = train_source.mean, train_source.std
+    statistics = train_source.statistics
     train_step = steps.make_train_step(
-        model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, mean=mean, std=std, mesh=mesh
+        model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, statistics=statistics, mesh=mesh
     )
-    return state, train_step, steps.make_eval_step(model, mean=mean, std=std, mesh=mesh, classes=test_source.classes)
+    return state, train_step, steps.make_eval_step(model, statistics=statistics, mesh=mesh, classes=test_source.classes)
 
 
 def _require_left(first: int, total: int, steps_per_epoch: int) -> None:
@@ -217,15 +221,15 @@ def _saved(saver: Saver, steps_per_epoch: int) -> str:
 
 
 def _stopped(
-    signals: interruption.Signals, step: int, total: int, saver: Saver, steps_per_epoch: int
-) -> interruption.Stopped:
-    where = f", as a signal asked host {' and '.join(map(str, signals.hosts))} to" if signals.hosts else ""
+    stop_signals: signals.Signals, step: int, total: int, saver: Saver, steps_per_epoch: int
+) -> signals.Stopped:
+    where = f", as a signal asked host {' and '.join(map(str, stop_signals.hosts))} to" if stop_signals.hosts else ""
     text = f"stopped at step {step} of {total}{where}; {_saved(saver, steps_per_epoch)}. Run the same command to go on."
-    return interruption.Stopped(text, signals.number)
+    return signals.Stopped(text, stop_signals.number)
 
 
 def _introduce(
-    progress: Progress,
+    console: Console,
     spec: TrainSpec,
     params: Mapping[str, Any],
     train_source: sources.Source,
@@ -236,7 +240,7 @@ def _introduce(
     if jax.process_index() == 0:
         overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / workdirs.PARAMETERS).write_text(overview + "\n")
-    progress.say(
+    console.say(
         f"{spec.model.name}: {parameter_overview.count_parameters(params):,} parameters, {spec.model.dtype}\n"
         f"{spec.data.name}: {train_source.num_examples:,} training and {test_source.num_examples:,} test images of "
         f"{spec.data.image_size} px, {train_source.num_classes} classes\n"
@@ -249,7 +253,7 @@ def _introduce(
 def _draw(workdir: epath.Path) -> None:
     if jax.process_index() == 0:
         try:
-            plots.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
+            curves.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
         except OSError as error:  # a picture is no reason to fail: its numbers are in the metrics
             print(f"WARNING: {workdir / workdirs.CURVES} could not be written ({error})", file=sys.stderr, flush=True)
 

@@ -2,17 +2,17 @@ import os
 
 import pytest
 
-from skipnet_jax import atomic_file
+from skipnet_jax import files
 
 
 def write_text(file, text):
-    atomic_file.write_text(file, text)
+    files.write_text(file, text)
 
 
 def put_in_place(file, text):
     new = file.with_name("finished")
     new.write_text(text)
-    atomic_file.put_in_place(new, file)
+    files.put_in_place(new, file)
 
 
 @pytest.mark.parametrize("write", [write_text, put_in_place])

@@ -8,9 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from skipnet_jax import evaluate, scoring, specs, train, workdir
+from skipnet_jax import evaluate, specs, train
 from skipnet_jax.data import sources
-from skipnet_jax.interop import workdir_weights
+from skipnet_jax.evaluation import scoring
+from skipnet_jax.runs import weights, workdir
 
 
 class TinyNet(nn.Module):
@@ -189,7 +190,7 @@ def test_converted_weights_are_evaluated_as_the_published_run_would_be(tmp_path,
     kernel = np.zeros((3, 10), np.float32)
     bias = (np.arange(10) == 7).astype(np.float32)  # says 7 whatever it sees
     variables = {"params": {"classifier": {"kernel": kernel, "bias": bias}}}
-    workdir_weights.save(tmp_path / "run", workdir_weights.Origin("resnet20", 10, "some.pt"), variables)
+    weights.save(tmp_path / "run", weights.Origin("resnet20", 10, "some.pt"), variables)
     [record] = evaluate.evaluate_workdir(tmp_path / "run", datasets=["digits"], image_sizes=[8])
     labels = sources.load(specs.DataSpec(name="digits", image_size=8, pad_crop=0), "test").labels
     assert (record["accuracy"], record["count"]) == (np.mean(labels == 7), 360)

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import jax
@@ -8,8 +7,9 @@ import pytest
 from etils import epath
 from matplotlib import image
 
-from skipnet_jax import checkpoint, config, explain, json_files
-from skipnet_jax.models import create_model
+from skipnet_jax import config, explain, files
+from skipnet_jax.models import build_network
+from skipnet_jax.runs import checkpoint
 
 
 def digits(name):
@@ -24,11 +24,11 @@ def digits(name):
 def make_run(path, name):
     """A workdir with the initial weights of a network."""
     spec = digits(name)
-    model = create_model(**dataclasses.asdict(spec.model))
+    model = build_network(spec.model)
     variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), train=False)
     path.mkdir()
-    json_files.write(epath.Path(path / "config.json"), config.to_dict(spec))
-    json_files.write(epath.Path(path / "data.json"), {"class_names": ["0", "1"], "training_images": 288})
+    files.write_json(epath.Path(path / "config.json"), config.to_dict(spec))
+    files.write_json(epath.Path(path / "data.json"), {"class_names": ["0", "1"], "training_images": 288})
     with checkpoint.open_manager(path / "checkpoints") as manager:
         checkpoint.save(manager, 0, {"step": jnp.zeros((), jnp.int32), **variables}, {"accuracy": 0.5})
     return path

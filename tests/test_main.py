@@ -11,7 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from skipnet_jax import events, interruption, main, workdir
+from skipnet_jax import main
+from skipnet_jax.runs import events, signals, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -105,7 +106,7 @@ def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
 
 def test_a_stopped_run_ends_with_its_signals_status(dispatch, capsys):
     def stopped():
-        raise interruption.Stopped("stopped at step 3 of 9", signal.SIGTERM)
+        raise signals.Stopped("stopped at step 3 of 9", signal.SIGTERM)
 
     dispatch(stopped)
     assert main.main(["main"]) == 143

@@ -10,9 +10,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from skipnet_jax import evaluate, predict, predictor, specs, train
+from skipnet_jax import evaluate, predict, specs, train
 from skipnet_jax.data import sources
-from skipnet_jax.preprocessing import Preprocessing
+from skipnet_jax.evaluation import predictor
+from skipnet_jax.evaluation.preprocessing import Preprocessing
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -203,8 +204,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     """As in `... | head -1`, on a real network and in a process of its own."""
     import jax
 
-    from skipnet_jax import checkpoint, workdir
     from skipnet_jax.models import create_model
+    from skipnet_jax.runs import checkpoint, workdir
 
     path = tmp_path / "run"
     images = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)

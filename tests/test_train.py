@@ -9,22 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from skipnet_jax import (
-    checkpoint,
-    config,
-    events,
-    interruption,
-    json_files,
-    models,
-    saver,
-    scoring,
-    sharding,
-    specs,
-    steps,
-    train,
-    workdir,
-)
+from skipnet_jax import config, files, models, specs, train
 from skipnet_jax.data import pipeline, sources
+from skipnet_jax.evaluation import scoring
+from skipnet_jax.runs import checkpoint, events, saver, signals, workdir
+from skipnet_jax.training import sharding, steps
 from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, last_checkpoint, make_spec, require_equal
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -113,7 +102,7 @@ def test_interrupted_at_any_step_and_run_again_equals_never_interrupted(whole, t
     number = signal.SIGTERM if step % 2 else signal.SIGINT
     with pytest.MonkeyPatch.context() as patch:
         interrupt_in(patch, step, number)
-        with pytest.raises(interruption.Stopped) as stop:
+        with pytest.raises(signals.Stopped) as stop:
             train.train_and_evaluate(make_spec(), parts)
     assert stop.value.exit_status == 128 + number
     assert f"stopped at step {step} of 15; saved is step {step} (epoch {step / 5:g})" in str(stop.value)
@@ -167,7 +156,7 @@ def test_a_network_of_the_project_with_drop_path_goes_on_bit_for_bit(tmp_path, m
     expected = train.train_and_evaluate(spec, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_in(patch, 5, signal.SIGTERM)
-        with pytest.raises(interruption.Stopped, match="saved is step 5 "):
+        with pytest.raises(signals.Stopped, match="saved is step 5 "):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")
@@ -184,7 +173,7 @@ def test_damage_to_the_newest_costs_its_steps_and_nothing_else(whole, tmp_path, 
     else:
         with pytest.MonkeyPatch.context() as patch:
             interrupt_in(patch, 13)
-            with pytest.raises(interruption.Stopped):
+            with pytest.raises(signals.Stopped):
                 train.train_and_evaluate(make_spec(), path)
     folder = path / workdir.CHECKPOINTS / ("15" if finished else "13")
     if damaged == "arrays":
@@ -211,7 +200,7 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "batches", batches)
-        with pytest.raises(interruption.Stopped, match="saved is step 5"):
+        with pytest.raises(signals.Stopped, match="saved is step 5"):
             train.train_and_evaluate(make_spec(), parts)
     assert not any("test/loss" in line for line in workdir.read_metrics(parts))
     with checkpoint.open_manager(parts / workdir.CHECKPOINTS) as manager:
@@ -230,7 +219,7 @@ def test_a_signal_after_the_time_to_save_is_taken_up_by_the_next_step(tmp_path, 
         original(self)
 
     monkeypatch.setattr(saver.Saver, "poll", poll)
-    with pytest.raises(interruption.Stopped, match=r"stopped at step 3 of .*saved is step 3 "):
+    with pytest.raises(signals.Stopped, match=r"stopped at step 3 of .*saved is step 3 "):
         train.train_and_evaluate(make_spec(), tmp_path)
 
 
@@ -399,10 +388,10 @@ def test_goes_on_only_with_the_same_data(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train.train_and_evaluate(spec, tmp_path)
     file = workdir.locate(tmp_path) / workdir.DATA
-    record = json_files.read(file)
+    record = files.read_json(file)
     assert record == {"class_names": list("0123456789"), "training_images": 1437}
     for name, other in {"training_images": 1436, "class_names": list("1023456789")}.items():
-        json_files.write(file, record | {name: other})
+        files.write_json(file, record | {name: other})
         with pytest.raises(ValueError, match=rf"on other data: got {name} .*, expected .*--config\.data\.dir"):
             train.train_and_evaluate(spec, tmp_path)
 

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from skipnet_jax import checkpoint, specs, workdir
+from skipnet_jax import specs
+from skipnet_jax.runs import checkpoint, workdir
 
 TIMINGS = {"images_per_second"}
 STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from skipnet_jax.analysis import plots
+from skipnet_jax.analysis import curves
 from skipnet_jax.analysis.result_tables import Cell, Column, Row, Table, published, published_size
 from skipnet_jax.analysis.runs import EvalSet, Group
 from skipnet_jax.models import list_models, model_info
@@ -65,12 +65,12 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
         drawn.append(path)
         return path
 
-    curves: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
+    by_title: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
     for group in groups:
         title, name = group.runs[0].learnt.title, f"{group.label}, {len(group.runs)} run{'s' * (len(group.runs) > 1)}"
-        curves.setdefault(title, {})[name] = [run.metrics for run in group.runs]
-    for title, runs in curves.items():
-        plots.plot_runs(runs, file("curves", title))
+        by_title.setdefault(title, {})[name] = [run.metrics for run in group.runs]
+    for title, runs in by_title.items():
+        curves.plot_runs(runs, file("curves", title))
     for table in tables:
         for eval_set in dict.fromkeys(column.eval_set for column in table.columns):
             columns = [column for column in table.columns if column.eval_set == eval_set]
@@ -90,7 +90,7 @@ def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
       eval_set: one of the table's.
       path: of the picture, .png or .svg.
     """
-    figure = plots.new_figure(9, 5)
+    figure = curves.new_figure(9, 5)
     axes = figure.subplots()
     chosen = [i for i, column in enumerate(table.columns) if column.eval_set == eval_set]
     colors = _colors(table.rows)
@@ -105,13 +105,13 @@ def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
             accuracies = [score.accuracy for score in cell.scores.values()]
             if accuracies:
                 axes.vlines(size, min(accuracies), max(accuracies), color=colors[row.label], linewidth=1.2)
-    plots.set_frame(
+    curves.set_frame(
         axes, f"{eval_set.title}: top-1 accuracy, bars from lowest to highest run", "side of the test images, pixels"
     )
     axes.set_xticks([table.columns[i].image_size for i in chosen])
-    plots.set_percent(axes)
-    plots.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
-    plots.save(figure, path)
+    curves.set_percent(axes)
+    curves.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
+    curves.save(figure, path)
 
 
 def plot_trade_off(table: Table, column: Column, path: epath.Path) -> None:
@@ -125,18 +125,18 @@ def plot_trade_off(table: Table, column: Column, path: epath.Path) -> None:
     """
     from matplotlib.ticker import EngFormatter
 
-    figure = plots.new_figure(12, 4.6)
+    figure = curves.new_figure(12, 4.6)
     for number, axes in enumerate(figure.subplots(1, 2, sharey=True)):
         _draw_points(axes, _published_points(table, column, number), HOLLOW)
         _draw_points(axes, _measured_points(table, column, number), FILLED)
         title = f"{column.eval_set.title} at {column.image_size} px: top-1 accuracy"
-        plots.set_frame(axes, title if number == 0 else "", ("parameters", "FLOPs")[number])
+        curves.set_frame(axes, title if number == 0 else "", ("parameters", "FLOPs")[number])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(0, 1.05 * axes.get_xlim()[1])  # from zero: a hundredth more must not look like twice as much
         axes.margins(y=0.08)
-        plots.set_percent(axes)
-    plots.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
-    plots.save(figure, path)
+        curves.set_percent(axes)
+    curves.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
+    curves.save(figure, path)
 
 
 def _cells(table: Table, column: Column) -> list[Cell]:
@@ -202,7 +202,7 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
     if len(set(kinds.values())) == 1:
         kinds = {label: label for label in kinds}
     order = [*dict.fromkeys(kinds.values())]
-    return {label: plots.COLORS[order.index(kind) % len(plots.COLORS)] for label, kind in kinds.items()}
+    return {label: curves.COLORS[order.index(kind) % len(curves.COLORS)] for label, kind in kinds.items()}
 
 
 def _entries(rows: Sequence[Row]) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from skipnet_jax.analysis import comparison_plots, plots, result_notes, result_tables, run_facts, runs
+from skipnet_jax.analysis import comparison_plots, curves, result_notes, result_tables, run_facts, runs
 from skipnet_jax.analysis.run_facts import Facts
 from skipnet_jax.analysis.tables import format_count
 
@@ -128,7 +128,7 @@ def _curves(members: Sequence[runs.Run], tables: Sequence[result_tables.Table]) 
         folder = epath.Path(name)
         if len(members) == 1:
             files = [folder / "curves.svg"]
-            plots.plot_curves(members[0].metrics, files[0])
+            curves.plot_curves(members[0].metrics, files[0])
         else:
             files = comparison_plots.draw(runs.group(members), tables, folder, "svg")
         return [_picture(file, file.stem.replace("_", " ")) for file in files]

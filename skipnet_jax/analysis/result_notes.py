@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from skipnet_jax import workdir as workdirs
 from skipnet_jax.analysis.runs import DIFFER_IN_CIFAR, Group, Run, differences, identity
 from skipnet_jax.models import model_info
 from skipnet_jax.models.zoo import find
+from skipnet_jax.runs import workdir as workdirs
 
 
 def notes(runs: Iterable[Run], groups: Sequence[Group]) -> list[str]:

@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skipnet_jax.analysis.complexity import Complexity, count
 from skipnet_jax.analysis.runs import EvalSet, Group, Run, Score
 from skipnet_jax.analysis.tables import published_results
 from skipnet_jax.models import model_info
+from skipnet_jax.models.complexity import Complexity, count
 from skipnet_jax.specs import TrainSpec
 
 # Which of the published figures are of which test set. ImageNet-A was scored over all 1000 classes.

@@ -9,12 +9,13 @@ from typing import Any
 
 from etils import epath
 
-from skipnet_jax import config, events, json_files
-from skipnet_jax import workdir as workdirs
-from skipnet_jax.analysis.complexity import count
+from skipnet_jax import config, files
 from skipnet_jax.analysis.runs import Run, require_fields
 from skipnet_jax.models import model_info
+from skipnet_jax.models.complexity import count
 from skipnet_jax.models.zoo import find
+from skipnet_jax.runs import events
+from skipnet_jax.runs import workdir as workdirs
 
 PLACES = ("git", "python", "platform", "devices", "device_kind", "hosts")  # of a start, in the order they are told
 
@@ -170,7 +171,7 @@ def _tests(metrics: Iterable[Mapping[str, Any]]) -> Iterator[Measured]:
 
 
 def _evaluations(file: epath.Path) -> Iterator[Evaluation]:
-    for record in json_files.read(file) if file.exists() else ():
+    for record in files.read_json(file) if file.exists() else ():
         own = ", among its own classes" if record["eval_classes"] == "own" else ""
         flip = ", with mirror images" if record.get("flip") else ""
         averaged = "average_" if "average_accuracy" in record else ""

@@ -7,9 +7,9 @@ from typing import Any
 
 from etils import epath
 
-from skipnet_jax import json_files
-from skipnet_jax import workdir as workdirs
+from skipnet_jax import files
 from skipnet_jax.models import list_models, model_info
+from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
 # Of any other data set the name says all; of these it says only how they are read.
@@ -139,7 +139,7 @@ def read(path: epath.PathLike) -> Run:
     workdir = workdirs.locate(path)
     spec = workdirs.read_spec(workdir)
     known = workdirs.read_class_names(workdir) is not None  # which looks at the form of the file too
-    data = json_files.read(workdir / workdirs.DATA) if known else {}
+    data = files.read_json(workdir / workdirs.DATA) if known else {}
     metrics = workdirs.read_metrics(workdir)
     require_fields(workdir / workdirs.METRICS, metrics, {"epoch": float | int})
     run = Run(workdir, spec, data, metrics, {})
@@ -220,7 +220,7 @@ def _scores_of_evaluation(run: Run) -> dict[tuple[EvalSet, int], Score]:
     """Of each test set and size the newest checkpoint that was scored: the best one would be a choice by the result."""
     file = run.path / workdirs.RESULTS
     scores: dict[tuple[EvalSet, int], Score] = {}
-    for record in json_files.read(file) if file.exists() else ():
+    for record in files.read_json(file) if file.exists() else ():
         try:
             where = (_eval_set(run, record), record["image_size"])
             accuracy = record.get("average_accuracy", record["accuracy"])

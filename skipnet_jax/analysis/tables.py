@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from skipnet_jax.analysis.complexity import count, xla_flops
 from skipnet_jax.models import model_info
+from skipnet_jax.models.complexity import count, xla_flops
 
 ACCURACIES = {"imagenet_top1": "ImageNet", "cifar10_top1": "CIFAR-10", "cifar100_top1": "CIFAR-100"}
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 _LARGEST = 2**50  # bytes; no tar has as many

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skipnet_jax.data import augment, keys, records
-from skipnet_jax.data.kinds import Files, Shards
+from skipnet_jax.data.splits import Files, Shards
 from skipnet_jax.data.streams import Streams
 from skipnet_jax.specs import DataSpec
 

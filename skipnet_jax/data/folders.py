@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from skipnet_jax.data import storage
-from skipnet_jax.data.errors import DataError
-from skipnet_jax.data.kinds import Files
+from skipnet_jax.data.splits import Files
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 _log = logging.getLogger(__name__)

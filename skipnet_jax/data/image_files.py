@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from skipnet_jax.data import storage
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 
 # What evaluation shows of an image: of images in files the centre, of data sets that are read into memory all.
 CENTER, WHOLE = "center", "whole"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import augment, keys
-from skipnet_jax.data.kinds import InMemory
+from skipnet_jax.data.splits import InMemory
 from skipnet_jax.specs import DataSpec
 
 # Threads of the input's own pool, and batches made ahead: enough for an accelerator, no burden to the host.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import encoded, in_memory, streams
-from skipnet_jax.data.checked import checked
-from skipnet_jax.data.kinds import Files, InMemory, Shards, Source
+from skipnet_jax.data.corrupt_images import checked
+from skipnet_jax.data.splits import Files, InMemory, Shards, Source
 from skipnet_jax.specs import DataSpec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import keys
-from skipnet_jax.data.kinds import Files, Shards
+from skipnet_jax.data.splits import Files, Shards
 from skipnet_jax.data.streams import Streams, segments
 
 # Shards read at once, by several threads; and bytes per read, which is a request where they lie in a bucket.

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.storage import hash_file, is_bucket, join, local_copy
 from skipnet_jax.data.tfrecords import ENCODED, FILENAME, LABEL, Index, Shard
+from skipnet_jax.errors import DataError
 
 # Of one shard: where all records are bad, more lines would say no more.
 _NAMED_AT_MOST = 20

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from skipnet_jax.data.archives import Listing
-from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.tfrecords import SPLITS
+from skipnet_jax.errors import DataError
 
 ON_CORRUPT = ("error", "skip")
 # The shards' names have five digits.

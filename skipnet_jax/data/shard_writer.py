@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.shard_checker import why_undecodable
 from skipnet_jax.data.shard_plan import Plan
 from skipnet_jax.data.storage import hash_file, is_bucket, join, publish, read_bytes, require_bucket, write_text
 from skipnet_jax.data.tfrecords import Index, Shard
+from skipnet_jax.errors import DataError
 
 _PARTS = "parts"
 _PLAN = "plan.json"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import folders, statistics, storage, tfds_builders, tfds_sources, tfrecords
-from skipnet_jax.data.errors import DataError
-from skipnet_jax.data.kinds import InMemory, Shards, Source
+from skipnet_jax.data.splits import InMemory, Shards, Source
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "test")
@@ -164,12 +164,10 @@ def _read_digits(spec: DataSpec, split: str) -> InMemory:
     )
     chosen = halves[SPLITS.index(split)]
     grey = digits.images[chosen].astype(np.float32) * (255 / 16)
-    mean, std = statistics.of_data("digits")
     return InMemory(
         name="digits",
         class_names=tuple("0123456789"),
-        mean=mean,
-        std=std,
+        statistics=statistics.of_data("digits"),
         images=image_ops.resize(np.repeat(grey[..., None], 3, axis=3), spec.image_size),  # of numbers not yet whole
         labels=digits.target[chosen].astype(np.int32),
     )

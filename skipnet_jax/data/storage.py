@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from skipnet_jax import atomic_file
-from skipnet_jax.data.errors import DataError
+from skipnet_jax import files
+from skipnet_jax.errors import DataError
 
 _CHUNK = 1 << 20
 
@@ -84,7 +84,7 @@ def write_text(path: str, text: str) -> None:
         with tf.io.gfile.GFile(path, "w") as file:  # an upload is there all at once
             file.write(text)
     else:
-        atomic_file.write_text(path, text)
+        files.write_text(path, text)
 
 
 def publish(local: str, path: str) -> None:
@@ -95,7 +95,7 @@ def publish(local: str, path: str) -> None:
         tf.io.gfile.copy(local, path, overwrite=True)
         os.remove(local)
     else:
-        atomic_file.put_in_place(local, path)
+        files.put_in_place(local, path)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 # Archives that no program can download: they are behind an account at image-net.org.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import statistics, tfds_builders
-from skipnet_jax.data.errors import DataError
-from skipnet_jax.data.kinds import InMemory, Shards, Source
+from skipnet_jax.data.splits import InMemory, Shards, Source
 from skipnet_jax.data.tfrecords import Shard
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 # Data set -> our split -> that of TFDS.
@@ -87,9 +87,13 @@ def _read_small(builder: Any, part: Any) -> InMemory:
         )
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
-    mean, std = statistics.of_data(builder.name)
-    names = tuple(builder.info.features["label"].names)
-    return InMemory(name=builder.name, class_names=names, mean=mean, std=std, images=images, labels=labels)
+    return InMemory(
+        name=builder.name,
+        class_names=tuple(builder.info.features["label"].names),
+        statistics=statistics.of_data(builder.name),
+        images=images,
+        labels=labels,
+    )
 
 
 def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:

@@ -19,8 +19,8 @@ from typing import Any
 
 from jaxtyping import Int64
 
-from skipnet_jax.data.errors import DataError
 from skipnet_jax.data.storage import is_bucket, join, read_bytes, require_bucket, write_text
+from skipnet_jax.errors import DataError
 
 INDEX = "dataset.json"
 FORMAT = 1

@@ -23,13 +23,15 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
-from skipnet_jax import json_files, workdir
-from skipnet_jax import preprocessing as preprocess
+from skipnet_jax import files
+from skipnet_jax.evaluation import preprocessing as preprocess
+from skipnet_jax.evaluation.predictor import Predictor, load_workdir
+from skipnet_jax.evaluation.preprocessing import Preprocessing
 from skipnet_jax.exports import onnx_graph, saved_model
 from skipnet_jax.interop import checkpoint_files, torch_weights
-from skipnet_jax.models import create_model
-from skipnet_jax.predictor import Predictor, load_workdir
-from skipnet_jax.preprocessing import Preprocessing
+from skipnet_jax.models import build_network
+from skipnet_jax.runs import workdir
+from skipnet_jax.specs import ModelSpec
 
 RECORD = "export.json"
 STABLEHLO, ONNX, SAFETENSORS = "network.stablehlo", "network.onnx", "network.safetensors"
@@ -114,7 +116,7 @@ def read_record(folder: epath.Path) -> dict[str, Any]:
             f"{folder}: got no {RECORD}, expected an exported folder. Make one: python -m skipnet_jax.main "
             f"--mode=export --workdir=WORKDIR --format=onnx."
         )
-    record = json_files.read(file)
+    record = files.read_json(file)
     whole = isinstance(record, dict) and isinstance(record.get("network"), dict) and "name" in record["network"]
     if not whole or record.get("format") not in NEEDS:
         raise ValueError(f"{file}: got other JSON, expected what an export wrote. Export the network again.")
@@ -141,7 +143,9 @@ def require_libraries(name: str) -> None:
 def in_float32(predictor: Predictor) -> Predictor:
     """The same network with parameters and computation in float32, on whichever device it is used."""
     arrays = jax.tree.map(lambda array: np.asarray(array, np.float32), predictor.variables)
-    return dataclasses.replace(predictor, model=predictor.model.clone(dtype=jnp.float32), variables=arrays)
+    model: Any = predictor.model  # a Network
+    model = model.clone(spec=dataclasses.replace(model.spec, dtype="float32"))
+    return dataclasses.replace(predictor, model=model, variables=arrays)
 
 
 def apply(model: nn.Module, variables: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b k"]:
@@ -189,7 +193,7 @@ def _read_safetensors(folder: epath.Path, record: Mapping[str, Any]) -> Run:
     network = record["network"]
     state_dict = checkpoint_files.read(str(folder / SAFETENSORS)).state_dict
     variables = torch_weights.from_state_dict(network["name"], state_dict, num_classes=network["num_classes"])
-    model = create_model(**network)
+    model = build_network(ModelSpec(**network))
     return jax.jit(lambda images: apply(model, variables, images))
 
 

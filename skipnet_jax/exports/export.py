@@ -24,15 +24,16 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax import checkpoint as checkpoints
-from skipnet_jax import json_files
-from skipnet_jax import preprocessing as preprocess
-from skipnet_jax import workdir as workdirs
+from skipnet_jax import files
 from skipnet_jax.data import pipeline, sources
+from skipnet_jax.evaluation import preprocessing as preprocess
+from skipnet_jax.evaluation.predictor import Predictor, load_workdir
 from skipnet_jax.exports import artifacts, onnx_graph, saved_model
 from skipnet_jax.exports.atomic_folder import put_in_place, require_free
-from skipnet_jax.interop import checkpoint_files, torch_weights, workdir_weights
-from skipnet_jax.predictor import Predictor, load_workdir
+from skipnet_jax.interop import checkpoint_files, torch_weights
+from skipnet_jax.runs import checkpoint as checkpoints
+from skipnet_jax.runs import weights
+from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import DataSpec, ModelSpec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -111,9 +112,9 @@ def export_workdir(
         network = artifacts.in_float32(source.network)
         _WRITERS[format](source, network, folder)
         (folder / preprocess.FILE).write_text(source.network.preprocessing.to_json())
-        json_files.write(epath.Path(folder / artifacts.RECORD), record)
+        files.write_json(epath.Path(folder / artifacts.RECORD), record)
         record |= {"compared_on": told} | _compare(network, folder, images)
-        json_files.write(epath.Path(folder / artifacts.RECORD), record)
+        files.write_json(epath.Path(folder / artifacts.RECORD), record)
     written = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     print(
         f"{source.model.name} at step {source.step} ({record['weights']}) as {format}, {written / 1e6:.1f} MB: largest "
@@ -128,7 +129,7 @@ def _read(workdir: epath.Path, which: str) -> Source:
     network = load_workdir(workdir, which)
     with checkpoints.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
         step = checkpoints.find(manager, which)
-    if (workdir / workdir_weights.MODEL).exists():
+    if (workdir / weights.MODEL).exists():
         made = network.preprocessing
         return Source(workdir, network, ModelSpec(made.model, len(made.class_names)), None, step, False)
     spec = workdirs.read_spec(workdir)
@@ -173,16 +174,16 @@ def _compare(network: Predictor, folder: pathlib.Path, images: UInt8[np.ndarray,
 
 def _write_orbax(source: Source, network: Predictor, folder: pathlib.Path) -> None:
     """A workdir whose only checkpoint has neither an optimizer's state nor an average beside the parameters."""
-    for name in (workdirs.DATA, workdir_weights.MODEL):
+    for name in (workdirs.DATA, weights.MODEL):
         if (source.workdir / name).exists():
             (folder / name).write_bytes((source.workdir / name).read_bytes())
     if source.data is not None:
-        config = json_files.read(source.workdir / workdirs.CONFIG) | {"ema_decay": 0.0}
-        json_files.write(epath.Path(folder / workdirs.CONFIG), config)
+        config = files.read_json(source.workdir / workdirs.CONFIG) | {"ema_decay": 0.0}
+        files.write_json(epath.Path(folder / workdirs.CONFIG), config)
     variables = {"params": {}, "batch_stats": {}} | source.network.variables
     state = {"step": jnp.asarray(source.step, jnp.int32), **variables}
     with checkpoints.open_manager(epath.Path(folder / workdirs.CHECKPOINTS)) as manager:
-        checkpoints.save(manager, source.step, state, workdir_weights.NO_RESULTS)
+        checkpoints.save(manager, source.step, state, weights.NO_RESULTS)
 
 
 def _write_stablehlo(source: Source, network: Predictor, folder: pathlib.Path) -> None:

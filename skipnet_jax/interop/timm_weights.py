@@ -25,7 +25,7 @@ from skipnet_jax.interop.torch_weights import (
 )
 from skipnet_jax.models import create_model, init_variables, model_info
 from skipnet_jax.models.junctions import JUNCTIONS
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.zoo import find
 
 
@@ -219,11 +219,11 @@ def _peer(name: str) -> tuple[str, Naming]:
     return NETWORKS[network]
 
 
-def _block_names(plan: Plan, naming: Naming) -> dict[str, str]:
+def _block_names(architecture: Architecture, naming: Naming) -> dict[str, str]:
     """Our name of each block -> timm's."""
     names = {}
     stage = block = 0
-    for i, each in enumerate(plan.blocks):
+    for i, each in enumerate(architecture.blocks):
         if i and each.stride != 1:
             stage, block = stage + 1, 0
         numbers = {"stage": stage, "stage1": stage + 1, "block": block, "block1": block + 1, "pair": block // 2}

@@ -1,6 +1,7 @@
 """The networks: `create_model`, `init_variables`, `list_models`, `model_info`."""
 
 import dataclasses
+import difflib
 import functools
 import math
 from typing import Any
@@ -13,56 +14,61 @@ from jax.interpreters import partial_eval
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models.network import Network
 from skipnet_jax.models.zoo import find, list_models
+from skipnet_jax.specs import ModelSpec
 
-__all__ = ["ModelInfo", "abstract_variables", "create_model", "init_variables", "list_models", "model_info"]
+__all__ = [
+    "ModelInfo",
+    "abstract_variables",
+    "build_network",
+    "create_model",
+    "init_variables",
+    "list_models",
+    "model_info",
+]
 
 
 def create_model(
-    name: str,
-    *,
-    num_classes: int | None = None,
-    dtype: DTypeLike = jnp.float32,
-    bn_group_size: int = 128,
-    gate_reduction: int = 0,
-    dropout: float = 0.0,
-    drop_path: float = 0.0,
-    shake_drop: float = 0.0,
-    drop_block: float = 0.0,
-    drop_block_size: int = 7,
-    signal_augment: float = 0.0,
-    remat: bool = False,
+    name: str, *, num_classes: int | None = None, dtype: DTypeLike = "float32", **settings: Any
 ) -> Network:
-    """Builds a network as a linen module; `specs.ModelSpec` describes the arguments.
+    """Builds a network as a linen module.
 
     Args:
+      name: of `list_models()`.
       num_classes: None = as in the published tables (1000 for ImageNet, 100 for CIFAR networks).
+      dtype: of the computation.
+      settings: the other fields of `specs.ModelSpec`, by name.
 
     Raises:
-      ValueError: the name is unknown (the message lists the nearest ones), or float64 is not enabled in JAX.
+      UserError: an unknown name (the message lists the nearest ones) or setting, a value out of range, or float64
+        without JAX_ENABLE_X64=1.
     """
-    plan, junction = find(name)
-    if jnp.dtype(dtype) == np.float64 and jnp.result_type(float) != np.float64:
-        raise ValueError(
-            "model.dtype: got float64, expected JAX to be told so. Set the environment variable JAX_ENABLE_X64=1, or "
-            "give --config.model.dtype=float32."
+    known = {field.name for field in dataclasses.fields(ModelSpec)}
+    for unknown in settings.keys() - known:
+        nearest = difflib.get_close_matches(unknown, known, n=3, cutoff=0.0)
+        raise UserError(f"model.{unknown}", "an unknown setting", f"one such as {', '.join(nearest)}")
+    architecture, _ = find(name)
+    classes = architecture.num_classes if num_classes is None else num_classes
+    return build_network(ModelSpec(name=name, num_classes=classes, dtype=jnp.dtype(dtype).name, **settings))
+
+
+def build_network(spec: ModelSpec) -> Network:
+    """Builds the network of a spec.
+
+    Raises:
+      UserError: an unknown name, or float64 without JAX_ENABLE_X64=1.
+    """
+    architecture, junction = find(spec.name)
+    if spec.dtype == "float64" and jnp.result_type(float) != np.float64:
+        raise UserError(
+            "model.dtype",
+            "float64",
+            "float32 or bfloat16, since float64 needs JAX_ENABLE_X64=1",
+            "Set that environment variable, or change `model.dtype`.",
         )
-    return Network(
-        plan,
-        junction,
-        num_classes=plan.num_classes if num_classes is None else num_classes,
-        dtype=dtype,
-        bn_group_size=bn_group_size,
-        gate_reduction=gate_reduction or plan.gate_reduction,
-        dropout=dropout,
-        drop_path=drop_path,
-        shake_drop=shake_drop,
-        drop_block=drop_block,
-        drop_block_size=drop_block_size,
-        signal_augment=signal_augment,
-        remat=remat,
-    )
+    return Network(architecture, junction, spec)
 
 
 def init_variables(model: nn.Module, key: PRNGKeyArray, image_size: int) -> dict[str, Any]:
@@ -120,8 +126,8 @@ class ModelInfo:
 
     @functools.cached_property
     def flops(self) -> int:
-        """FLOPs of classifying one image, as the published tables count: see `analysis.complexity`."""
-        from skipnet_jax.analysis.complexity import count  # which reads the networks: they do not need it
+        """FLOPs of classifying one image, as the published tables count: see `models.complexity`."""
+        from skipnet_jax.models.complexity import count  # which reads the networks: they do not need it
 
         return count(self.name).flops
 
@@ -132,5 +138,7 @@ def model_info(name: str) -> ModelInfo:
     Raises:
       ValueError: the name is unknown; the message lists the nearest ones.
     """
-    plan, junction = find(name)
-    return ModelInfo(name, junction.published_prefix + plan.published_name, plan.image_size, plan.num_classes)
+    architecture, junction = find(name)
+    return ModelInfo(
+        name, junction.published_prefix + architecture.published_name, architecture.image_size, architecture.num_classes
+    )

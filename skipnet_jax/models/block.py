@@ -15,7 +15,7 @@ from skipnet_jax.models.noise import BranchNoise, Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockPlan:
+class BlockArchitecture:
     """What a family says about one block.
 
     Args:
@@ -48,7 +48,7 @@ class Block(nn.Module):
       shortcut_first: the operation reads the shortcut's output (ConvNeXt, Swin), not the block's input.
     """
 
-    plan: BlockPlan
+    architecture: BlockArchitecture
     layers: Layers
     junction: Callable[..., nn.Module]
     noise: BranchNoise
@@ -58,8 +58,10 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool, progress: Progress = 1.0
     ) -> tuple[Float[Array, "b h2 w2 d"], State]:
-        z = self.plan.shortcut(layers=self.layers, name="shortcut")(x, train=train)
-        y = self.plan.operation(layers=self.layers, name="operation")(z if self.shortcut_first else x, train=train)
+        z = self.architecture.shortcut(layers=self.layers, name="shortcut")(x, train=train)
+        y = self.architecture.operation(layers=self.layers, name="operation")(
+            z if self.shortcut_first else x, train=train
+        )
         y = self.noise.add(y, progress, train=train)
         state = make_state(z)
         states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]

@@ -5,17 +5,19 @@ import functools
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.block import Block, BlockPlan
+from skipnet_jax.models.block import Block, BlockArchitecture
 from skipnet_jax.models.junctions import Junction, State
 from skipnet_jax.models.layers import Layers, batch_norm_relu, mean_pool, param_dtype
 from skipnet_jax.models.noise import BranchNoise, Progress
+from skipnet_jax.specs import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Architecture:
     """A network as its family describes it, before a junction is chosen.
 
     Args:
@@ -37,7 +39,7 @@ class Plan:
     image_size: int
     num_classes: int
     stem: Callable[..., nn.Module]
-    blocks: tuple[BlockPlan, ...]
+    blocks: tuple[BlockArchitecture, ...]
     layers: Callable[[DTypeLike, int], Layers] = batch_norm_relu
     head_norm: bool = False
     head_act: bool = False
@@ -51,24 +53,24 @@ class Network(nn.Module):
     """A residual network of any family with any junction.
 
     Args:
+      architecture: of a family, from `zoo.NETWORKS`.
       junction: a row of `junctions.JUNCTIONS`.
-      num_classes, dtype, bn_group_size, gate_reduction, dropout, drop_path, shake_drop, drop_block, drop_block_size,
-        signal_augment, remat: see `specs.ModelSpec`; gate_reduction is the resolved one.
+      spec: the settings.
     """
 
-    plan: Plan
+    architecture: Architecture
     junction: Junction
-    num_classes: int
-    dtype: DTypeLike
-    bn_group_size: int
-    gate_reduction: int
-    dropout: float
-    drop_path: float
-    shake_drop: float
-    drop_block: float
-    drop_block_size: int
-    signal_augment: float
-    remat: bool
+    spec: ModelSpec
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """Of the computation."""
+        return jnp.dtype(self.spec.dtype)
+
+    @property
+    def gate_reduction(self) -> int:
+        """The spec's, or the architecture's own where the spec leaves it open."""
+        return self.spec.gate_reduction or self.architecture.gate_reduction
 
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool, progress: Progress = 1.0
@@ -99,12 +101,12 @@ class Network(nn.Module):
     @nn.compact
     def _run(self, images: Array, *, train: bool, progress: Progress, classify: bool) -> list[Array]:
         """The last output of each section, and then the logits if asked to classify."""
-        layers = self.plan.layers(self.dtype, self.bn_group_size)
-        x = self.plan.stem(layers=layers, name="stem")(images, train=train)
+        layers = self.architecture.layers(self.dtype, self.spec.bn_group_size)
+        x = self.architecture.stem(layers=layers, name="stem")(images, train=train)
         outputs = []
         states: list[State] = []  # of the section, oldest first
-        for i, plan in enumerate(self.plan.blocks):
-            if plan.stride != 1 and i:
+        for i, block in enumerate(self.architecture.blocks):
+            if block.stride != 1 and i:
                 outputs.append(x)
                 states = []
             seen = [states[-distance] for distance in self.junction.distances(len(states)) if distance]
@@ -115,18 +117,18 @@ class Network(nn.Module):
 
     def _block(self, i: int, layers: Layers) -> Callable[[Array, list[State], bool, Progress], tuple[Array, State]]:
         block = Block(
-            self.plan.blocks[i],
+            self.architecture.blocks[i],
             layers,
-            self.junction.make(layers, self.gate_reduction, self.plan.post_activation),
+            self.junction.make(layers, self.gate_reduction, self.architecture.post_activation),
             noise=self._noise(i),
-            shortcut_first=self.plan.shortcut_first,
+            shortcut_first=self.architecture.shortcut_first,
             name=f"blocks_{i}",
         )
 
         def run(block: Block, x: Array, seen: list[State], train: bool, progress: Progress) -> tuple[Array, State]:
             return block(x, seen, train=train, progress=progress)
 
-        return functools.partial(nn.remat(run, static_argnums=(3,)) if self.remat else run, block)
+        return functools.partial(nn.remat(run, static_argnums=(3,)) if self.spec.remat else run, block)
 
     def _noise(self, i: int) -> BranchNoise:
         """Of block i. Stochastic depth and ShakeDrop grow linearly with the depth.
@@ -135,25 +137,27 @@ class Network(nn.Module):
         sections that begin with a stride, which are the paper's groups 3 and 4 of a ResNet. If there is one such
         section only, in that one.
         """
-        blocks = len(self.plan.blocks)
-        strided = [j for j, plan in enumerate(self.plan.blocks) if plan.stride != 1]
+        blocks = len(self.architecture.blocks)
+        strided = [j for j, block in enumerate(self.architecture.blocks) if block.stride != 1]
         return BranchNoise(
-            drop_path=self.drop_path * (i + 1) / blocks,
-            shake_drop=self.shake_drop * (i + 1) / blocks,
-            drop_block=self.drop_block if i >= min(strided[-2:], default=0) else 0.0,
-            drop_block_size=self.drop_block_size,
-            signal_augment=self.signal_augment,
+            drop_path=self.spec.drop_path * (i + 1) / blocks,
+            shake_drop=self.spec.shake_drop * (i + 1) / blocks,
+            drop_block=self.spec.drop_block if i >= min(strided[-2:], default=0) else 0.0,
+            drop_block_size=self.spec.drop_block_size,
+            signal_augment=self.spec.signal_augment,
         )
 
     def _classify(self, x: Array, layers: Layers, *, train: bool) -> Array:
-        if self.plan.head_norm:
-            if self.plan.head_act:
+        if self.architecture.head_norm:
+            if self.architecture.head_act:
                 x = layers.norm_act(x, train=train, name="head_norm")
             else:
                 x = layers.norm(name="head_norm")(x, train=train)
         v = mean_pool(x)
-        layers = self.plan.layers(param_dtype(self.dtype), self.bn_group_size)  # the rest costs nothing in float32
-        if self.plan.classifier_norm:
+        layers = self.architecture.layers(
+            param_dtype(self.dtype), self.spec.bn_group_size
+        )  # the rest costs nothing in float32
+        if self.architecture.classifier_norm:
             v = layers.norm(name="classifier_norm")(v, train=train)
-        v = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(v)
-        return layers.dense(self.num_classes, name="classifier")(v)
+        v = nn.Dropout(self.spec.dropout, deterministic=not train, name="dropout")(v)
+        return layers.dense(self.spec.num_classes, name="classifier")(v)

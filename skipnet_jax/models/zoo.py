@@ -1,4 +1,4 @@
-"""The table of networks: a plain network's name -> its plan. A junction's prefix makes six more of each.
+"""The table of networks: a plain network's name -> its architecture. A junction's prefix makes six more of each.
 
 The rows with their numbers stand in the family's file; here they meet the junctions.
 """
@@ -8,15 +8,15 @@ import fnmatch
 
 from skipnet_jax.models.families import convnext, pyramidnet, regnet, resnet, swin, wide_resnet
 from skipnet_jax.models.junctions import JUNCTIONS, Junction
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 
-NETWORKS: dict[str, Plan] = {
-    **resnet.PLANS,
-    **wide_resnet.PLANS,
-    **pyramidnet.PLANS,
-    **regnet.PLANS,
-    **convnext.PLANS,
-    **swin.PLANS,
+NETWORKS: dict[str, Architecture] = {
+    **resnet.NETWORKS,
+    **wide_resnet.NETWORKS,
+    **pyramidnet.NETWORKS,
+    **regnet.NETWORKS,
+    **convnext.NETWORKS,
+    **swin.NETWORKS,
 }
 
 
@@ -26,8 +26,8 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter((prefix + network for network in NETWORKS for prefix in prefixes), pattern)
 
 
-def find(name: str) -> tuple[Plan, Junction]:
-    """The plan and the junction behind a name.
+def find(name: str) -> tuple[Architecture, Junction]:
+    """The architecture and the junction behind a name.
 
     Raises:
       ValueError: the name is unknown; the message lists the nearest ones.

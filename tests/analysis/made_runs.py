@@ -4,7 +4,8 @@ import dataclasses
 
 from etils import epath
 
-from skipnet_jax import config, json_files, specs, workdir
+from skipnet_jax import config, files, specs
+from skipnet_jax.runs import workdir
 
 DIGITS = specs.TrainSpec(
     model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
@@ -40,9 +41,9 @@ def write(path, spec, *, accuracies=(0.5, 0.9), scored=(), step=None, count=1000
     """
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    json_files.write(path / workdir.CONFIG, config.to_dict(spec))
+    files.write_json(path / workdir.CONFIG, config.to_dict(spec))
     if learnt is not None:
-        json_files.write(path / workdir.DATA, learnt)
+        files.write_json(path / workdir.DATA, learnt)
     lines = []
     for epoch, accuracy in enumerate(accuracies, 1):
         where = {"step": epoch * STEPS_PER_EPOCH, "epoch": float(epoch)}
@@ -50,7 +51,7 @@ def write(path, spec, *, accuracies=(0.5, 0.9), scored=(), step=None, count=1000
         if spec.ema_decay:
             test |= {"test/average_loss": 1.9 - accuracy, "test/average_accuracy": accuracy + 0.01}
         lines += [where | {"train/loss": 3 - accuracy}, where | test]
-    json_files.write_lines(path / workdir.METRICS, lines)
+    files.write_lines(path / workdir.METRICS, lines)
     for data, size, accuracy in scored:
         record = {
             **{"model": spec.model.name, "data": data, "image_size": size, "eval_classes": "all", "split": "test"},

@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 from matplotlib import image
 
-from skipnet_jax.analysis import comparison_plots, plots, result_tables, runs
+from skipnet_jax.analysis import comparison_plots, curves, result_tables, runs
 from tests.analysis import made_runs
 
 
@@ -101,7 +101,7 @@ def test_draws_what_there_is_to_see(tmp_path):
     names = {"curves_imagenet", "curves_digits", "curves_cifar_10", "resolutions_imagenet", "trade_off_imagenet"}
     assert {file.name for file in drawn} == {f"{name}.png" for name in names}
     for file in drawn:
-        assert pixels_of(file, plots.COLORS[0]) > 50
+        assert pixels_of(file, curves.COLORS[0]) > 50
 
 
 def test_the_same_results_make_the_same_bytes(tmp_path):

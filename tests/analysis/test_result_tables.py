@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from skipnet_jax.analysis import complexity, result_tables, runs, tables
+from skipnet_jax.analysis import result_tables, runs, tables
 from skipnet_jax.analysis.result_tables import Column, Published
 from skipnet_jax.analysis.runs import EvalSet
-from skipnet_jax.models import list_models, model_info
+from skipnet_jax.models import complexity, list_models, model_info
 from tests.analysis import made_runs
 
 IMAGENET_224 = Column(EvalSet("imagenet2012"), 224)

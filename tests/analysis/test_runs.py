@@ -4,9 +4,10 @@ import json
 import pytest
 from etils import epath
 
-from skipnet_jax import json_files, specs, workdir
+from skipnet_jax import files, specs
 from skipnet_jax.analysis import runs
 from skipnet_jax.analysis.runs import EvalSet, Score
+from skipnet_jax.runs import workdir
 from tests.analysis import made_runs
 
 DIGITS = EvalSet("digits")
@@ -51,7 +52,7 @@ def test_finished_is_a_run_whose_last_epoch_is_tested(tmp_path):
     under_way = runs.read(made_runs.write(tmp_path, made_runs.DIGITS, accuracies=(0.5,)))
     assert not under_way.finished
     lines = [*under_way.metrics, {"step": 20, "epoch": 2.0, "train/loss": 1.0}]  # trained, and killed before its test
-    json_files.write_lines(epath.Path(tmp_path) / workdir.METRICS, lines)
+    files.write_lines(epath.Path(tmp_path) / workdir.METRICS, lines)
     assert not runs.read(tmp_path).finished
     (tmp_path / workdir.METRICS).unlink()
     assert not runs.read(tmp_path).finished

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.data.kinds import Shards
+from skipnet_jax.data.splits import Shards
 from tests.data import made_images
 
 COUNTS = (17, 23, 5, 40, 16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax.data import folders, pipeline, sources
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax.data import pipeline
-from skipnet_jax.data.kinds import Files, InMemory, Shards, Source
+from skipnet_jax.data.splits import Files, InMemory, Shards, Source
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images, made_shards
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from skipnet_jax.data import image_ops, shard_checker, tfrecords
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.data.shard_checker import why_undecodable
 from skipnet_jax.data.storage import hash_file
 from tests.data import made_images

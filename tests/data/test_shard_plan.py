@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax.data import archives
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.data.shard_plan import Plan, class_names_of
 from tests.data import made_images
 

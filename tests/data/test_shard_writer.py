@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from skipnet_jax.data import archives, shard_writer, tfrecords
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.data.shard_plan import Plan, class_names_of
 from tests.data import made_images
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from skipnet_jax.data import pipeline, sources, tfrecords
-from skipnet_jax.data.errors import DataError
-from skipnet_jax.data.kinds import Shards
+from skipnet_jax.errors import DataError
+from skipnet_jax.data.splits import Shards
 from skipnet_jax.specs import DataSpec
 from tests.data import made_shards
 
@@ -65,7 +65,7 @@ def test_tfrecords_are_opened_by_their_index(written: DataSpec) -> None:
     source = sources.load(written, "train")
     assert isinstance(source, Shards) and source.name == "pets" and source.class_names[3] == "class 3"
     assert [shard.examples for shard in source.shards] == [5, 3, 8] and source.num_examples == 16
-    assert source.std == (0.229, 0.224, 0.225)
+    assert source.statistics.std == (0.229, 0.224, 0.225)
     (batch,) = pipeline.eval_batches(source, written, batch_size=16)
     assert sorted(batch["label"]) == list(range(16))
     with pytest.raises(DataError, match=r"got train, expected a split 'test'"):

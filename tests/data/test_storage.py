@@ -3,7 +3,7 @@ import os
 import pytest
 
 from skipnet_jax.data import storage
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 
 
 def test_paths_join_alike_on_disks_and_in_buckets():

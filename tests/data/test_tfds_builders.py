@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from skipnet_jax.data import sources, tfds_builders
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 from scripts import fashion_mnist
 from skipnet_jax.data import pipeline, sources, tfds_builders
-from skipnet_jax.data.errors import DataError
-from skipnet_jax.data.kinds import Shards
+from skipnet_jax.errors import DataError
+from skipnet_jax.data.splits import Shards
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 
@@ -85,7 +85,7 @@ def test_prepared_cifar_is_read_in_order(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(source.labels, labels[found])
         np.testing.assert_array_equal(sources.load(spec, split).images, source.images)
     assert source.class_names == _CLASSES and source.labels.dtype == np.int32
-    assert source.mean == (0.4914, 0.4822, 0.4465) and source.std == (0.2470, 0.2435, 0.2616)
+    assert source.statistics.mean == (0.4914, 0.4822, 0.4465) and source.statistics.std == (0.2470, 0.2435, 0.2616)
     small = sources.load(DataSpec(name="cifar10", dir=str(tmp_path), image_size=16), "test")
     assert small.images.shape == (30, 16, 16, 3)
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.data.tfrecords import Index, Shard
 
 

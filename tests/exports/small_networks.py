@@ -6,8 +6,9 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from skipnet_jax.interop import torch_weights, workdir_weights
+from skipnet_jax.interop import torch_weights
 from skipnet_jax.models import zoo
+from skipnet_jax.runs import weights
 
 # Name -> the network that it is part of, the blocks that it keeps, side of its images.
 SMALL = {
@@ -43,6 +44,6 @@ def make_variables(name, num_classes):
 
 def write_weights(path, name):
     """A workdir of converted weights with ten classes; returns its path."""
-    origin = workdir_weights.Origin(name, 10, "some.pt")
-    workdir_weights.save(path, origin, make_variables(name, 10))
+    origin = weights.Origin(name, 10, "some.pt")
+    weights.save(path, origin, make_variables(name, 10))
     return path

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import checkpoint, evaluate, predictor, sharding, specs, steps, train, transfer, workdir
+from skipnet_jax import evaluate, specs, train
 from skipnet_jax.data import sources
+from skipnet_jax.evaluation import predictor
+from skipnet_jax.evaluation.preprocessing import Preprocessing
 from skipnet_jax.exports import artifacts, export
-from skipnet_jax.interop import torch_weights, workdir_weights
+from skipnet_jax.interop import torch_weights
 from skipnet_jax.models import create_model
-from skipnet_jax.preprocessing import Preprocessing
+from skipnet_jax.runs import checkpoint, transfer, weights, workdir
+from skipnet_jax.training import sharding, steps
 from tests.exports.small_networks import add_small_networks, make_variables, write_weights
 
 FORMATS = ["orbax", "stablehlo", "savedmodel", "onnx", "safetensors"]
@@ -88,7 +91,11 @@ def test_preprocessing_travels_along(exported, format):
     made = Preprocessing.from_json((exported(format) / "preprocessing.json").read_text())
     source = sources.load(SPEC.data, "test")
     assert (made.model, made.image_size) == ("skip_tiny", 8)
-    assert (made.mean, made.std, made.class_names) == (source.mean, source.std, source.class_names)
+    assert (made.mean, made.std, made.class_names) == (
+        source.statistics.mean,
+        source.statistics.std,
+        source.class_names,
+    )
     assert artifacts.load_artifact(exported(format)).preprocessing == made
 
 
@@ -142,10 +149,11 @@ def test_an_orbax_export_holds_the_average_alone_and_is_a_workdir(run, exported)
         step = checkpoint.find(manager, "best")
         stored = checkpoint.stored_shapes(manager, step, sharding.replicated(sharding.make_mesh()))
     assert sorted(stored) == ["batch_stats", "params", "step"]
-    name, variables = workdir_weights.load(folder)
+    read = weights.load(folder, averaged=False)
+    name, variables = read.spec.model.name, read.variables
     assert name == "skip_tiny"
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
-    _, last = workdir_weights.load(run)  # the parameters beside the average, which are others
+    last = weights.load(run, averaged=False).variables  # the parameters beside the average, which are others
     kernels = [of["params"]["classifier"]["kernel"] for of in (last, expected)]
     assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
 

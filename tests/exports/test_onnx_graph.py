@@ -69,13 +69,13 @@ def require_same_network(model, image_size):
 
 
 NETWORKS = {
-    "bottleneck, deep stem, average pool": (resnet.PLANS["resnet50d"], (0, 3), 32),
-    "max pool, squeeze-excite, groups": (resnet.PLANS["seresnext50_32x4d"], (0, 3), 32),
-    "wide": (wide_resnet.PLANS["wide_resnet28_10"], (0, 1), 8),
-    "pyramid": (pyramidnet.PLANS["pyramidnet110_a48"], (0, 1, 18), 8),
-    "regnet": (regnet.PLANS["regnety_008"], (0, 1), 32),
-    "convnext": (convnext.PLANS["convnext_tiny"], (0, 3), 16),
-    "swin, shifted and padded windows": (swin.PLANS["swin_tiny"], (0, 2, 4), 60),
+    "bottleneck, deep stem, average pool": (resnet.NETWORKS["resnet50d"], (0, 3), 32),
+    "max pool, squeeze-excite, groups": (resnet.NETWORKS["seresnext50_32x4d"], (0, 3), 32),
+    "wide": (wide_resnet.NETWORKS["wide_resnet28_10"], (0, 1), 8),
+    "pyramid": (pyramidnet.NETWORKS["pyramidnet110_a48"], (0, 1, 18), 8),
+    "regnet": (regnet.NETWORKS["regnety_008"], (0, 1), 32),
+    "convnext": (convnext.NETWORKS["convnext_tiny"], (0, 3), 16),
+    "swin, shifted and padded windows": (swin.NETWORKS["swin_tiny"], (0, 2, 4), 60),
 }
 
 
@@ -87,16 +87,16 @@ def test_a_network_of_each_family_computes_the_same(name):
 
 @pytest.mark.parametrize("junction", JUNCTIONS)
 def test_a_network_of_each_junction_computes_the_same(junction):
-    require_same_network(make_network(resnet.PLANS["resnet20"], junction, 0, 1), 8)
+    require_same_network(make_network(resnet.NETWORKS["resnet20"], junction, 0, 1), 8)
 
 
 def test_noise_that_scales_in_evaluation_is_kept():
-    model = make_network(resnet.PLANS["resnet20"], "add", 0, 1)
+    model = make_network(resnet.NETWORKS["resnet20"], "add", 0, 1)
     require_same_network(model.clone(shake_drop=0.5), 8)
 
 
 def test_what_depends_on_parameters_alone_is_computed_beforehand():
-    model = make_network(swin.PLANS["swin_tiny"], "add", 0, 2)
+    model = make_network(swin.NETWORKS["swin_tiny"], "add", 0, 2)
     variables = draw_variables(model, 28)
     proto = onnx_graph.convert(lambda images: model.apply(variables, images, train=False), 28)
     kinds = [node.op_type for node in proto.graph.node]

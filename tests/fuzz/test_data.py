@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from skipnet_jax.data import archives, folders, pipeline, shard_checker, sources, storage, tfrecords
-from skipnet_jax.data.errors import DataError
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 from tests.fuzz.mutations import NAMES, changed_bytes, json_files, own_error, settings

@@ -16,9 +16,10 @@ from etils import epath
 from hypothesis import strategies as st
 
 from configs import recipes
-from skipnet_jax import checkpoint, config, steps, transfer, workdir
-from skipnet_jax.interop import workdir_weights
+from skipnet_jax import config
 from skipnet_jax.interop.torch_weights import variable_shapes
+from skipnet_jax.runs import checkpoint, transfer, weights, workdir
+from skipnet_jax.training import steps
 from tests.fuzz.mutations import changed_bytes, json_files, own_error, settings
 
 # What Orbax's own threads say when a reading breaks off: "Event loop is closed".
@@ -159,15 +160,15 @@ def converted(tmp_path_factory) -> epath.Path:
         for parent in parents:
             place = place.setdefault(parent, {})
         place[name] = np.zeros(leaf.shape, np.float32)
-    workdir_weights.save(path, workdir_weights.Origin("resnet20", 10, "w.pt"), variables)
+    weights.save(path, weights.Origin("resnet20", 10, "w.pt"), variables)
     return path
 
 
 @settings(25)
 @hypothesis.given(content=json_files(MODEL))
 def test_converted_weights(converted, quiet, content):
-    (converted / workdir_weights.MODEL).write_bytes(content)
-    own_error(lambda: workdir_weights.load(converted))
+    (converted / weights.MODEL).write_bytes(content)
+    own_error(lambda: weights.load(converted))
 
 
 NAMES: list[Callable[[], object]] = [

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.models.block import Block, BlockPlan, stage_strides
+from skipnet_jax.models.block import Block, BlockArchitecture, stage_strides
 from skipnet_jax.models.junctions import Sum, make_state
 from skipnet_jax.models.layers import Layers
 from skipnet_jax.models.noise import BranchNoise
@@ -30,7 +30,7 @@ X = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
 
 
 def make_block(*, stride=1, noise=NO_NOISE, shortcut_first=False, post_activation=False):
-    plan = BlockPlan(
+    plan = BlockArchitecture(
         stride,
         functools.partial(Times, 10.0, stride=stride),
         functools.partial(Times, 100.0, stride=1 if shortcut_first else stride),

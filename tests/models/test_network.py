@@ -1,6 +1,5 @@
 """The network: wiring over sections, precision, rematerialisation, feature pyramid."""
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -9,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.models import create_model, init_variables
-from skipnet_jax.models.block import Block, BlockPlan
+from skipnet_jax.models import build_network, create_model, init_variables
+from skipnet_jax.models.block import Block, BlockArchitecture
 from skipnet_jax.models.families.resnet import BasicOperation
 from skipnet_jax.models.junctions import JUNCTIONS
 from skipnet_jax.models.layers import Layers
-from skipnet_jax.models.network import Network, Plan
+from skipnet_jax.models.network import Architecture, Network
 from skipnet_jax.models.noise import BranchNoise
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import SmallStem
@@ -44,14 +43,14 @@ def make_network(
 ):
     """A network of real parts, but of three blocks only, in two sections."""
     blocks = tuple(
-        BlockPlan(
+        BlockArchitecture(
             stride,
             functools.partial(LinearShortcut, features, stride),
             functools.partial(BasicOperation, features, stride),
         )
         for features, stride in ((8, 1), (8, 1), (16, 2))
     )
-    plan = Plan("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks)
+    plan = Architecture("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks)
     noise = (drop_path, shake_drop, drop_block, 3, signal_augment)
     return Network(plan, JUNCTIONS[junction], CLASSES, dtype, 0, 2, dropout, *noise, remat)
 
@@ -112,8 +111,10 @@ DENSE = [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}, {1, 2, 3, 4, 5},
 @pytest.mark.parametrize("name", JUNCTIONS)
 def test_blocks_see_exactly_the_wired_states(name):
     """The gradient of block i's junction with respect to the state of block j is zero unless i sees j."""
-    blocks = tuple(BlockPlan(s, functools.partial(Tap, stride=s), functools.partial(Still, stride=s)) for s in STRIDES)
-    plan = Plan("Toy", 4, CLASSES, Widen, blocks)
+    blocks = tuple(
+        BlockArchitecture(s, functools.partial(Tap, stride=s), functools.partial(Still, stride=s)) for s in STRIDES
+    )
+    plan = Architecture("Toy", 4, CLASSES, Widen, blocks)
     model = Network(plan, JUNCTIONS[name], CLASSES, jnp.float32, 0, 1, 0.0, 0.0, 0.0, 0.0, 7, 0.0, False)
     images = images_of(4, 4)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
@@ -284,7 +285,7 @@ def test_noise_of_each_block(name, blocks, first):
     spec = ModelSpec(
         name, CLASSES, drop_path=0.4, shake_drop=0.5, drop_block=0.1, drop_block_size=5, signal_augment=0.2
     )
-    model = create_model(**dataclasses.asdict(spec))
+    model = build_network(spec)
     noises = []
 
     def record(call, args, kwargs, context):

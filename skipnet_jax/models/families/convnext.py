@@ -12,9 +12,9 @@ import functools
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.block import BlockArchitecture, stage_strides
 from skipnet_jax.models.layers import Layers, layer_norm_gelu, param_dtype, per_channel
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.stems import PatchStem
 
 LAYER_NORM_EPSILON = 1e-6
@@ -52,13 +52,13 @@ class ConvNeXtShortcut(nn.Module):
         return self.layers.patch_conv(self.features, 2, name="conv")(x)
 
 
-def _plan(name: str, blocks: tuple[int, ...], width: int) -> Plan:
+def _plan(name: str, blocks: tuple[int, ...], width: int) -> Architecture:
     plans = []
     for stage, stride in stage_strides(blocks):
         features = width * 2**stage
         shortcut = functools.partial(ConvNeXtShortcut, features)
-        plans.append(BlockPlan(stride, shortcut, functools.partial(ConvNeXtOperation, features)))
-    return Plan(
+        plans.append(BlockArchitecture(stride, shortcut, functools.partial(ConvNeXtOperation, features)))
+    return Architecture(
         name,
         224,
         1000,
@@ -71,7 +71,7 @@ def _plan(name: str, blocks: tuple[int, ...], width: int) -> Plan:
     )
 
 
-PLANS = {
+NETWORKS = {
     "convnext_tiny": _plan("ConvNeXt-T", (3, 3, 9, 3), 96),
     "convnext_small": _plan("ConvNeXt-S", (3, 3, 27, 3), 96),
     "convnext_base": _plan("ConvNeXt-B", (3, 3, 27, 3), 128),

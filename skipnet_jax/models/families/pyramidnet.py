@@ -8,24 +8,24 @@ at the end of the branch.
 
 import functools
 
-from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.block import BlockArchitecture, stage_strides
 from skipnet_jax.models.families.wide_resnet import PreActivationOperation
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import AverageShortcut
 from skipnet_jax.models.stems import SmallStem
 
 
-def _plan(name: str, blocks: tuple[int, ...], added: int) -> Plan:
+def _plan(name: str, blocks: tuple[int, ...], added: int) -> Architecture:
     plans = []
     for i, (_, stride) in enumerate(stage_strides(blocks), start=1):
         features = round(16 + added * i / sum(blocks))
         shortcut = functools.partial(AverageShortcut, features, stride)
-        plans.append(BlockPlan(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
+        plans.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
     stem = functools.partial(SmallStem, 16, act=False)
-    return Plan(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
+    return Architecture(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
 
 
-PLANS = {
+NETWORKS = {
     "pyramidnet110_a48": _plan("PyramidNet-110-a48", (18, 18, 18), 48),
     "pyramidnet110_a270": _plan("PyramidNet-110-a270", (18, 18, 18), 270),
 }

@@ -13,9 +13,9 @@ import math
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.block import BlockPlan
+from skipnet_jax.models.block import BlockArchitecture
 from skipnet_jax.models.layers import Layers, SqueezeExcite
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import RegNetStem
 
@@ -62,19 +62,21 @@ def stage_widths(*, depth: int, w0: int, wa: float, wm: float, group_width: int)
     return widths
 
 
-def _plan(name: str, *, depth: int, w0: int, wa: float, wm: float, group_width: int, squeeze_excite: bool) -> Plan:
+def _plan(
+    name: str, *, depth: int, w0: int, wa: float, wm: float, group_width: int, squeeze_excite: bool
+) -> Architecture:
     plans = []
     previous = STEM_FEATURES
     for features, groups in stage_widths(depth=depth, w0=w0, wa=wa, wm=wm, group_width=group_width):
         stride = 2 if features != previous else 1
         shortcut = functools.partial(LinearShortcut, features, stride)
         operation = functools.partial(RegNetOperation, features, stride, groups, squeeze_excite)
-        plans.append(BlockPlan(stride, shortcut, operation))
+        plans.append(BlockArchitecture(stride, shortcut, operation))
         previous = features
-    return Plan(name, 224, 1000, functools.partial(RegNetStem, STEM_FEATURES), tuple(plans))
+    return Architecture(name, 224, 1000, functools.partial(RegNetStem, STEM_FEATURES), tuple(plans))
 
 
-PLANS = {
+NETWORKS = {
     "regnetx_008": _plan("RegNetX-0.8", depth=16, w0=56, wa=35.73, wm=2.28, group_width=16, squeeze_excite=False),
     "regnetx_016": _plan("RegNetX-1.6", depth=18, w0=80, wa=34.01, wm=2.25, group_width=24, squeeze_excite=False),
     "regnetx_032": _plan("RegNetX-3.2", depth=25, w0=88, wa=26.31, wm=2.25, group_width=48, squeeze_excite=False),

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.block import BlockArchitecture, stage_strides
 from skipnet_jax.models.layers import Layers, SqueezeExcite
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import AverageLinearShortcut, LinearShortcut
 from skipnet_jax.models.stems import DeepStem, LargeStem, SmallStem
 
@@ -92,18 +92,18 @@ def _basic(
     width: int = 64,
     small: bool = False,
     squeeze_excite: Callable[[int], int] | None = None,
-) -> Plan:
+) -> Architecture:
     """ResNets of two 3x3 convolutions a block; `small` ones are for CIFAR."""
     plans = []
     for stage, stride in stage_strides(blocks):
         features = width * 2**stage
         shortcut = functools.partial(LinearShortcut, features, stride)
         operation = functools.partial(BasicOperation, features, stride, squeeze_excite=squeeze_excite)
-        plans.append(BlockPlan(stride, shortcut, operation))
+        plans.append(BlockArchitecture(stride, shortcut, operation))
     if small:
         stem = functools.partial(SmallStem, width)
-        return Plan(name, 32, 100, stem, tuple(plans), gate_reduction=2)
-    return Plan(name, 224, 1000, functools.partial(LargeStem, width), tuple(plans))
+        return Architecture(name, 32, 100, stem, tuple(plans), gate_reduction=2)
+    return Architecture(name, 224, 1000, functools.partial(LargeStem, width), tuple(plans))
 
 
 def _bottleneck(
@@ -114,7 +114,7 @@ def _bottleneck(
     group_width: int = 64,
     squeeze_excite: Callable[[int], int] | None = None,
     variant_d: bool = False,
-) -> Plan:
+) -> Architecture:
     """ResNets of a 3x3 between two 1x1 convolutions a block, for ImageNet."""
     make_shortcut = AverageLinearShortcut if variant_d else LinearShortcut
     plans = []
@@ -124,11 +124,11 @@ def _bottleneck(
         operation = functools.partial(
             BottleneckOperation, features, inner, stride, groups=groups, squeeze_excite=squeeze_excite
         )
-        plans.append(BlockPlan(stride, shortcut, operation))
-    return Plan(name, 224, 1000, functools.partial(DeepStem if variant_d else LargeStem, 64), tuple(plans))
+        plans.append(BlockArchitecture(stride, shortcut, operation))
+    return Architecture(name, 224, 1000, functools.partial(DeepStem if variant_d else LargeStem, 64), tuple(plans))
 
 
-PLANS = {
+NETWORKS = {
     "resnet18": _basic("ResNet-18", (2, 2, 2, 2)),
     "resnet34": _basic("ResNet-34", (3, 4, 6, 3)),
     "resnet50": _bottleneck("ResNet-50", (3, 4, 6, 3)),

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from skipnet_jax.models.block import BlockPlan
+from skipnet_jax.models.block import BlockArchitecture
 from skipnet_jax.models.layers import Layers, layer_norm_gelu, param_dtype
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.stems import PatchStem
 
 LAYER_NORM_EPSILON = 1e-5
@@ -125,7 +125,9 @@ class PatchMerging(nn.Module):
         return self.layers.dense(self.features, use_bias=False, name="reduction")(x)
 
 
-def _plan(name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: int = 7, image_size: int = 224) -> Plan:
+def _plan(
+    name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: int = 7, image_size: int = 224
+) -> Architecture:
     """`pairs` of an attention and a perceptron block per stage."""
     plans = []
     for stage, count in enumerate(pairs):
@@ -134,9 +136,9 @@ def _plan(name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: 
         for i in range(count):
             stride = 2 if stage and not i else 1
             attention = functools.partial(AttentionOperation, features, heads * 2**stage, window, i % 2 == 1)
-            plans.append(BlockPlan(stride, shortcut, attention))
-            plans.append(BlockPlan(1, shortcut, functools.partial(PerceptronOperation, features)))
-    return Plan(
+            plans.append(BlockArchitecture(stride, shortcut, attention))
+            plans.append(BlockArchitecture(1, shortcut, functools.partial(PerceptronOperation, features)))
+    return Architecture(
         name,
         image_size,
         1000,
@@ -149,7 +151,7 @@ def _plan(name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: 
     )
 
 
-PLANS = {
+NETWORKS = {
     "swin_tiny": _plan("SwinTinyPatch4-224", (2, 2, 6, 2), 96, 3),
     "swin_small": _plan("SwinSmallPatch4-224", (2, 2, 18, 2), 96, 3),
     "swin_base": _plan("SwinBasePatch4-224", (2, 2, 18, 2), 128, 4),

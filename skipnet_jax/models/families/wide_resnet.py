@@ -11,9 +11,9 @@ import functools
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.block import BlockPlan, stage_strides
+from skipnet_jax.models.block import BlockArchitecture, stage_strides
 from skipnet_jax.models.layers import Layers
-from skipnet_jax.models.network import Plan
+from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import SmallStem
 
@@ -36,17 +36,17 @@ class PreActivationOperation(nn.Module):
         return self.layers.conv(self.features, 3, name="conv2")(x)
 
 
-def _plan(name: str, blocks: tuple[int, ...], width: int) -> Plan:
+def _plan(name: str, blocks: tuple[int, ...], width: int) -> Architecture:
     plans = []
     for stage, stride in stage_strides(blocks):
         features = width * 2**stage
         shortcut = functools.partial(LinearShortcut, features, stride)
-        plans.append(BlockPlan(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
+        plans.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
     stem = functools.partial(SmallStem, 16, act=False)
-    return Plan(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
+    return Architecture(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
 
 
-PLANS = {
+NETWORKS = {
     "wide_resnet28_10": _plan("WideResNet-28-k10", (4, 4, 4), 160),
     "wide_resnet40_4": _plan("WideResNet-40-k4", (6, 6, 6), 64),
     "wide_resnet40_10": _plan("WideResNet-40-k10", (6, 6, 6), 160),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from skipnet_jax import backend, sharding
 from skipnet_jax.models.ops import convolution
 from skipnet_jax.models.ops.convolution import convolve
+from skipnet_jax.training import sharding, xla_options
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiled, not run
 
@@ -43,7 +43,7 @@ def operands(*, groups, width, features, kernel, size=(7, 8), batch=2, dtype=jnp
 
 
 def assert_same_as_jax(x, kernel, *, stride, padding, groups):
-    @functools.partial(jax.jit, compiler_options={**backend.compiler_options("cpu"), **QUICKLY})
+    @functools.partial(jax.jit, compiler_options={**xla_options.compiler_options("cpu"), **QUICKLY})
     def run(x, kernel):
         return [
             output_and_gradients(convolution, x, kernel, stride=stride, padding=padding, groups=groups)
@@ -207,7 +207,7 @@ def test_eight_devices_compute_the_same_gradients_without_the_whole_batch(groups
     program = (
         jax.jit(run, in_shardings=(split, everywhere), out_shardings=(split, split, everywhere))
         .lower(x, kernel)
-        .compile(compiler_options=backend.compiler_options("cpu"))
+        .compile(compiler_options=xla_options.compiler_options("cpu"))
     )
     assert "all-reduce" in program.as_text()
     assert "all-gather" not in program.as_text()

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import backend
 from skipnet_jax.models.ops.gated_sum import gate_weights, gated_sum
+from skipnet_jax.training import xla_options
 
 SHAPE = (2, 3, 4, 5)
 
@@ -35,7 +35,7 @@ def output_and_gradients(function, operands, weigh_branch, relu):
         return out, *vjp(normal(*out.shape, seed=20, dtype=out.dtype))
 
     quickly = {"xla_backend_optimization_level": 0}  # compiled, not run
-    return jax.jit(run, compiler_options={**backend.compiler_options("cpu"), **quickly})(*operands)
+    return jax.jit(run, compiler_options={**xla_options.compiler_options("cpu"), **quickly})(*operands)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

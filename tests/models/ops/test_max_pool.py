@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import backend, sharding
 from skipnet_jax.models.ops.max_pool import max_pool
+from skipnet_jax.training import sharding, xla_options
 
 
 def reference(x):
@@ -78,7 +78,9 @@ def test_in_float64(x64):
 
 def test_as_it_is_compiled_for_training():
     x = jnp.maximum(normal(2, 12, 13, 5), 0)
-    gradient = jax.jit(jax.grad(lambda x: (max_pool(x) ** 2).sum()), compiler_options=backend.compiler_options("cpu"))
+    gradient = jax.jit(
+        jax.grad(lambda x: (max_pool(x) ** 2).sum()), compiler_options=xla_options.compiler_options("cpu")
+    )
     np.testing.assert_allclose(gradient(x), jax.grad(lambda x: (reference(x) ** 2).sum())(x), rtol=1e-6)
 
 

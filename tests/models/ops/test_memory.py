@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import backend
 from skipnet_jax.models import create_model
 from skipnet_jax.models.ops.memory import (
     anew,
@@ -16,6 +15,7 @@ from skipnet_jax.models.ops.memory import (
     materialize_gradient,
     wide,
 )
+from skipnet_jax.training import xla_options
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), jnp.float32)
 IDENTITIES = pytest.mark.parametrize("identity", [materialize, materialize_gradient, in_memory])
@@ -75,7 +75,7 @@ def optimised(function, options):
 @PLACES
 def test_on_a_cpu_xla_keeps_the_barrier_when_it_is_told_to(identity, function):
     # All savings of time and memory on CPUs rest on this. If a new XLA fails here, its option is to be found.
-    assert "opt-barrier" in optimised(functools.partial(function, identity), backend.compiler_options("cpu"))
+    assert "opt-barrier" in optimised(functools.partial(function, identity), xla_options.compiler_options("cpu"))
 
 
 @PLACES
@@ -132,7 +132,7 @@ def test_remat_needs_less_memory_for_the_same_gradients():
             return (logits**2).sum()
 
         # machine code that is made quickly; what is kept in memory is decided before
-        options = {**backend.compiler_options("cpu"), "xla_backend_optimization_level": 0}
+        options = {**xla_options.compiler_options("cpu"), "xla_backend_optimization_level": 0}
         return jax.jit(jax.grad(loss)).lower(variables["params"]).compile(compiler_options=options)
 
     programs = {remat: compiled(remat) for remat in (False, True)}

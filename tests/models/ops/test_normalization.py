@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import backend
 from skipnet_jax.models.ops.normalization import layer_normalize, normalize
+from skipnet_jax.training import xla_options
 
 EPSILON = 1e-5
 
@@ -30,7 +30,7 @@ def output_and_gradients(function, *operands):
         return out, *vjp(normal(*out.shape, seed=9, dtype=out.dtype))
 
     quickly = {"xla_backend_optimization_level": 0}  # compiled, not run
-    return jax.jit(run, compiler_options={**backend.compiler_options("cpu"), **quickly})(*operands)
+    return jax.jit(run, compiler_options={**xla_options.compiler_options("cpu"), **quickly})(*operands)
 
 
 def only_output(epsilon=EPSILON):

@@ -1,0 +1,53 @@
+"""The errors that are not bugs: a user's mistake, and what the world outside the program did.
+
+Everything else keeps its stack trace. A `UserError` names the field that holds the mistake by its own name, as in
+`optim.lr`; only the command knows that on its command line this is `--config.optim.lr`.
+"""
+
+import re
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake of the user's: what was found, what was expected, and how to mend it.
+
+    The message reads "FIELD: got GOT, expected EXPECTED. MEND".
+
+    Args:
+      field: what holds the mistake: a field of the config (optim.lr), an argument (workdir), or a file.
+      got: what was found there.
+      expected: what should be there.
+      mend: what to do about it, as a sentence; names of other fields stand in backquotes.
+    """
+
+    def __init__(self, field: str, got: str, expected: str, mend: str = "") -> None:
+        super().__init__(field, got, expected, mend)
+        self.field, self.got, self.expected, self.mend = field, got, expected, mend
+
+    def __str__(self) -> str:
+        return self.message()
+
+    def message(self, flag: Callable[[str], str] = str) -> str:
+        """The text for the user.
+
+        Args:
+          flag: how the user spells a field; a field that is no flag stays as it is.
+        """
+        mend = re.sub(r"`([^`]*)`", lambda match: flag(match[1]), self.mend)
+        return f"{flag(self.field)}: got {self.got}, expected {self.expected}.{f' {mend}' if mend else ''}"
+
+
+class DataError(UserError):
+    """The data are missing, damaged, or cannot be read."""
+
+
+class DamagedError(UserError):
+    """A checkpoint is there but cannot be read."""
+
+
+class DivergedError(FloatingPointError):
+    """The loss, the gradient or the network is no longer finite."""
+
+
+class SavingError(OSError):
+    """The last state of a run could not be saved."""

@@ -1,0 +1,1 @@
+"""What a finished network says: exact scores, predictions, and what its gates do."""

@@ -1,0 +1,236 @@
+"""Counts of a network, by the rules of the published tables and by XLA's.
+
+The network itself is traced, without computing anything: every module that is called adds what it does beyond its
+children, by the rule of its class in `RULES`. A class without a rule is an error, not a zero.
+
+The rules: a multiply-add 1 (a bias 1 per output), batch norm 2 per element, layer norm 9 per element and 2 per
+normalised vector, ReLU 2, GELU 8, sigmoid 4, softmax over n 3n - 1, an addition or multiplication 1, average
+pool k^2 and max pool k^2 - 1 per output, global average pool 1 per input element; all else 0. The count is that
+of the definition, however cleverly it is computed: a gate pools all that it looks at.
+
+Source: the published tables of SkipResNet (Takeda, MIRU2020). They have no count for Swin; the one here follows
+the same rules.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from skipnet_jax.models import block, create_model, junctions, layers, model_info, network, noise, shortcuts, stems
+from skipnet_jax.models.families import convnext, regnet, resnet, swin, wide_resnet
+from skipnet_jax.models.ops.activations import gelu, relu
+
+RELU, GELU, SIGMOID = 2, 8, 4  # per element
+ACTIVATIONS: dict[Callable[..., Array], int] = {relu: RELU, gelu: GELU}
+
+MAX_POOL = 3**2 - 1  # per output, of the stems
+
+
+def _softmax(n: int) -> int:
+    return 3 * n - 1
+
+
+def _squeeze_excite(module: layers.SqueezeExcite, out: Array, x: Array) -> int:
+    pool, scale = x.size, out.size
+    return pool + RELU * module.hidden + SIGMOID * x.shape[-1] + scale
+
+
+def _weighted_sum(y: Array, n: int) -> int:
+    """Of the branch and n weighted states: the published count starts the sum from zero times the first state."""
+    return (2 * n + 2) * y.size
+
+
+def _gate(module: junctions.Gate, out: Array, y: Array, states: Sequence[junctions.State]) -> int:
+    """The rest of it, two linear layers with norm and activation between, are counted where they are called."""
+    n, channels = len(states), y.shape[-1]
+    pool = (1 + n) * y.size
+    branch = SIGMOID * channels + y.size if module.weigh_branch else 0
+    return pool + branch + _softmax(n) * channels + _weighted_sum(y, n)
+
+
+def _static(module: junctions.Static, out: Array, y: Array, states: Sequence[junctions.State]) -> int:
+    return _softmax(len(states)) * y.shape[-1] + _weighted_sum(y, len(states))
+
+
+def _average_pool(module: shortcuts.AverageShortcut | shortcuts.AverageLinearShortcut, out: Array, x: Array) -> int:
+    outputs = math.prod(out.shape[:-1]) * x.shape[-1]  # the pool comes before the width changes
+    return module.stride**2 * outputs if module.stride > 1 else 0
+
+
+def _attention(module: swin.AttentionOperation, out: Array, x: Array) -> int:
+    window = module.window
+    height, width = (-(-size // window) * window for size in x.shape[1:3])  # padded to whole windows
+    masked = module.shifted and (height, width) != (window, window)
+    pixels, pairs = height * width, height * width * window**2
+    scale = pixels * module.features
+    products = 2 * pairs * module.features
+    position_bias_and_mask = (1 + masked) * pairs * module.heads
+    softmax = pixels * module.heads * _softmax(window**2)
+    return scale + products + position_bias_and_mask + softmax
+
+
+# What a call adds beyond its children: (module, output, *positional arguments) -> count.
+RULES: dict[type[nn.Module], Callable[..., int]] = {
+    layers.Conv: lambda conv, y, x: y.size * (conv.kernel**2 * x.shape[-1] // conv.groups + conv.use_bias),
+    layers.Dense: lambda dense, y, x: y.size * (x.shape[-1] + dense.use_bias),
+    layers.BatchNorm: lambda norm, y, x: 2 * y.size,
+    layers.LayerNorm: lambda norm, y, x: 9 * y.size + 2 * (y.size // y.shape[-1]),
+    layers.SqueezeExcite: _squeeze_excite,
+    junctions.Gate: _gate,
+    junctions.Static: _static,
+    junctions.Sum: lambda junction, out, y, states: len(states) * y.size,
+    junctions.Mean: lambda junction, out, y, states: (len(states) + 1) * y.size,
+    shortcuts.AverageShortcut: _average_pool,
+    shortcuts.AverageLinearShortcut: _average_pool,
+    stems.LargeStem: lambda stem, out, x: MAX_POOL * out.size,
+    stems.DeepStem: lambda stem, out, x: MAX_POOL * out.size,
+    convnext.ConvNeXtOperation: lambda operation, out, x: out.size,  # layer scale
+    swin.AttentionOperation: _attention,
+    network.Network: lambda network, logits, images: 0,  # its global pool is added by `count`
+    # These only call others; activations count where they are called.
+    **dict.fromkeys(
+        (
+            block.Block,
+            noise.DropPath,
+            noise.ShakeDrop,
+            noise.DropBlock,
+            noise.SignalAugment,
+            nn.Dropout,
+            shortcuts.LinearShortcut,
+            stems.SmallStem,
+            stems.RegNetStem,
+            stems.PatchStem,
+            resnet.BasicOperation,
+            resnet.BottleneckOperation,
+            wide_resnet.PreActivationOperation,
+            regnet.RegNetOperation,
+            convnext.ConvNeXtShortcut,
+            swin.PerceptronOperation,
+            swin.PatchMerging,
+        ),
+        lambda module, *shapes: 0,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Complexity:
+    """The size of a network.
+
+    Args:
+      params: number of parameters, running statistics excluded.
+      flops: of classifying one image, by the rules of the published tables.
+      features: height, width and channels of the outputs of `method="features"`, in order.
+    """
+
+    params: int
+    flops: int
+    features: tuple[tuple[int, int, int], ...]
+
+
+def count(name: str, *, image_size: int | None = None, num_classes: int | None = None) -> Complexity:
+    """Counts a network's parameters and FLOPs, and finds its feature pyramid.
+
+    Args:
+      image_size: side of the image in pixels; None = the network's own, as in the published tables.
+      num_classes: None = the network's own, as in the published tables.
+
+    Raises:
+      ValueError: the name is unknown; the message lists the nearest ones.
+      TypeError: the network has a module or an activation that no rule counts.
+    """
+    size = model_info(name).image_size if image_size is None else image_size
+    model = create_model(name, num_classes=num_classes)
+    counter = _Counter()
+    counting = functools.partial(counter.counting_layers, model.architecture.layers)
+    architecture = dataclasses.replace(model.architecture, layers=counting)
+    with nn.intercept_methods(counter.intercept):
+        variables = _trace_init(model.clone(architecture=architecture), size)
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    global_pool = math.prod(counter.features[-1])
+    return Complexity(params, counter.flops + global_pool, tuple(counter.features))
+
+
+def xla_flops(name: str) -> int | None:
+    """XLA's own estimate for one image at the network's size: it counts 2 per multiply-add, and not the padding.
+
+    It reads the program as it is before any optimisation; nothing is compiled.
+
+    Returns:
+      None where the backend gives no estimate.
+
+    Raises:
+      ValueError: the name is unknown; the message lists the nearest ones.
+    """
+    model, size = create_model(name), model_info(name).image_size
+    variables = _trace_init(model, size)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    costs = apply.lower(variables, _image(size)).cost_analysis()
+    return int(costs["flops"]) if isinstance(costs, Mapping) and "flops" in costs else None
+
+
+def _image(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+
+
+def _trace_init(model: network.Network, size: int) -> Any:
+    """Shapes of the variables."""
+
+    def init(image: Array) -> Any:  # a new function for every trace: JAX would remember it, and not call it again
+        return model.init(jax.random.key(0), image, train=False)
+
+    return jax.eval_shape(init, _image(size))
+
+
+class _Counter:
+    """Adds up what the modules of one network do, while it is traced."""
+
+    def __init__(self) -> None:
+        self.flops = 0
+        self.features: list[tuple[int, int, int]] = []  # [h, w, c] of each section's last output
+        self._inside: list[nn.Module] = []
+
+    def counting_layers(
+        self, make: Callable[..., layers.Layers], dtype: DTypeLike, bn_group_size: int
+    ) -> layers.Layers:
+        """The network's own layers, with an activation that counts."""
+        own = make(dtype, bn_group_size)
+        return dataclasses.replace(own, act=functools.partial(self._activate, own.act), norm_and_act=None)
+
+    def _activate(self, act: Callable[..., Array], x: Array) -> Array:
+        if act not in ACTIVATIONS:
+            raise TypeError(f"no rule counts the activation {act}: add one to analysis.complexity.ACTIVATIONS.")
+        self.flops += ACTIVATIONS[act] * x.size
+        return act(x)
+
+    def intercept(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        """Calls a module's method, and counts it by the rule of its class."""
+        module = context.module
+        if context.method_name != "__call__" or (self._inside and self._inside[-1] is module):  # super().__call__
+            return call(*args, **kwargs)
+        if type(module) not in RULES:
+            raise TypeError(f"no rule counts the module {type(module)}: add one to analysis.complexity.RULES.")
+        self._inside.append(module)
+        out = call(*args, **kwargs)
+        self._inside.pop()
+        self.flops += RULES[type(module)](module, out, *args)
+        if isinstance(module, block.Block):
+            if module.architecture.stride == 1:  # the same section
+                del self.features[-1:]
+            self.features.append(out[0].shape[1:])
+        return out

@@ -1,0 +1,108 @@
+"""events.jsonl: every start and every stop of a run, so that one sees how often it was interrupted, and by what."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from skipnet_jax import files
+from skipnet_jax.runs import signals
+from skipnet_jax.runs import workdir as workdirs
+
+LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "clu",
+    "numpy",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tensorflow-datasets",
+    "scikit-learn",
+)
+
+
+@contextlib.contextmanager
+def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
+    """Records that a run starts, and, when the `with` block is left, that it stops, and why.
+
+    A start without a stop was ended from outside, by `kill -9` or by the machine.
+
+    Args:
+      workdir: of the run.
+      done: how many steps are done.
+    """
+    if jax.process_index() == 0:
+        files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # without a line that kill -9 has torn
+    _record(workdir, "start", done(), _circumstances())
+    why = "finished"
+    try:
+        yield
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, signals.Stopped):
+            why = error.why
+        raise
+    finally:
+        _record(workdir, "stop", done(), {"why": why})
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """All events, in order."""
+    return files.read_lines(epath.Path(workdir) / workdirs.EVENTS)
+
+
+def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -> None:
+    if jax.process_index() == 0:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"time": now, "event": event, "step": step, **facts}
+        left = files.append_lines(workdir / workdirs.EVENTS, [record])
+        if left:
+            print(f"warning: no room for the {event} in {workdir / workdirs.EVENTS}", file=sys.stderr)
+
+
+def _circumstances() -> dict[str, Any]:
+    """Code, libraries, devices and command of a start."""
+    return {
+        "command": sys.argv,
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": _versions(),
+        "devices": jax.device_count(),
+        "device_kind": jax.devices()[0].device_kind,
+        "hosts": jax.process_count(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of this code, with "+changes" where files differ from it; None outside of a clone."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # an installed package may lie within someone else's repository
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes else "")
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -1,0 +1,142 @@
+"""Runs that go on with another config: what may change, what may not, and that a refusal does no harm."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from skipnet_jax import main, specs, train
+from skipnet_jax.runs import signals, workdir
+from skipnet_jax.runs.console import Console
+from skipnet_jax.training import steps
+from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+SPEC = make_spec(epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+
+
+def stop_after(monkeypatch, step):
+    """As a signal after that step."""
+
+    class Stopping(Console):
+        def step(self, sums):
+            super().step(sums)
+            if self.done == step:
+                signals.signal.raise_signal(signals.signal.SIGTERM)
+
+    monkeypatch.setattr(train, "Console", Stopping)
+
+
+def files_of(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def changed(**fields):
+    return dataclasses.replace(SPEC, **fields)
+
+
+def test_longer_and_shorter(tmp_path, capsys):
+    """The schedule is that of the new length; what is done is done."""
+    assert train.train_and_evaluate(SPEC, tmp_path)["epoch"] == 2
+    capsys.readouterr()
+    assert train.train_and_evaluate(changed(epochs=4), tmp_path, allow_change=["epochs"])["epoch"] == 4
+    assert "going on from step 10 of 20, epoch 2 of 4" in capsys.readouterr().out
+    rates = {line["step"]: line["learning_rate"] for line in workdir.read_metrics(tmp_path) if "learning_rate" in line}
+    assert rates[12] == pytest.approx(0.05 * 0.5)  # in the third of four epochs, halfway down the cosine
+    with pytest.raises(ValueError, match=r"epochs: got 3, which end at step 15, expected more.*step 20 already"):
+        train.train_and_evaluate(changed(epochs=3), tmp_path, allow_change=["epochs"])
+    assert workdir.read_spec(tmp_path).epochs == 4
+
+    shorter = tmp_path / "shorter"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(signals.Stopped):
+            train.train_and_evaluate(changed(epochs=9), shorter)
+    assert train.train_and_evaluate(SPEC, shorter, allow_change=["epochs"])["epoch"] == 2
+    assert last_checkpoint(shorter)[0] == 10 and workdir.read_spec(shorter) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("spec", "allowed", "message"),
+    [
+        (
+            changed(epochs=3, batch_size=128),
+            "epochs,batch_size",
+            r"batch_size: got 128, expected 256.*accumulate_steps",
+        ),
+        (changed(epochs=1), "epochs", r"epochs: got 1, which end at step 5, expected more"),
+        (changed(epochs=3, seed=1), "epochs", r"seed: got 1, expected 0(.|\n)*--allow_change=seed"),
+    ],
+)
+def test_a_refusal_leaves_every_file_as_it_was(tmp_path, spec, allowed, message):
+    train.train_and_evaluate(SPEC, tmp_path)
+    before = files_of(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(spec, tmp_path, allow_change=allowed.split(","))
+    assert files_of(tmp_path) == before
+
+
+def test_another_network_is_refused_by_its_arrays_and_the_run_can_go_on(tmp_path, monkeypatch, capsys):
+    """Named or not: there is nothing that its parameters could go on from."""
+    train.train_and_evaluate(changed(epochs=1), tmp_path)
+    before = files_of(tmp_path)
+    monkeypatch.undo()  # the networks of the project
+    other = changed(model=dataclasses.replace(SPEC.model, name="resnet20"))
+    monkeypatch.setattr(main, "_check_flags", lambda argv: None)
+    monkeypatch.setattr(
+        main, "_dispatch", lambda: train.train_and_evaluate(other, tmp_path, allow_change=["epochs", "model.name"])
+    )
+    assert main.main(["main"]) == 2
+    error = capsys.readouterr().err
+    assert "got a checkpoint of another network, expected one of this config's" in error
+    assert "unknown to the network: " in error and "another --workdir" in error
+    assert files_of(tmp_path) == before
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    assert train.train_and_evaluate(SPEC, tmp_path, allow_change=["epochs"])["epoch"] == 2
+
+
+def test_updates_left_out_stay_left_out_when_the_run_goes_on(tmp_path, monkeypatch):
+    """Stopped right after an update that was left out, within a line of the log that reports it."""
+    bad = 7
+
+    def prepare(batch, step, **kwargs):
+        images, targets, key = prepared(batch, step, **kwargs)
+        return images * jax.numpy.where(step == bad - 1, math.nan, 1.0), targets, key
+
+    prepared = steps.prepare
+    monkeypatch.setattr(steps, "prepare", prepare)
+    spec = changed(on_nonfinite="skip", ema_decay=0.9)
+    expected = train.train_and_evaluate(spec, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, bad)
+        with pytest.raises(signals.Stopped, match=f"saved is step {bad}"):
+            train.train_and_evaluate(spec, tmp_path / "parts")
+    assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
+    require_equal(tmp_path / "parts", tmp_path / "whole")
+    whole = workdir.read_metrics(tmp_path / "whole")
+    assert {line["step"]: line["train/skipped"] for line in whole if "train/loss" in line}[8] == 1
+
+
+def test_sam_and_accumulation_go_on_bit_for_bit(tmp_path):
+    spec = changed(
+        optim=dataclasses.replace(SPEC.optim, name="sam", clip_norm=1.0),
+        mixing=specs.MixingSpec(cutmix_prob=0.3, mixup_prob=0.3, erasing_prob=0.5, label_smoothing=0.1),
+        accumulate_steps=2,
+        ema_decay=0.9,
+        epochs=1,
+    )
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, bn_group_size=0))
+    expected = train.train_and_evaluate(spec, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(signals.Stopped):
+            train.train_and_evaluate(spec, tmp_path / "parts")
+    assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
+    require_equal(tmp_path / "parts", tmp_path / "whole")

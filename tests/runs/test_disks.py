@@ -1,0 +1,180 @@
+"""Whole runs on disks that are full, or that may not be written."""
+
+import contextlib
+import dataclasses
+import pathlib
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from skipnet_jax import config, main, train
+from skipnet_jax.runs import events, saver, workdir
+from skipnet_jax.runs.console import Console
+from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
+
+# Orbax's threads and TensorFlow's writers end with errors of their own when their disk is full.
+pytestmark = [
+    pytest.mark.usefixtures("compile_once"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+STEPS = 20  # four epochs of five
+SPEC = make_spec(epochs=4, log_every_steps=1, ema_decay=0.9)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(saver, "RETRY_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("disks") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "create_model", lambda **_: TinyNet())
+        train.train_and_evaluate(SPEC, path)
+    return path
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[pathlib.Path]:
+    """A file system of 4 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("may not mount a file system, which takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # TensorBoard's writer may still hold a file
+
+
+def fill(disk: pathlib.Path) -> None:
+    """Takes the last byte."""
+    with (disk / "ballast").open("ab", buffering=0) as file:
+        for size in (4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
+def after_steps(monkeypatch, actions) -> None:
+    """Does things once so many steps are done, and what is being saved is saved."""
+
+    class Acting(Console):
+        def step(self, sums):
+            super().step(sums)
+            if self.done in actions:
+                deadline = time.monotonic() + 60
+                while any((self.workdir / workdir.CHECKPOINTS).glob("*tmp*")) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                actions[self.done]()
+
+        def __init__(self, path, **kwargs):
+            super().__init__(path, **kwargs)
+            self.workdir = path
+
+    monkeypatch.setattr(train, "Console", Acting)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "found by the write"])
+def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_what_is_saved_meanwhile(
+    whole, disk, monkeypatch, capsys, known
+):
+    path, saved = disk / "run", []
+    if not known:  # as under a quota
+        monkeypatch.setattr(saver, "_free", lambda directory: 10**15)
+
+    def look():
+        names = [entry.name for entry in (path / workdir.CHECKPOINTS).iterdir()]
+        saved.append(sorted(int(name) for name in names if name.isdecimal()))
+
+    def empty():
+        look()
+        (disk / "ballast").unlink()
+
+    after_steps(monkeypatch, {8: lambda: fill(disk), 17: empty, 19: look})
+    train.train_and_evaluate(SPEC, path)
+    said = capsys.readouterr()
+    assert "WARNING: step 10 could not be saved" in said.err and "the newest checkpoint is 5" in said.err
+    assert "WARNING: step 17" not in said.err and "Traceback" not in said.err
+    assert said.err.count("WARNING: numbers for TensorBoard") <= 1  # a minute passes before it is tried again
+    assert saved[0] == [5] and saved[1][-1] >= 16  # long before the end of the epoch
+    assert said.out.splitlines()[-1].startswith("finished: 4 epochs")
+    require_equal(path, whole)
+    assert [event["event"] for event in events.read(path)] == ["start", "stop"]
+    assert {workdir.CURVES, workdir.PARAMETERS, workdir.CONFIG, workdir.DATA} <= {file.name for file in path.iterdir()}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """What the command returns and says."""
+    monkeypatch.setattr(main, "_check_flags", lambda argv: None)
+
+    def ran(path):
+        monkeypatch.setattr(main, "_dispatch", lambda: train.train_and_evaluate(config.to_config_dict(SPEC), path))
+        return main.main(["main"]), capsys.readouterr()
+
+    return ran
+
+
+def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_mends_it(whole, disk, run, monkeypatch):
+    path = disk / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        after_steps(patch, {8: lambda: fill(disk)})
+        status, said = run(path)
+    assert status == 1 and "Traceback" not in said.err
+    last = said.err.splitlines()[-1]
+    assert last.startswith("error: the run is done, but its last state could not be saved. Make room in ")
+    (disk / "ballast").unlink()
+    status, said = run(path)
+    assert status == 0 and "going on from step 5 of 20" in said.out
+    require_equal(path, whole)
+    recorded = [event["event"] for event in events.read(path)]
+    assert recorded in (["start", "start", "stop"], ["start", "stop"] * 2)  # there may have been no room for a stop
+
+
+def test_a_disk_that_is_full_at_the_start_is_said_at_once(disk):
+    fill(disk)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\).*mend its permissions or its"):
+        train.train_and_evaluate(SPEC, disk / "run")
+
+
+def test_a_run_goes_on_from_a_disk_that_is_full_only_with_room(whole, disk, monkeypatch):
+    """A config that is not rewritten stays whole."""
+    path = disk / "run"
+    train.train_and_evaluate(dataclasses.replace(SPEC, epochs=1), path)
+    fill(disk)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+        train.train_and_evaluate(SPEC, path, allow_change=["epochs"])
+    assert workdir.read_spec(path).epochs == 1
+    (disk / "ballast").unlink()
+    train.train_and_evaluate(dataclasses.replace(SPEC, epochs=2), path, allow_change=["epochs"])
+    assert last_checkpoint(path)[0] == 10
+
+
+@pytest.mark.parametrize("name", [workdir.CONFIG, workdir.DATA, workdir.PARAMETERS])
+def test_no_room_for_a_file_of_the_start_is_one_line(run, tmp_path, name):
+    """What is written there finds no room: the device says so of every byte."""
+    (tmp_path / (name if name == workdir.PARAMETERS else f".{name}.new")).symlink_to("/dev/full")
+    status, said = run(tmp_path)
+    assert status == (2 if name == workdir.CONFIG else 1)
+    assert "No space left on device" in said.err and said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+
+
+def test_no_room_for_the_curves_is_no_reason_to_fail(run, whole, tmp_path):
+    (tmp_path / workdir.CURVES).symlink_to("/dev/full")
+    status, said = run(tmp_path)
+    assert status == 0 and f"WARNING: {tmp_path / workdir.CURVES} could not be written" in said.err
+    require_equal(tmp_path, whole)
+
+
+def test_a_read_only_workdir_is_refused_at_once_with_status_2(disk, run):
+    """Root may write what the permissions forbid, but not to a file system that is mounted for reading."""
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    status, said = run(disk / "run")
+    assert status == 2 and len(said.err.splitlines()) == 1
+    assert said.err.startswith(f"error: --workdir: got {disk / 'run'}, which cannot be written (Read-only file system)")
+    assert "Choose another --workdir" in said.err

@@ -1,0 +1,139 @@
+"""Data, checkpoints and metrics in a bucket: the way of a user, against an emulator on this machine."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.data import made_images
+from tests.gcs_emulator import DENIED, NAME, Bucket, bucket  # noqa: F401 (a fixture)
+
+ROOT = pathlib.Path(__file__).parents[2]
+MAKE = [sys.executable, "scripts/make_tfrecords.py"]
+MAIN = [sys.executable, "-m", "skipnet_jax.main"]
+DATA = f"gs://{NAME}/pets"
+WORKDIR = f"gs://{NAME}/runs/pets"
+TRAIN = [
+    *MAIN,
+    "--config=configs/digits.py",
+    "--config.model.name=resnet20",
+    "--config.model.num_classes=3",
+    "--config.data.name=tfrecords",
+    "--config.data.image_size=8",
+    "--config.data.pad_crop=0",
+    "--config.batch_size=16",
+    "--config.eval_batch_size=16",
+    "--config.checkpoint_every_epochs=1",
+]
+DEADLINE = 150.0  # seconds for what takes a tenth of it on an idle machine
+AT_ONCE = 60.0  # and for an error: most of it is for imports on a busy machine; TensorFlow's own retries take minutes
+
+
+def start(bucket: Bucket, command: list[str]) -> subprocess.Popen:  # noqa: F811
+    environment = {**bucket.environment, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}  # one device: compiles faster
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+
+
+def run(bucket: Bucket, command: list[str], *, status: int = 0, seconds: float = DEADLINE) -> str:  # noqa: F811
+    """What the command prints."""
+    process = start(bucket, command)
+    try:
+        printed, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    assert process.returncode == status, printed
+    return printed
+
+
+@pytest.fixture(scope="module")
+def shards(bucket, tmp_path_factory) -> list[str]:  # noqa: F811
+    source = made_images.write_train_tar(tmp_path_factory.mktemp("images") / "train.tar", 16)
+    command = [*MAKE, f"--train={source}", f"--test={source}", "--train_shards=3", "--test_shards=2", f"--out={DATA}"]
+    run(bucket, command)
+    return [name for name in bucket.objects("pets/") if not name.endswith("/")]
+
+
+@pytest.mark.slow
+def test_shards_are_written_into_a_bucket_and_checked_there(bucket, shards):  # noqa: F811
+    train = [f"pets/train-0000{i}-of-00003" for i in range(3)]
+    test = [f"pets/test-0000{i}-of-00002" for i in range(2)]
+    assert shards == ["pets/dataset.json", *test, *train]
+    index = json.loads(bucket.read("pets/dataset.json"))
+    assert [len(bucket.read(name)) for name in train] == [
+        shard["bytes"] for shard in index["splits"]["train"]["shards"]
+    ]
+    assert "all is as it should be" in run(bucket, [*MAKE, f"--check={DATA}"])
+
+
+@pytest.mark.slow
+def test_training_reads_and_writes_a_bucket_and_survives_a_kill(bucket, shards):  # noqa: F811
+    command = [*TRAIN, "--config.epochs=2", f"--config.data.dir={DATA}", f"--workdir={WORKDIR}"]
+    process = start(bucket, command)
+    deadline = time.monotonic() + DEADLINE
+    saved = "runs/pets/checkpoints/3/commit_success.txt"  # Orbax's last file of a checkpoint
+    while not bucket.objects(saved) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    printed, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL and bucket.objects(saved), printed
+
+    printed = run(bucket, command)
+    assert "epoch 1/2" not in printed, "it began anew"
+    assert "finished: 2 epochs" in printed
+    names = bucket.objects("runs/pets/")
+    assert any(name.startswith("runs/pets/checkpoints/6/") for name in names)
+    assert any(name.startswith("runs/pets/tensorboard/events") for name in names)
+    metrics = [json.loads(line) for line in bucket.read("runs/pets/metrics.jsonl").splitlines()]
+    tested = [line for line in metrics if "test/accuracy" in line]
+    assert [line["step"] for line in tested] == [3, 6]
+
+    printed = run(bucket, [*MAIN, "--mode=evaluate", "--checkpoint=latest", f"--workdir={WORKDIR}"])
+    assert "at step 6" in printed
+    assert json.loads(bucket.read("runs/pets/results.json"))
+    assert f"{tested[-1]['test/accuracy']:.2%}" in printed
+
+
+# Runs the script with each line of arguments: one process, since most of the time goes into imports.
+_RUN_EACH = """
+import runpy, sys, time
+for line in sys.argv[1:]:
+    sys.argv = [{script!r}, *line.split()]
+    began = time.monotonic()
+    try:
+        runpy.run_path({script!r}, run_name="__main__")
+    except SystemExit as stop:
+        print("status", stop.code, "after", time.monotonic() - began)
+"""
+
+
+@pytest.mark.slow
+def test_script_tells_at_once_of_a_bucket_that_cannot_be_used(bucket, tmp_path):  # noqa: F811
+    source = made_images.write_train_tar(tmp_path / "train.tar", 1)
+    lines = [
+        line
+        for name in ("nowhere", DENIED)
+        for line in (f"--train={source} --train_shards=1 --out=gs://{name}/pets", f"--check=gs://{name}/pets")
+    ]
+    code = _RUN_EACH.format(script=MAKE[1])
+    printed = run(bucket, [sys.executable, "-c", code, *lines], seconds=AT_ONCE)
+    assert printed.count("status 2 after") == 4
+    assert printed.count("no bucket gs://nowhere") == 2
+    assert printed.count("access denied") == 2
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "name", "words"),
+    [("config.data.dir", DENIED, "access denied"), ("workdir", "nowhere", "no bucket gs://nowhere")],
+)
+def test_training_tells_at_once_of_a_bucket_that_cannot_be_used(bucket, shards, tmp_path, flag, name, words):  # noqa: F811
+    places = {"config.data.dir": DATA, "workdir": str(tmp_path / "run"), flag: f"gs://{name}/x"}
+    command = [*TRAIN, *(f"--{place}={path}" for place, path in places.items())]
+    printed = run(bucket, command, status=2, seconds=AT_ONCE)
+    assert words in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,162 @@
+"""scripts/keep_running.sh around a program that follows a plan, and around a run that is killed twice."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from skipnet_jax.runs import workdir
+
+ROOT = pathlib.Path(__file__).parents[2]
+LOOP = ["bash", str(ROOT / "scripts" / "keep_running.sh")]
+DEADLINE = 240
+
+# Ends as its arguments say, one after the other: with a status, by a signal to itself, or when it is asked to.
+PROGRAM = """
+import os, pathlib, signal, sys, time
+starts = pathlib.Path("starts")
+number = len(starts.read_text()) if starts.exists() else 0
+starts.write_text("x" * (number + 1))
+what = sys.argv[1 + number]
+if what == "wait":
+    def stop(number, frame):
+        with open("signals", "a") as file:
+            print(number, file=file)
+        time.sleep(0.3)  # it is saving; a second signal would come meanwhile
+        sys.exit(128 + number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    pathlib.Path("ready").touch()
+    time.sleep(60)
+elif what.startswith("-"):
+    os.kill(os.getpid(), -int(what))
+sys.exit(int(what))
+"""
+
+
+@pytest.fixture
+def start(tmp_path) -> Callable[..., subprocess.Popen]:
+    """Starts the loop around the program, in a folder of its own."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def started(*plan: object, **settings: str) -> subprocess.Popen:
+        command = [*LOOP, sys.executable, "program.py", *map(str, plan)]
+        environment = os.environ | {"WAIT_SECONDS": "0"} | settings
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, process_group=0
+        )
+
+    return started
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    _, said = process.communicate(timeout=DEADLINE)
+    return process.returncode, said
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+
+
+def test_what_is_interrupted_or_fails_is_started_again_until_it_is_done(start, tmp_path):
+    status, said = ended(start(143, 1, -9, 130, 0, 5))
+    assert status == 0
+    assert len((tmp_path / "starts").read_text()) == 5
+    assert [line.split("keep_running.sh: ")[1].split(";")[0] for line in said.splitlines()] == [
+        "interrupted (status 143)",
+        "failed (status 1), 1 of at most 5 times in a row",
+        "failed (status 137), 2 of at most 5 times in a row",
+        "interrupted (status 130)",
+    ]
+
+
+def test_a_mistake_of_the_users_ends_it(start, tmp_path):
+    status, said = ended(start(1, 2, 0))
+    assert status == 2 and "not started again" in said
+    assert len((tmp_path / "starts").read_text()) == 2
+
+
+def test_failures_in_a_row_end_it_and_an_interruption_begins_a_new_row(start, tmp_path):
+    status, said = ended(start(1, 1, 143, 1, 1, 7, 0, MAX_FAILURES="3"))
+    assert status == 7 and "3 of at most 3 times in a row; given up" in said
+    assert len((tmp_path / "starts").read_text()) == 6
+
+
+def test_it_waits_twice_as_long_after_each_failure_up_to_a_bound(start):
+    began = time.monotonic()
+    status, said = ended(start(1, 1, 1, 0, WAIT_SECONDS="1", MAX_WAIT_SECONDS="2"))
+    assert status == 0 and [line[-3:] for line in said.splitlines()] == ["1 s", "2 s", "2 s"]
+    assert time.monotonic() - began > 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("whole_group", [True, False], ids=["as Ctrl-C does", "to the loop alone"])
+def test_a_signal_is_passed_on_once_and_ends_it(start, tmp_path, number, whole_group):
+    process = start(143, "wait", 0)
+    wait_until((tmp_path / "ready").exists, process)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    assert ended(process)[0] == 128 + number
+    assert (tmp_path / "signals").read_text().split() == [str(int(number))]
+    assert len((tmp_path / "starts").read_text()) == 2
+
+
+def test_a_signal_ends_it_while_it_waits(start, tmp_path):
+    process = start(1, 0, WAIT_SECONDS="60")
+    assert "starts again in 60 s" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 1
+    assert len((tmp_path / "starts").read_text()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "reason"),
+    [
+        ([], {}, "got no command"),
+        (["true"], {"MAX_FAILURES": "1; id"}, "got MAX_FAILURES=1; id, expected a whole number"),
+        (["true"], {"WAIT_SECONDS": "-1"}, "got WAIT_SECONDS=-1"),
+    ],
+)
+def test_a_wrong_call_is_told(command, settings, reason):
+    result = subprocess.run([*LOOP, *command], env=os.environ | settings, capture_output=True, text=True)
+    assert result.returncode == 2 and reason in result.stderr
+
+
+def test_a_command_that_is_not_there_is_not_tried_again():
+    result = subprocess.run([*LOOP, "no-such-command"], capture_output=True, text=True)
+    assert result.returncode == 127 and "not started again" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
+    run = tmp_path / "run"
+    flags = ["--config.model.name=resnet20", "--config.data.image_size=8", "--config.checkpoint_every_epochs=1"]
+    command = [*LOOP, sys.executable, "-m", "skipnet_jax.main", "--config=configs/digits.py", f"--workdir={run}"]
+    command += [*flags, "--config.epochs=20"]
+    environment = os.environ | {"WAIT_SECONDS": "0", "XLA_FLAGS": ""}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    try:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            before = len(list((run / workdir.TENSORBOARD).glob("*")))
+            wait_until(lambda: len(list((run / workdir.TENSORBOARD).glob("*"))) > before, process)  # noqa: B023
+            steps = len(workdir.read_metrics(run))
+            wait_until(lambda: len(workdir.read_metrics(run)) > steps + 2, process)  # noqa: B023
+            os.kill(int(children.read_text()), number)
+        printed, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.terminate()  # passed on: nothing stays
+        process.wait()
+    assert process.returncode == 0, printed
+    assert printed.count("going on from step") == 2 and "finished: 20 epochs" in printed
+    tested = [line["step"] for line in workdir.read_metrics(run) if "test/accuracy" in line]
+    assert tested == [11 * (epoch + 1) for epoch in range(20)]
+    assert json.loads((run / workdir.CONFIG).read_text())["epochs"] == 20
