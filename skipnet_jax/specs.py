@@ -332,6 +332,21 @@ class TrainSpec:
                 "Change `batch_size`, `accumulate_steps` or `model.bn_group_size` (0 = the whole part).",
             )
 
+    def steps_per_epoch(self, training_images: int) -> int:
+        """Number of steps in an epoch. The images that do not fill a batch are left out, different ones in each epoch.
+
+        Raises:
+          UserError: a batch is larger than the training set.
+        """
+        if self.batch_size > training_images:
+            raise UserError(
+                "batch_size",
+                f"{self.batch_size}",
+                f"at most the {training_images} training images of {self.data.name}",
+                "Lower `batch_size`.",
+            )
+        return training_images // self.batch_size
+
 
 def _require_at_least(field: str, value: int | float, least: int | float) -> None:
     if not value >= least:  # refuses NaN too

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
     """A run that nothing interrupted: its workdir and results."""
     path = tmp_path_factory.mktemp("train") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", lambda **_: TinyNet())
+        patch.setattr(train, "build_network", lambda _: TinyNet())
         return path, train.train_and_evaluate(make_spec(), path)
 
 
@@ -144,7 +144,7 @@ def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
 @pytest.mark.slow
 def test_a_network_of_the_project_with_drop_path_goes_on_bit_for_bit(tmp_path, monkeypatch):
     """Gates, drop path, dropout, CutMix and the shuffling of two epochs; as many steps before the stop as after it."""
-    monkeypatch.setattr(train, "create_model", models.create_model)
+    monkeypatch.setattr(train, "build_network", models.build_network)
     mesh = sharding.make_mesh(jax.devices()[:1])  # compiles in a fifth of the time
     monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
     spec = make_spec(
@@ -368,7 +368,7 @@ def test_fine_tuning_on_other_classes_starts_from_a_run(tmp_path, capsys):
     first = dataclasses.replace(first, model=dataclasses.replace(first.model, num_classes=5), epochs=6)
     second = dataclasses.replace(first, data=dataclasses.replace(first.data, classes=(5, 6, 7, 8, 9)), epochs=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", lambda **_: TinyNet(classes=5))
+        patch.setattr(train, "build_network", lambda _: TinyNet(classes=5))
         train.train_and_evaluate(first, tmp_path / "first")
         scratch = train.train_and_evaluate(second, tmp_path / "scratch")
         capsys.readouterr()

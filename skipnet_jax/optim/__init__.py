@@ -1,1 +1,1 @@
-"""Learning rates and optimisers, put together from Optax's parts."""
+"""Optimisers and learning rate schedules, built on Optax."""

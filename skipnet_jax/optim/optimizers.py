@@ -1,7 +1,7 @@
-"""Optimisers as torch defines them, from Optax's parts.
+"""The optimisers as PyTorch defines them, built from Optax's parts.
 
-Only two parts are our own: clipping by norm, whose factor differs in torch, and layer-wise rates. SAM's second
-pass needs the network and its running statistics, so it is in `gradients.py` and `steps.update`; here it is SGD.
+Optax lacks two of the parts: PyTorch's gradient clipping by norm, and learning rates that differ by layer. SAM is SGD
+here, because its second pass needs the network; `training/gradients.py` and `steps.update` take care of that.
 """
 
 import functools
@@ -11,26 +11,25 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
-from skipnet_jax.optim.norm import global_norm
 from skipnet_jax.specs import OptimSpec
 
-# Kernels of convolutions and linear layers, and the table of the static junction. Norms, biases, layer scales and
-# position biases have other names and are left alone.
+# Weight decay applies to convolution and linear kernels, and to the table of the static junction. The parameters of
+# norms, biases, layer scales and position biases have other names.
 DECAYED = ("kernel", "logits")
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_
+SMALL_ARRAY = 2**16  # elements; concatenating larger arrays costs more than it saves
 
 Parts = list[optax.GradientTransformation]
 
 
 def make_optimizer(spec: OptimSpec, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clipping, then the optimiser of the spec, then layer-wise rates; what is switched off leaves nothing behind.
+    """Chains gradient clipping, the optimiser and the layer-wise rates. A part that is switched off is left out.
 
     Args:
-      spec: see there.
-      schedule: learning rate at a step.
+      schedule: the learning rate at a step.
 
     Source: torch.optim.SGD, AdamW and RMSprop; TensorFlow's RMSprop; layer-wise rates as in the code behind the
       published tables.
@@ -40,28 +39,22 @@ def make_optimizer(spec: OptimSpec, schedule: optax.Schedule) -> optax.GradientT
 
 
 def decay_mask(params: PyTree, *, decay_bias: bool = False) -> PyTree:
-    """Which parameters weight decay pulls on.
+    """Tells which parameters weight decay applies to, as a tree of booleans.
 
     Args:
       params: nested dicts, as linen makes them.
-      decay_bias: biases too, those of norms included.
-
-    Returns:
-      The same tree with True where the parameter decays.
+      decay_bias: decay biases too, including the biases of norms.
     """
     decayed = (*DECAYED, "bias") if decay_bias else DECAYED
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in decayed, params)
 
 
 def layer_rates(params: PyTree, ratio: float) -> PyTree:
-    """Which share of the learning rate each parameter gets.
+    """Computes the factor by which each parameter's learning rate is multiplied, as a tree of numbers.
 
     Args:
-      params: of a network: "stem", "blocks_0" ... and what comes after the blocks.
-      ratio: share of the stem; what comes after the blocks gets 1, and blocks are geometrically between.
-
-    Returns:
-      The same tree of numbers.
+      params: of a network, with the modules "stem", "blocks_0", "blocks_1" and so on, and a head.
+      ratio: the factor of the stem. The head has 1, and the factors of the blocks lie geometrically in between.
     """
     blocks = sum(name.startswith("blocks_") for name in params)
 
@@ -75,9 +68,9 @@ def layer_rates(params: PyTree, ratio: float) -> PyTree:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformation:
-    """Scales gradients down to a norm of `limit` all together, by torch's factor limit / (norm + 1e-6).
+    """Scales all gradients down to a joint norm of `limit`, by PyTorch's factor limit / (norm + 1e-6).
 
-    Optax's `clip_by_global_norm` has no epsilon, so it differs in the seventh digit.
+    Optax's `clip_by_global_norm` has no epsilon, so its result differs in the seventh digit.
     """
 
     def clip(grads: PyTree, params: PyTree) -> PyTree:
@@ -87,8 +80,22 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """Computes the Euclidean norm of all numbers in a tree of arrays of one type.
+
+    It concatenates the small arrays first. A deep network has hundreds of them, and `optax.tree.norm` compiles several
+    sums for each: 831 of the 6,078 fusions in a training step of Skip-ResNet-110.
+    """
+    leaves = jax.tree.leaves(tree)
+    small = [leaf.ravel() for leaf in leaves if leaf.size <= SMALL_ARRAY]
+    parts = [leaf for leaf in leaves if leaf.size > SMALL_ARRAY]
+    if small:
+        parts.append(jnp.concatenate(small))
+    return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in parts))
+
+
 def _sgd(spec: OptimSpec, rate: optax.GradientTransformation) -> Parts:
-    """Decay joins the gradient, then momentum, then the rate of the step, which so acts on the whole momentum."""
+    """The learning rate comes after momentum, so a new rate scales the whole accumulated momentum."""
     return [*_decay(spec), *_momentum(spec, nesterov=spec.nesterov), rate]
 
 
@@ -97,13 +104,13 @@ def _adamw(spec: OptimSpec, rate: optax.GradientTransformation) -> Parts:
 
 
 def _rmsprop(spec: OptimSpec, rate: optax.GradientTransformation) -> Parts:
-    """Torch's: epsilon outside the root, mean square from 0."""
+    """PyTorch's form: epsilon is outside the root, and the mean square starts at 0."""
     rms = optax.scale_by_rms(decay=spec.smoothing, eps=spec.eps, initial_scale=0.0, eps_in_sqrt=False)
     return [*_decay(spec), rms, *_momentum(spec, nesterov=False), rate]
 
 
 def _rmsprop_tf(spec: OptimSpec, rate: optax.GradientTransformation) -> Parts:
-    """TensorFlow's: epsilon inside the root, mean square from 1, and the momentum is of steps, not of gradients."""
+    """TensorFlow's form: epsilon is inside the root, the mean square starts at 1, and momentum comes after the rate."""
     rms = optax.scale_by_rms(decay=spec.smoothing, eps=spec.eps, initial_scale=1.0, eps_in_sqrt=True)
     return [*_decay(spec), rms, rate, *_momentum(spec, nesterov=False)]
 
@@ -128,11 +135,12 @@ def _momentum(spec: OptimSpec, *, nesterov: bool) -> Parts:
 
 def _clipping(spec: OptimSpec) -> Parts:
     by_value = [optax.clip(spec.clip_value)] if spec.clip_value else []
-    return [*by_value, *([clip_by_norm(spec.clip_norm)] if spec.clip_norm else [])]
+    by_norm = [clip_by_norm(spec.clip_norm)] if spec.clip_norm else []
+    return by_value + by_norm
 
 
 def _layer_rates(spec: OptimSpec) -> Parts:
-    """At the end of the chain, so that AdamW's decay, and a momentum of steps, are scaled too."""
+    """Goes last in the chain, so that it also scales AdamW's decay and TensorFlow's momentum."""
 
     def scale(updates: PyTree, params: PyTree) -> PyTree:
         del params

@@ -1,4 +1,4 @@
-"""Learning rates over a run."""
+"""The learning rate over a run."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,33 +11,24 @@ Rates = Float[np.ndarray, "n"]
 
 
 def make_schedule(spec: OptimSpec, *, batch_size: int, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """The published curves: a cosine, an exponential, a constant, with a warm-up; constant within an epoch, or not.
+    """Builds the published schedules: a cosine, exponential or constant curve with a warm-up.
 
-    It is a table, computed in float64 on the host: the same numbers on every device, and no cosine in float32. By
-    epoch it has one entry per epoch, by step one per step: 4 bytes each on the device, 1.5 MB for the longest
-    published run.
+    The rates are computed on the host in float64 and looked up in a table, so they are the same on every device. With
+    `schedule_unit` epoch the table has one entry per epoch, with step one entry per step. Each entry takes 4 bytes on
+    the device; the longest published run needs 1.5 MB.
 
     Args:
-      spec: base rate and its scaling, curve, unit, warm-up in epochs, final rate.
-      batch_size: training examples per step, for the linear scaling.
-      epochs: length of the run. The final rate is the limit at its end, so the last epoch runs a little above it.
-      steps_per_epoch: floor(training examples / batch size).
+      batch_size: training examples per step, for linear scaling.
+      epochs: length of the run. The curve reaches its final rate at the end of the last epoch, so the last epoch still
+        runs slightly above it.
 
     Returns:
-      Learning rate at a step (0-based); beyond the end that of the last one.
+      A function from the 0-based step to the learning rate. After the last step the rate stays constant.
 
-    Raises:
-      ValueError: an epoch without a step.
-
-    Source: Loshchilov and Hutter, SGDR (ICLR 2017), without restarts; the warm-up factor (e + 1) / (W + 1) of epoch
-      e < W is that of the code behind the published tables; linear scaling: Goyal et al., Accurate, Large Minibatch
-      SGD (2017), section 2.1.
+    Source: Loshchilov and Hutter, SGDR (ICLR 2017), without restarts; Goyal et al., Accurate, Large Minibatch SGD
+      (2017), section 2.1, for linear scaling. The warm-up factor (e + 1) / (W + 1) of epoch e < W is from the code
+      behind the published tables.
     """
-    if steps_per_epoch < 1:
-        raise ValueError(
-            f"steps per epoch: got {steps_per_epoch}, expected at least 1: the training set is smaller than one batch. "
-            f"Lower --config.batch_size."
-        )
     scale = batch_size / spec.lr_batch_size if spec.lr_scale == "linear" else 1.0
     steps_per_entry = {"epoch": steps_per_epoch, "step": 1}[spec.schedule_unit]
     epoch = np.arange(0, epochs * steps_per_epoch, steps_per_entry) / steps_per_epoch
@@ -51,17 +42,18 @@ def make_schedule(spec: OptimSpec, *, batch_size: int, epochs: int, steps_per_ep
     return schedule
 
 
-def _cosine(share: Rates, base: float, last: float) -> Rates:
-    return last + (base - last) * (1 + np.cos(np.pi * share)) / 2
+def _cosine(progress: Rates, base: float, last: float) -> Rates:
+    return last + (base - last) * (1 + np.cos(np.pi * progress)) / 2
 
 
-def _exponential(share: Rates, base: float, last: float) -> Rates:
-    return base * ((last or 0.01 * base) / base) ** share
+def _exponential(progress: Rates, base: float, last: float) -> Rates:
+    return base * ((last or 0.01 * base) / base) ** progress
 
 
-def _constant(share: Rates, base: float, last: float) -> Rates:
-    return np.full_like(share, base)
+def _constant(progress: Rates, base: float, last: float) -> Rates:
+    return np.full_like(progress, base)
 
 
-# Share of the run that is done (0..1), base rate, final rate (0 = the curve's own) -> rate.
+# Each curve maps the share of the training that is done (0..1) to a rate, given the base rate and the final rate.
+# A final rate of 0 means the curve's own default.
 CURVES = {"cosine": _cosine, "exponential": _exponential, "constant": _constant}

@@ -1,4 +1,4 @@
-"""The gradient of a batch: in one piece, in parts one after the other, and uphill of the parameters (SAM)."""
+"""The gradient of a batch: whole, accumulated over parts of the batch, or at SAM's perturbed parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,21 +8,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from skipnet_jax.optim.norm import global_norm
+from skipnet_jax.optim import optimizers
 from skipnet_jax.training import objectives
 
-Apply = Callable[..., Any]  # as of `nn.Module.apply`, in training: (variables, images, rngs=) -> (logits, updates)
+Apply = Callable[..., Any]  # `nn.Module.apply` in training mode: (variables, images, rngs=) -> (logits, updates)
 
 SAM_EPSILON = 1e-12
 
 
 class Pass(NamedTuple):
-    """What a pass forward and backward over a batch gives.
+    """The result of a forward and backward pass over a batch.
 
     Args:
-      grads: of the mean loss.
-      batch_stats: running statistics after it.
-      losses: [b], of each example, in nats.
+      grads: gradient of the mean loss.
+      batch_stats: the running statistics after the pass.
+      losses: [b], the loss of each example, in nats.
       logits: [b, c].
     """
 
@@ -40,13 +40,12 @@ def of_batch(
     targets: Float[Array, "b c"],
     key: PRNGKeyArray,
 ) -> Pass:
-    """Gradient of the mean over the rows of the batch. A row with targets of zero adds nothing, but is a row.
+    """Computes the gradient of the mean loss. A row whose targets are zero has no loss, but counts in the mean.
 
     Args:
-      apply: the network.
       images: normalised.
       targets: distributions over the classes.
-      key: of the network's noise.
+      key: for dropout and other noise in the network.
     """
 
     def mean_loss(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, "b"], Float[Array, "b c"]]]:
@@ -58,7 +57,7 @@ def of_batch(
     return Pass(grads, *rest)
 
 
-def in_parts(
+def accumulate(
     parts: int,
     apply: Apply,
     params: PyTree,
@@ -67,27 +66,27 @@ def in_parts(
     targets: Float[Array, "b c"],
     key: PRNGKeyArray,
 ) -> Pass:
-    """The same gradient with the memory of a part of the batch: the parts take turns, and their gradients add up.
+    """Adds up the gradients of parts of the batch, one after the other, in the memory of one part.
 
-    It is that of the whole batch for every network without batch norm. Batch norms normalise within a part, and their
-    running statistics move once per part. Noise differs from part to part.
+    Without batch norm the result is the gradient of the whole batch. Batch norm normalises within a part and moves its
+    running statistics once per part. Each part draws its own noise.
 
     Args:
-      parts: a divisor of the batch; 1 = all at once.
+      parts: number of parts, a divisor of the batch size. 1 computes the gradient of the whole batch at once.
     """
     if parts == 1:
         return of_batch(apply, params, batch_stats, images, targets, key)
 
-    # Part i is the rows i, i + parts, i + 2 parts ... A device holds neighbouring rows, so every part has some of each
-    # device's own, and nothing travels; with neighbouring rows a part would be that of a few devices.
+    # Part i has the rows i, i + parts, i + 2 parts and so on. Each device holds consecutive rows, so every device has
+    # an equal share of every part and no row moves between devices.
     def split(rows: Shaped[Array, "b *row"]) -> Shaped[Array, "parts _rows *row"]:
         return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
 
     def join(rows: Shaped[Array, "parts _rows *row"]) -> Shaped[Array, "b *row"]:
         return rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
-    def add(so_far: tuple[PyTree, PyTree], part: tuple[Array, Array, Array]) -> tuple[tuple[PyTree, PyTree], Any]:
-        grads, batch_stats = so_far
+    def add(carry: tuple[PyTree, PyTree], part: tuple[Array, Array, Array]) -> tuple[tuple[PyTree, PyTree], Any]:
+        grads, batch_stats = carry
         i, images, targets = part
         one = of_batch(apply, params, batch_stats, images, targets, jax.random.fold_in(key, i))
         return (optax.tree.add(grads, one.grads), one.batch_stats), (one.losses, one.logits)
@@ -99,16 +98,14 @@ def in_parts(
     return Pass(optax.tree.scale(1 / parts, total), batch_stats, join(losses), join(logits))
 
 
-def uphill(params: PyTree, grads: PyTree, rho: float) -> PyTree:
-    """Where SAM takes its gradient: a step of length rho in the direction in which the loss grows fastest.
+def perturb(params: PyTree, grads: PyTree, rho: float) -> PyTree:
+    """Moves the parameters a distance of `rho` along the gradient: SAM takes its second gradient there.
 
-    Optax's own SAM (`optax.contrib.sam`) makes this step too, but knows nothing of running statistics, which move
-    in both passes.
+    `optax.contrib.sam` does the same, but cannot update the running statistics in both passes.
 
     Args:
-      grads: at `params`; bare, without weight decay.
-      rho: length of the step.
+      grads: the gradient at `params`, without weight decay.
 
     Source: Foret et al., Sharpness-Aware Minimization (ICLR 2021), equation 2.
     """
-    return optax.tree.add_scale(params, rho / (global_norm(grads) + SAM_EPSILON), grads)
+    return optax.tree.add_scale(params, rho / (optimizers.global_norm(grads) + SAM_EPSILON), grads)

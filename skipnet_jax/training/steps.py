@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from skipnet_jax.models import init_variables
-from skipnet_jax.optim.norm import global_norm
+from skipnet_jax.optim.optimizers import global_norm
 from skipnet_jax.specs import Statistics, TrainSpec
 from skipnet_jax.training import gradients, mixing, nonfinite, objectives, sharding, xla_options
 
@@ -142,17 +142,19 @@ def make_eval_step(
     mesh: Mesh,
     classes: tuple[int, ...] | None = None,
     flip: bool = False,
-    details: bool = False,
+    per_example: bool = False,
 ) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
     """Compiles `eval_step` over a mesh.
 
     Args:
       statistics: what the images are normalised with.
-      classes, flip, details: as for `eval_step`.
+      classes, flip, per_example: as for `eval_step`.
     """
     everywhere = sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(eval_step, model=model, statistics=statistics, classes=classes, flip=flip, details=details),
+        functools.partial(
+            eval_step, model=model, statistics=statistics, classes=classes, flip=flip, per_example=per_example
+        ),
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
         compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
@@ -248,12 +250,12 @@ def update(
         apply = functools.partial(apply, progress=progress)
 
     def run(params: PyTree, batch_stats: PyTree) -> gradients.Pass:
-        return gradients.in_parts(spec.accumulate_steps, apply, params, batch_stats, images, targets, key)
+        return gradients.accumulate(spec.accumulate_steps, apply, params, batch_stats, images, targets, key)
 
     first = last = run(state.params, state.batch_stats)
     metrics = {"loss": jnp.sum(first.losses), "grad_norm": global_norm(first.grads)}
     if spec.optim.name == "sam":
-        last = run(gradients.uphill(state.params, first.grads, spec.optim.rho), first.batch_stats)
+        last = run(gradients.perturb(state.params, first.grads, spec.optim.rho), first.batch_stats)
         metrics["loss_uphill"] = jnp.sum(last.losses)
     updates, opt_state = optimizer.update(last.grads, state.opt_state, state.params)
     state = dataclasses.replace(
@@ -279,7 +281,7 @@ def eval_step(
     statistics: Statistics,
     classes: tuple[int, ...] | None = None,
     flip: bool = False,
-    details: bool = False,
+    per_example: bool = False,
 ) -> dict[str, PyTree]:
     """Scores a batch, of which some rows may be padding.
 
@@ -290,11 +292,11 @@ def eval_step(
         alike. An image without an answer counts as padding.
       classes: the only classes that can be predicted, None = all. Labels stay numbers among all.
       flip: the scores of an image are the mean of its logits and those of its mirror image, left for right.
-      details: count by class and by confidence too.
+      per_example: return the predictions too.
 
     Returns:
       Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (of fewer than five
-      classes: all), "count"; with details also "details", those of `objectives.details`.
+      classes: all), "count"; with `per_example` also "predictions" [b] of `objectives.predict`, on every device.
     """
     images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float))
     logits: Any = model.apply(variables, images, train=False)  # flax's type allows for updated collections too
@@ -311,8 +313,8 @@ def eval_step(
         "correct_top5": _count(mask & objectives.any_topk_correct(logits, labels, min(5, logits.shape[-1]))),
         "count": _count(mask),
     }
-    if details:
-        sums["details"] = objectives.details(logits, labels, mask)
+    if per_example:
+        sums["predictions"] = objectives.predict(logits, labels, mask)
     return sums
 
 

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.optim.norm import TOGETHER, global_norm
+from skipnet_jax.optim.optimizers import SMALL_ARRAY, global_norm
 
 
-@pytest.mark.parametrize("sizes", [[3], [TOGETHER, TOGETHER + 1], [2, 5, TOGETHER + 1], []], ids=str)
+@pytest.mark.parametrize("sizes", [[3], [SMALL_ARRAY, SMALL_ARRAY + 1], [2, 5, SMALL_ARRAY + 1], []], ids=str)
 def test_of_small_and_large_arrays(sizes):
     random = np.random.default_rng(0)
     arrays = [random.standard_normal(size).astype(np.float32) for size in sizes]

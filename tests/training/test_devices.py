@@ -61,7 +61,7 @@ def run(path, devices, *, model=None, stop_at=None):
 
     mesh = sharding.make_mesh(jax.devices()[:devices])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", lambda **_: model or GroupedNet())
+        patch.setattr(train, "build_network", lambda _: model or GroupedNet())
         patch.setattr(pipeline, "train_batches", batches)
         patch.setattr(sharding, "make_mesh", lambda: mesh)
         if stop_at is None:
