@@ -78,9 +78,9 @@ class Listing:
                 file.seek(int(self.offsets[index]))
                 content = file.read(int(self.sizes[index]))
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+            raise DataError(path, f"{error.strerror or error}", "a file that can be read") from error
         if len(content) != self.sizes[index]:
-            raise DataError(f"{path}: got {len(content)} bytes of {self.name(index)}, expected {self.sizes[index]}.")
+            raise DataError(path, f"{len(content)} bytes of {self.name(index)}", f"{self.sizes[index]}", "Start again.")
         return content
 
     def fingerprint(self) -> str:
@@ -106,7 +106,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
     elif os.path.isfile(path):
         entries = _in_tar(path)
     else:
-        raise DataError(f"{path}: got no file or folder of this name, expected a folder of images or a tar of them.")
+        raise DataError(path, "no file or folder of this name", "a folder of images or a tar of them")
     official_labels = None
     ignored: list[str] = []
     num_ignored = 0
@@ -122,7 +122,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
             official_labels = official_labels or _official_labels()
             class_name = _official_class(path, name, official_labels)
         elif official_labels:
-            raise DataError(f"{path}: got {name} beside images that lie in no folder, expected one layout.")
+            raise DataError(path, f"{name} beside images that lie in no folder", "one layout")
         labels.append(numbers.setdefault(class_name, len(numbers)))
         offsets.append(offset)
         sizes.append(size)
@@ -130,9 +130,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
         name_ends.append(len(names))
         found()
     if not labels:
-        raise DataError(
-            f"{path}: got no image among {num_ignored} files, expected {', '.join(SUFFIXES)} in one folder per class."
-        )
+        raise DataError(path, f"no image among {num_ignored} files", f"{', '.join(SUFFIXES)} in one folder per class")
     class_names = tuple(sorted(set(official_labels or numbers)))
     order = np.array([class_names.index(name) for name in numbers], np.int32)
     return Listing(
@@ -152,19 +150,19 @@ def _in_folder(path: str) -> Iterator[_Entry]:
     """Every file below a folder; the class is the first folder on the way."""
 
     def cannot_list(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}.") from error
+        raise DataError(f"{error.filename}", f"{error.strerror}", "a folder that can be read") from error
 
     for folder, subfolders, files in os.walk(path, onerror=cannot_list, followlinks=True):
         subfolders.sort()
         below = pathlib.Path(folder).relative_to(path)
         if len(below.parts) == 1 and not subfolders and not files:
-            raise DataError(f"{folder}: got an empty folder, expected images of the class. Fill or remove it.")
+            raise DataError(folder, "an empty folder", "images of the class", "Fill or remove it.")
         for file in sorted(files):
             name = (below / file).as_posix()
             try:
                 size = os.stat(os.path.join(folder, file)).st_size
             except OSError as error:
-                raise DataError(f"{folder}/{file}: cannot be read: {error.strerror}.") from error
+                raise DataError(f"{folder}/{file}", f"{error.strerror}", "a file that can be read") from error
             yield (below.parts[0] if below.parts else ""), name, 0, size
 
 
@@ -186,8 +184,10 @@ def _in_tar(path: str) -> Iterator[_Entry]:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path}: got no tar, or a broken or compressed one ({error}), expected an uncompressed tar: images are "
-            f"read from anywhere in it. Fetch it again, or unpack it."
+            path,
+            f"no tar, or a broken or compressed one ({error})",
+            "an uncompressed tar, since images are read from anywhere in it",
+            "Fetch it again, or unpack it.",
         ) from error
 
 
@@ -219,7 +219,9 @@ def _official_class(path: str, name: str, labels: list[str]) -> str:
     match = _OFFICIAL_NAME.fullmatch(name.removeprefix("./"))
     if not match or not 1 <= int(match[1]) <= len(labels):
         raise DataError(
-            f"{path}: got {name}, which lies in no folder, expected one folder per class (or the official validation "
-            f"images, ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{len(labels):08d}.JPEG)."
+            path,
+            f"{name}, which lies in no folder",
+            f"one folder per class, or the official validation images, ILSVRC2012_val_00000001.JPEG to "
+            f"ILSVRC2012_val_{len(labels):08d}.JPEG",
         )
     return labels[int(match[1]) - 1]

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from skipnet_jax.data import pillow_geometry, pillow_ops
+from skipnet_jax.errors import UserError
 
 _LEVELS = 9  # the highest
 
@@ -161,8 +162,8 @@ def draw(key: Int64[Any, "2"], policy: str) -> tuple[Int32[Any, "2"], Float32[An
     import tensorflow as tf
 
     if policy not in _POLICIES:
-        raise ValueError(
-            f"policy: got {policy!r}, expected one of {', '.join(_POLICIES)}. Change --config.data.auto_augment."
+        raise UserError(
+            "data.auto_augment", repr(policy), f"one of {', '.join(_POLICIES)}", "Change `data.auto_augment`."
         )
     table = _POLICIES[policy]
     names = np.array([[name for name, _, _ in pair] for pair in table])

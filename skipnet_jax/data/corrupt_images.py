@@ -54,7 +54,7 @@ def checked(
         except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where its message quotes a bad record
             if careful:
                 raise DataError(
-                    f"{source.name}: cannot be read: {_first_line(error)}. {source.how_to_check}."
+                    source.name, _first_line(error), "data that can be read", f"{source.how_to_check}."
                 ) from None
             careful = True
             iterator = open_batches(done, careful).as_numpy_iterator()
@@ -67,8 +67,10 @@ def checked(
         seen += len(index)
         if len(undecodable) and not skip:
             raise DataError(
-                f"{source.describe(int(undecodable[0]))}: got an image that cannot be decoded, expected a JPEG or PNG "
-                f"file. {source.how_to_check}; in training it is left out with --config.data.on_corrupt=skip."
+                source.describe(int(undecodable[0])),
+                "an image that cannot be decoded",
+                "a JPEG or PNG file",
+                f"{source.how_to_check}, or train without it by `data.on_corrupt`=skip.",
             )
         for bad in set(undecodable.tolist()) - skipped:
             _log.warning("Skipped an image that cannot be decoded: %s", source.describe(bad))
@@ -76,9 +78,11 @@ def checked(
         different = min(seen, source.num_examples)
         if len(skipped) > _TOLERATED_SHARE * max(different, _TOLERATED_OF):
             raise DataError(
-                f"{source.name}: got {len(skipped)} images of {different} that cannot be decoded, the last of them "
-                f"{source.describe(int(undecodable[-1]))}, expected at most {_TOLERATED_SHARE:.0%}. "
-                f"{source.how_to_check}."
+                source.name,
+                f"{len(skipped)} images of {different} that cannot be decoded, the last of them "
+                f"{source.describe(int(undecodable[-1]))}",
+                f"at most {_TOLERATED_SHARE:.0%}",
+                f"{source.how_to_check}.",
             )
         yield batch
 
@@ -100,8 +104,10 @@ def _require_records(source: Files | Shards, missing: np.ndarray) -> None:
     except tf.errors.OpError as error:
         trouble = _first_line(error)
     raise DataError(
-        f"{shard.path}: got {count} records and then {trouble!r}, expected {shard.examples} records. Copy or make the "
-        f"shard again. {source.how_to_check}."
+        shard.path,
+        f"{count} records and then {trouble!r}",
+        f"{shard.examples} records",
+        f"Copy or make the shard again. {source.how_to_check}.",
     )
 
 
@@ -111,8 +117,10 @@ def _require_labels(source: Files | Shards, index: np.ndarray, label: np.ndarray
     if wrong.any():
         first = np.argwhere(wrong)[0]
         raise DataError(
-            f"{source.describe(int(index[first[0]]))}: got label {label[tuple(first)]}, expected "
-            f"0..{source.num_classes - 1}. {source.how_to_check}."
+            source.describe(int(index[first[0]])),
+            f"label {label[tuple(first)]}",
+            f"0..{source.num_classes - 1}",
+            f"{source.how_to_check}.",
         )
 
 

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 _LAYOUT = f"DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val/, validation/; {', '.join(EXTENSIONS)})"
+_MEND = "Change `data.dir`, or move the images."
 # Names that a message lists one by one.
 _NAMED_AT_MOST = 5
 
@@ -48,7 +49,7 @@ def open_folder(spec: DataSpec, split: str) -> Files:
         what = (
             f"{len(empty)} classes without images: {_some(empty)}" if images else f"no images in {len(classes)} folders"
         )
-        raise DataError(f"{place}: got {what}, expected {_LAYOUT}. Look at --config.data.dir.")
+        raise DataError(place, what, _LAYOUT, _MEND)
     ignored = sorted(set(files) - set(images))
     if ignored:
         _log.warning("%s: %d other files are left out: %s", place, len(ignored), _some(ignored))
@@ -69,9 +70,7 @@ def find_split(directory: str, split: str) -> str:
     found = _found(directory, split)
     if len(found) != 1:
         what = "no folder" if not found else f"{' and '.join(found)}, which may be either"
-        raise DataError(
-            f"{directory}: got {what} for the {split} images, expected {_LAYOUT}. Look at --config.data.dir."
-        )
+        raise DataError(directory, f"{what} for the {split} images", _LAYOUT, _MEND)
     return storage.join(directory, found[0])
 
 
@@ -89,7 +88,7 @@ def _subfolders(directory: str) -> list[str]:
     elif os.path.isdir(directory):
         names = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
     else:
-        raise DataError(f"{directory}: got no folder, expected {_LAYOUT}. Look at --config.data.dir.")
+        raise DataError(directory, "no folder", _LAYOUT, _MEND)
     return sorted(name for name in names if not name.startswith("."))
 
 
@@ -115,9 +114,7 @@ def _require_same(directory: str, classes: dict[str, set[str]]) -> None:
         if names
     ]
     if only:
-        raise DataError(
-            f"{directory}: got classes {'; '.join(only)}, expected the same folders in both. Rename or add them."
-        )
+        raise DataError(directory, f"classes {'; '.join(only)}", "the same folders in both", "Rename or add them.")
 
 
 def _some(names: list[str]) -> str:

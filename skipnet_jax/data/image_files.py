@@ -51,7 +51,7 @@ def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{siz
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{name}: got an image that cannot be decoded, expected a JPEG, PNG or GIF of one image. Replace it."
+            name, "an image that cannot be decoded", "a JPEG, PNG or GIF of one image", "Replace it."
         ) from None
     if crop == CENTER:
         return image_ops.eval_crop(pixels, size).numpy()
@@ -64,7 +64,7 @@ def _encoded(image: str | bytes) -> bytes:
     try:
         return storage.read_bytes(image)
     except FileNotFoundError:
-        raise DataError(f"{image}: got no such file, expected an image. Give another path.") from None
+        raise DataError(image, "no such file", "an image", "Give another path.") from None
 
 
 def _centered_square(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Any, "s s 3"]:

@@ -13,6 +13,7 @@ import numpy as np
 from skipnet_jax.data import encoded, in_memory, streams
 from skipnet_jax.data.corrupt_images import checked
 from skipnet_jax.data.splits import Files, InMemory, Shards, Source
+from skipnet_jax.errors import UserError
 from skipnet_jax.specs import DataSpec
 
 
@@ -53,9 +54,12 @@ def train_batches(
     """
     _require_host_batch("batch_size", batch_size, process_count)
     if batch_size > source.num_examples:
-        raise ValueError(
-            f"batch_size: got {batch_size}, expected at most {source.num_examples}, the training examples of "
-            f"{source.name}, since an epoch is floor(examples / batch_size) steps. Lower --config.batch_size."
+        raise UserError(
+            "batch_size",
+            f"{batch_size}",
+            f"at most {source.num_examples}, the training examples of {source.name}, since an epoch is "
+            f"floor(examples / batch_size) steps",
+            "Lower `batch_size`.",
         )
     hosts = {"process_index": process_index, "process_count": process_count}
     if isinstance(source, InMemory):
@@ -132,7 +136,9 @@ def _padded(
 
 def _require_host_batch(name: str, batch_size: int, process_count: int) -> None:
     if batch_size % process_count:
-        raise ValueError(
-            f"{name}: got {batch_size}, expected a multiple of {process_count}, the number of hosts, "
-            f"each of which reads an equal share. Change --config.{name}."
+        raise UserError(
+            name,
+            f"{batch_size}",
+            f"a multiple of {process_count}, the number of hosts, since each reads an equal share",
+            f"Change `{name}`.",
         )

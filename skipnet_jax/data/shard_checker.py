@@ -10,7 +10,7 @@ from typing import Any
 from skipnet_jax.data import tfrecords
 from skipnet_jax.data.storage import hash_file, is_bucket, join, local_copy
 from skipnet_jax.data.tfrecords import ENCODED, FILENAME, LABEL, Index, Shard
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 
 # Of one shard: where all records are bad, more lines would say no more.
 _NAMED_AT_MOST = 20
@@ -80,20 +80,21 @@ def describe(
     import tensorflow as tf
 
     if tf.io.gfile.exists(join(directory, tfrecords.INDEX)):
-        raise ValueError(f"--index: got {directory}, which has a {tfrecords.INDEX}, expected none. Remove it first.")
+        raise UserError("index", f"{directory}, which has a {tfrecords.INDEX}", "none", "Remove it first.")
     splits: dict[str, tuple[Shard, ...]] = {}
     labels = set[int]()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for split, pattern in patterns.items():
             paths = [join(directory, file) for file in _list(directory) if fnmatch.fnmatchcase(file, pattern)]
             if shared := {shard.path for shards in splits.values() for shard in shards} & set(paths):
-                raise ValueError(
-                    f"--{split}: got {pattern!r}, which matches {min(shared)} too, a shard of another split; expected "
-                    f"splits that share none."
+                raise UserError(
+                    split,
+                    f"{pattern!r}, which matches {min(shared)} too, a shard of another split",
+                    "splits that share no shard",
                 )
             if not paths:
                 raise DataError(
-                    f"--{split}: got {pattern!r}, which no file in {directory} matches, expected the shards' names."
+                    split, f"{pattern!r}, which no file in {directory} matches", "a pattern of the shards' names"
                 )
             results = list(pool.map(lambda path: _measure(path, advance), paths))
             splits[split] = tuple(shard for shard, _ in results)
@@ -101,14 +102,13 @@ def describe(
     first, last = min(labels), max(labels)
     if first < label_offset or (class_names and last - label_offset >= len(class_names)):
         wanted = f"{label_offset} to {label_offset + len(class_names) - 1}" if class_names else f"{label_offset} on"
-        raise DataError(
-            f"{directory}: got labels from {first} to {last}, expected {wanted}. Change --label_offset or "
-            f"--class_names."
-        )
+        raise DataError(directory, f"labels from {first} to {last}", wanted, "Change `label_offset` or `class_names`.")
     if first > label_offset and not class_names:
         raise DataError(
-            f"{directory}: got labels from {first} to {last}, so that class 0 never occurs with --label_offset="
-            f"{label_offset}. Give --label_offset={first}, or --class_names=FILE if some classes just do not occur."
+            directory,
+            f"labels from {first} to {last}",
+            f"some of class 0, which has the label {label_offset}",
+            f"Give `label_offset`={first}, or `class_names`=FILE if some classes just do not occur.",
         )
     class_names = class_names or tuple(str(number) for number in range(last - label_offset + 1))
     index = Index(name, class_names, label_offset, splits)
@@ -184,13 +184,16 @@ def _measure(path: str, advance: Callable[[int], None]) -> tuple[Shard, set[int]
             size, sha256 = hash_file(local)
             for record in _records(local):
                 if isinstance(record, str):
-                    raise DataError(f"{path}, record {examples}: {record}. Only records of images can be described.")
+                    raise DataError(f"{path}, record {examples}", record, "a record of an image")
                 labels.add(record.label)
                 examples += 1
                 advance(1)
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path}, record {examples}: damaged ({_reason(error)}). Make or copy this shard anew."
+            f"{path}, record {examples}",
+            f"damage ({_reason(error)})",
+            "a whole shard",
+            "Make or copy this shard anew.",
         ) from error
     return Shard(path, examples, size, sha256), labels
 
@@ -240,7 +243,7 @@ def _list(directory: str) -> list[str]:
         return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(directory))
     except tf.errors.NotFoundError as error:
         kind = "bucket or folder" if is_bucket(directory) else "folder"
-        raise DataError(f"{directory}: got no {kind} of this name, expected one with shards.") from error
+        raise DataError(directory, f"no {kind} of this name", "one with shards") from error
 
 
 def _reason(error: Any) -> str:

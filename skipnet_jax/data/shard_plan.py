@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from skipnet_jax.data.archives import Listing
 from skipnet_jax.data.tfrecords import SPLITS
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 
 ON_CORRUPT = ("error", "skip")
 # The shards' names have five digits.
@@ -41,15 +41,19 @@ class Plan:
         for split, listing in self.listings.items():
             most = min(len(listing), _MOST_SHARDS)
             if not 1 <= self.num_shards[split] <= most:
-                raise ValueError(
-                    f"--{split}_shards: got {self.num_shards[split]}, expected 1 to {most}, since {listing.path} has "
-                    f"{len(listing)} images. Give --{split}_shards, of about 100 MB each."
+                raise UserError(
+                    f"{split}_shards",
+                    f"{self.num_shards[split]}",
+                    f"1 to {most}, since {listing.path} has {len(listing)} images",
+                    f"Change `{split}_shards`, so that each shard has about 100 MB.",
                 )
             unknown = sorted(set(listing.class_names) - set(self.class_names))
             if unknown:
                 raise DataError(
-                    f"{listing.path}: got {len(unknown)} unknown classes ({', '.join(unknown[:5])}), expected some of "
-                    f"the {len(self.class_names)} of the data set ({', '.join(self.class_names[:5])}, ...)."
+                    listing.path,
+                    f"{len(unknown)} unknown classes ({', '.join(unknown[:5])})",
+                    f"some of the {len(self.class_names)} of the data set ({', '.join(self.class_names[:5])}, ...)",
+                    "Rename the folders, or change `class_names`.",
                 )
         if self.on_corrupt not in ON_CORRUPT:
             raise ValueError(f"corrupt: got {self.on_corrupt!r}, expected {' or '.join(ON_CORRUPT)}.")

@@ -23,7 +23,7 @@ from skipnet_jax.data.shard_checker import why_undecodable
 from skipnet_jax.data.shard_plan import Plan
 from skipnet_jax.data.storage import hash_file, is_bucket, join, publish, read_bytes, require_bucket, write_text
 from skipnet_jax.data.tfrecords import Index, Shard
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 
 _PARTS = "parts"
 _PLAN = "plan.json"
@@ -72,7 +72,7 @@ def make(out: str, plan: Plan, *, threads: int, advance: Callable[[int], None], 
         )
         skipped[split] = [name for part in results for name in part["skipped"]]
         if not sum(shard.examples for shard in splits[split]):
-            raise DataError(f"{plan.listings[split].path}: got not one image that can be decoded, expected some.")
+            raise DataError(plan.listings[split].path, "not one image that can be decoded", "some")
     index = Index(plan.name, plan.class_names, 0, splits)
     tfrecords.write_index(out, index, made_with={**made_with, "skipped": skipped})
     tf.io.gfile.rmtree(join(out, _PARTS))
@@ -110,7 +110,7 @@ class _Writer:
             write_text(note, json.dumps(part))
             return part
         if part["skipped"] and not self._skip:
-            raise DataError(_corrupt(self._listing.path, part["skipped"][0]))
+            raise _undecodable(self._listing.path, part["skipped"][0])
         self._advance(part["examples"] + len(part["skipped"]))
         return part
 
@@ -150,12 +150,14 @@ class _Writer:
 
     def _refuse(self, image: str) -> None:
         if not self._skip:
-            raise DataError(_corrupt(self._listing.path, image))
+            raise _undecodable(self._listing.path, image)
         self._say(f"left out, cannot be decoded: {image}")
 
 
-def _corrupt(path: str, image: str) -> str:
-    return f"{path}: got {image}, expected an image that can be decoded. Mend it, or leave such out by --corrupt=skip."
+def _undecodable(path: str, image: str) -> DataError:
+    return DataError(
+        path, image, "an image that can be decoded", "Mend it, or leave such images out by `corrupt`=skip."
+    )
 
 
 def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
@@ -181,8 +183,8 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
         _require_same(out, json.loads(read_bytes(plan)), made_with)
     except FileNotFoundError:
         if tf.io.gfile.isdir(out) and [name for name in tf.io.gfile.listdir(out) if name.rstrip("/") != _PARTS]:
-            raise ValueError(
-                f"--out: got {out}, which holds other files, expected a new or empty folder. Choose another --out."
+            raise UserError(
+                "out", f"{out}, which holds other files", "a new or empty folder", "Choose another `out`."
             ) from None
         tf.io.gfile.makedirs(join(out, _PARTS))
         write_text(plan, json.dumps(made_with))
@@ -190,13 +192,11 @@ def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
 
 
 def _require_same(out: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = [
-        f"{name}: got {wanted[name]}, expected {stored.get(name)}"
-        for name in wanted
-        if wanted[name] != stored.get(name)
-    ]
+    different = [name for name in wanted if wanted[name] != stored.get(name)]
     if different:
-        raise ValueError(
-            f"--out: {out} holds shards that were made otherwise ({'; '.join(different)}). Give the old values to go "
-            f"on with them, or choose another --out."
+        raise UserError(
+            "out",
+            f"{out}, whose shards were begun with {', '.join(f'{name}={stored.get(name)}' for name in different)}",
+            f"{', '.join(f'{name}={wanted[name]}' for name in different)}",
+            "Give the old values to go on with them, or choose another `out`.",
         )

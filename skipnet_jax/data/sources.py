@@ -12,7 +12,7 @@ import numpy as np
 
 from skipnet_jax.data import folders, statistics, storage, tfds_builders, tfds_sources, tfrecords
 from skipnet_jax.data.splits import InMemory, Shards, Source
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "test")
@@ -34,7 +34,7 @@ def load(spec: DataSpec, split: str) -> Source:
       DataError: the data set is not here and cannot be fetched, or is damaged.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
+        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")  # only our own code names it
     require_available(spec)
     with _told_as_data_error(spec):
         if spec.name == "digits":
@@ -69,26 +69,32 @@ def require_available(spec: DataSpec) -> None:
     """
     if spec.name.partition("/")[0] not in _NAMES or spec.name.startswith(("digits/", "tfrecords/", "folder/")):
         nearest = difflib.get_close_matches(spec.name, _NAMES, n=len(_NAMES), cutoff=0)
-        raise ValueError(
-            f"data.name: got {spec.name!r}, expected one of {', '.join(nearest)}. Change --config.data.name."
-        )
+        raise UserError("data.name", repr(spec.name), f"one of {', '.join(nearest)}", "Change `data.name`.")
     if spec.eval_classes == "own" and spec.name not in tfds_sources.WITH_OWN_CLASSES:
-        raise ValueError(
-            f"data.eval_classes: got 'own' for {spec.name}, expected 'all', since only "
-            f"{' and '.join(tfds_sources.WITH_OWN_CLASSES)} have fewer classes than the network. "
-            f"Leave out --config.data.eval_classes."
+        raise UserError(
+            "data.eval_classes",
+            f"'own' for {spec.name}",
+            f"'all', since only {' and '.join(tfds_sources.WITH_OWN_CLASSES)} have fewer classes than the network",
+            "Leave out `data.eval_classes`.",
         )
     if spec.pattern != "*" and spec.name != "tfrecords":
-        raise ValueError(
-            f"data.pattern: got {spec.pattern!r} for {spec.name}, expected '*', since only tfrecords have shards to "
-            f"choose from. Leave out --config.data.pattern."
+        raise UserError(
+            "data.pattern",
+            f"{spec.pattern!r} for {spec.name}",
+            "'*', since only tfrecords have shards to choose from",
+            "Leave out `data.pattern`.",
         )
     if spec.name == "digits":
         if importlib.util.find_spec("sklearn") is None:
-            raise DataError("digits comes with scikit-learn, which is not installed. Run: pip install scikit-learn")
+            raise DataError(
+                "data.name",
+                "'digits' without scikit-learn",
+                "scikit-learn, which brings the images",
+                "Run: pip install scikit-learn",
+            )
     elif spec.name in ("tfrecords", "folder"):
         if not spec.dir:
-            raise ValueError(f"data.dir: got nothing, expected where the {spec.name} lies. Give --config.data.dir=DIR.")
+            raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
         with _told_as_data_error(spec):
             if spec.name == "tfrecords":
                 tfrecords.read_index(spec.dir)
@@ -106,7 +112,9 @@ def _told_as_data_error(spec: DataSpec) -> Iterator[None]:
         try:
             yield
         except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
-            raise DataError(f"{error.filename}: cannot be read: {error.strerror}. Look at --config.data.dir.") from None
+            raise DataError(
+                f"{error.filename}", f"{error.strerror}", "a place that can be read", "Change `data.dir`."
+            ) from None
         return
     import tensorflow as tf
 
@@ -114,8 +122,10 @@ def _told_as_data_error(spec: DataSpec) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         raise DataError(
-            f"{spec.dir}: cannot be read: {error.message}. Look at --config.data.dir, and whether this machine may "
-            f"read it (gcloud auth application-default login)."
+            spec.dir,
+            error.message,
+            "a place that can be read",
+            "Change `data.dir`, or let this machine read it: gcloud auth application-default login.",
         ) from None
 
 
@@ -123,18 +133,17 @@ def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
     """Shards of the project's own format."""
     index = tfrecords.read_index(spec.dir)
     if split not in index.splits:
-        raise DataError(
-            f"{spec.dir}: got {', '.join(index.splits)}, expected a split {split!r}. Make one, or give "
-            f"another --config.data.dir."
-        )
+        raise DataError(spec.dir, ", ".join(index.splits), f"a split {split!r}", "Make one, or change `data.dir`.")
     every = index.splits[split]
     pattern = spec.pattern if split == "train" else "*"
     chosen = [shard for shard in every if fnmatch.fnmatchcase(shard.name, pattern)]
     shards = tuple(sorted((shard for shard in chosen if shard.examples), key=lambda shard: shard.name))
     if not shards:
         raise DataError(
-            f"data.pattern: got {spec.pattern!r}, expected one that fits some of the {len(every)} {split} shards, such "
-            f"as {every[0].name}. Change --config.data.pattern."
+            "data.pattern",
+            repr(spec.pattern),
+            f"one that fits some of the {len(every)} {split} shards, such as {every[0].name}",
+            "Change `data.pattern`.",
         )
     tfrecords.require_shards(spec.dir, shards)
     offset = index.label_offset
@@ -175,23 +184,23 @@ def _read_digits(spec: DataSpec, split: str) -> InMemory:
 
 def _keep_classes(source: Source, classes: tuple[int, ...]) -> Source:
     """Leaves out the examples of all other classes, and numbers these anew."""
-    advice = "Change --config.data.classes."
+    advice = "Change `data.classes`."
     if isinstance(source, Shards):
-        raise ValueError(
-            f"data.classes: got {classes} for {source.name}, expected none, since shards are read as they are. It is "
-            f"for data in memory or in a folder. {advice}"
+        raise UserError(
+            "data.classes",
+            f"{classes} for {source.name}",
+            "none, since shards are read as they are; classes can be chosen of data in memory or in a folder",
+            advice,
         )
     wrong = [number for number in classes if number >= source.num_classes]
     if wrong:
-        raise ValueError(
-            f"data.classes: got {wrong}, expected numbers 0..{source.num_classes - 1} of {source.name}. {advice}"
-        )
+        raise UserError("data.classes", f"{wrong}", f"numbers 0..{source.num_classes - 1} of {source.name}", advice)
     renumbered = np.full(source.num_classes, -1, np.int32)
     renumbered[list(classes)] = np.arange(len(classes))
     labels = renumbered[source.labels]
     kept = np.flatnonzero(labels >= 0)
     if not len(kept):
-        raise DataError(f"data.classes: got {classes}, of which {source.name} has no images. {advice}")
+        raise DataError("data.classes", f"{classes}", f"classes of which {source.name} has images", advice)
     names = tuple(source.class_names[number] for number in classes)
     if isinstance(source, InMemory):
         return dataclasses.replace(source, images=source.images[kept], labels=labels[kept], class_names=names)

@@ -44,12 +44,14 @@ def require_bucket(path: str) -> None:
         if not tf.io.gfile.exists(path):  # one may use a folder without being allowed to look at the bucket itself
             tf.io.gfile.stat(root)
     except tf.errors.NotFoundError as error:
-        raise DataError(f"{path}: got no bucket {root}, expected one. Create it, or give another path.") from error
+        raise DataError(path, f"no bucket {root}", "one that exists", "Create it, or give another path.") from error
     except tf.errors.OpError as error:
         reason = " ".join(error.message.split())[:200]
         raise DataError(
-            f"{path}: got no access to {root} ({reason}), expected the right to read and write it. "
-            f"Run gcloud auth application-default login, or give this machine's account the right."
+            path,
+            f"no access to {root} ({reason})",
+            "the right to read and write it",
+            "Run gcloud auth application-default login, or give this machine's account the right.",
         ) from error
 
 
@@ -71,9 +73,9 @@ def read_bytes(path: str) -> bytes:
         except tf.errors.NotFoundError as error:
             raise FileNotFoundError(path) from error
         except tf.errors.OpError as error:
-            raise DataError(f"{path}: cannot be read: {error.message}") from error
+            raise DataError(path, error.message, "a file that can be read") from error
     except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise DataError(path, f"{error.strerror}", "a file that can be read") from error
 
 
 def write_text(path: str, text: str) -> None:

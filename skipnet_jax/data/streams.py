@@ -14,6 +14,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int64
 
+from skipnet_jax.errors import UserError
+
 # At most so many streams: each costs the host open files and buffers, and more would not mix better than the batch's
 # examples being from 128 places.
 MAX_STREAMS = 128
@@ -36,12 +38,15 @@ def require_streams(batch_size: int, process_count: int) -> None:
         return
     fitting = [size for size in range(1, 4 * MAX_STREAMS + 2 * batch_size) if num_streams(size) % process_count == 0]
     if not fitting:
-        raise ValueError(f"hosts: got {process_count}, expected at most {MAX_STREAMS} that read shards. Use fewer.")
+        raise UserError(
+            "num_processes", f"{process_count}", f"at most {MAX_STREAMS} hosts that read shards", "Use fewer."
+        )
     nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:4])
-    raise ValueError(
-        f"batch_size: got {batch_size}, whose examples come from {num_streams(batch_size)} streams, expected a number "
-        f"of streams that {process_count} hosts share equally. Give --config.batch_size one of "
-        f"{', '.join(map(str, nearest))}."
+    raise UserError(
+        "batch_size",
+        f"{batch_size}, whose examples come from {num_streams(batch_size)} streams",
+        f"a number of streams that {process_count} hosts share equally",
+        f"Give `batch_size` one of {', '.join(map(str, nearest))}.",
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 # Archives that no program can download: they are behind an account at image-net.org.
@@ -31,11 +31,11 @@ def require_available(spec: DataSpec) -> None:
     by_hand = _BY_HAND.get(builder.name, ())
     missing = [file for file in by_hand if not (manual / file).exists()]
     if missing:
-        raise DataError(_how_to_place(builder, missing))
+        raise _needs_account(builder, missing)
     for url, archive in _archives(builder).items():
         trouble = None if archive.exists() else _why_unreachable(url)
         if trouble is not None:
-            raise DataError(_how_to_get(builder, f"is not prepared and cannot be downloaded: {trouble}"))
+            raise _needs_archive(builder, f"no prepared data set, and no download ({trouble})")
 
 
 def find_builder(spec: DataSpec) -> Any:
@@ -46,7 +46,7 @@ def find_builder(spec: DataSpec) -> Any:
     variants = tuple(tfds.builder_cls(name).builder_configs)
     if variant and variant not in variants:
         allowed = [f"{name}/{known}" for known in variants] or [name]
-        raise ValueError(f"data.name: got {spec.name!r}, expected {' or '.join(allowed)}. Change --config.data.name.")
+        raise UserError("data.name", repr(spec.name), " or ".join(allowed), "Change `data.name`.")
     newest = tfds.builder(spec.name, data_dir=spec.dir or None)
     if not newest.is_prepared():
         for version in newest.supported_versions:
@@ -84,7 +84,7 @@ def prepare(builder: Any) -> None:
     try:
         builder.download_and_prepare()
     except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
-        raise DataError(_how_to_get(builder, f"could not be prepared: {type(error).__name__}: {error}")) from error
+        raise _needs_archive(builder, f"{type(error).__name__} while preparing it ({error})") from error
 
 
 def _why_unreachable(url: str) -> str | None:
@@ -112,41 +112,43 @@ def how_to_mend(builder: Any) -> str:
     return f"Delete {builder.data_dir} and prepare or copy {builder.name} again"
 
 
-def _how_to_get(builder: Any, trouble: str) -> str:
-    """The message of a DataError: the exact files, their place and the commands."""
-    archives = _archives(builder)
-    lines = [f"{builder.info.full_name.rpartition('/')[0]} {trouble}", f"  looked for:  {builder.data_dir} (prepared)"]
-    for url, archive in archives.items():
+def _needs_archive(builder: Any, trouble: str) -> DataError:
+    """Names the archives that can be downloaded, where TFDS looks for them, and the commands."""
+    lines = []
+    for url, archive in _archives(builder).items():
         info = builder.url_infos[url]
         lines += [
-            f"  and for:     {archive} (the official archive)",
-            f"  file:        {archive.name}, {int(info.size):,} bytes, SHA-256 {info.checksum}",
+            f"  archive:     {archive.name}, {int(info.size):,} bytes, SHA-256 {info.checksum}",
             f"  from:        {url}",
             f"  fetch it:    mkdir -p {shlex.quote(str(archive.parent))} && "
             f"curl -fL -o {shlex.quote(str(archive))} {shlex.quote(url)}",
         ]
-    return "\n".join(lines) + "\n" + _and_then(builder)
+    expected = f"{builder.data_dir}, or the official archive to prepare it from"
+    return _not_prepared(builder, trouble, expected, lines)
 
 
-def _how_to_place(builder: Any, missing: list[str]) -> str:
-    """The same for archives that need an account."""
+def _needs_account(builder: Any, missing: list[str]) -> DataError:
+    """The same for archives that only a logged-in user can download."""
     manual = _root(builder) / "downloads" / "manual"
-    checksums = {url.rpartition("/")[2]: info for url, info in builder.url_infos.items()}
-    lines = [f"{builder.name} is not prepared, and its archives are not to be had without an account."]
-    lines += [f"  looked for:  {builder.data_dir} (prepared)"]
-    for file in missing:
-        info = checksums[file]
-        lines += [f"  and for:     {manual / file} ({int(info.size):,} bytes, SHA-256 {info.checksum})"]
+    infos = {url.rpartition("/")[2]: info for url, info in builder.url_infos.items()}
+    lines = [
+        f"  archive:     {manual / file}, {int(infos[file].size):,} bytes, SHA-256 {infos[file].checksum}"
+        for file in missing
+    ]
     lines += [
         "  from:        https://image-net.org/download-images, after logging in",
         f"  put there:   mkdir -p {shlex.quote(str(manual))} && mv {' '.join(missing)} {shlex.quote(str(manual))}",
     ]
-    return "\n".join(lines) + "\n" + _and_then(builder)
+    expected = f"{builder.data_dir}, or the archives to prepare it from, which only an account at image-net.org gets"
+    return _not_prepared(builder, "no prepared data set", expected, lines)
 
 
-def _and_then(builder: Any) -> str:
-    return (
-        f"  run again:   {shlex.join(sys.orig_argv)}\n"
-        f"A data set that is prepared elsewhere is found with --config.data.dir=DIR (DIR holds {builder.name}/). "
-        f"configs/digits.py needs no download."
-    )
+def _not_prepared(builder: Any, got: str, expected: str, lines: list[str]) -> DataError:
+    lines = [
+        "Put the archive in its place and run again:",
+        *lines,
+        f"  run again:   {shlex.join(sys.orig_argv)}",
+        f"If it is prepared elsewhere, give `data.dir`, the folder that holds {builder.name}/. "
+        f"configs/digits.py needs no download.",
+    ]
+    return DataError(builder.info.full_name.rpartition("/")[0], got, expected, "\n".join(lines))

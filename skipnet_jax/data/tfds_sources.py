@@ -12,7 +12,7 @@ import numpy as np
 from skipnet_jax.data import statistics, tfds_builders
 from skipnet_jax.data.splits import InMemory, Shards, Source
 from skipnet_jax.data.tfrecords import Shard
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 # Data set -> our split -> that of TFDS.
@@ -51,9 +51,11 @@ def open_split(spec: DataSpec, split: str) -> Source:
     """
     name = spec.name.partition("/")[0]
     if split not in SPLITS[name]:
-        raise ValueError(
-            f"data.name: got {spec.name} for training, expected another, since it has images for evaluation alone. "
-            f"Change --config.data.name (imagenet2012 has the training images)."
+        raise UserError(
+            "data.name",
+            f"{spec.name} for training",
+            "a data set with training images, since this one is for evaluation alone",
+            "Change `data.name`; imagenet2012 has the training images.",
         )
     builder = tfds_builders.find_builder(spec)
     if not builder.is_prepared():
@@ -61,8 +63,10 @@ def open_split(spec: DataSpec, split: str) -> Source:
     part = builder.info.splits.get(SPLITS[name][split])
     if part is None:
         raise DataError(
-            f"{spec.name}: got {', '.join(builder.info.splits)} in {builder.data_dir}, expected a split "
-            f"{SPLITS[name][split]!r} too. {tfds_builders.how_to_mend(builder)}."
+            spec.name,
+            f"{', '.join(builder.info.splits)} in {builder.data_dir}",
+            f"a split {SPLITS[name][split]!r} too",
+            f"{tfds_builders.how_to_mend(builder)}.",
         )
     return _read_small(builder, part) if name in _IN_MEMORY else _open_imagenet(spec, builder, part)
 
@@ -82,8 +86,10 @@ def _read_small(builder: Any, part: Any) -> InMemory:
         start = stop
     if start != part.num_examples:
         raise DataError(
-            f"{builder.name}: got {start} {part.name} images, expected {part.num_examples}, as {builder.data_dir} says "
-            f"of itself. {tfds_builders.how_to_mend(builder)}."
+            builder.name,
+            f"{start} {part.name} images",
+            f"{part.num_examples}, as {builder.data_dir} says of itself",
+            f"{tfds_builders.how_to_mend(builder)}.",
         )
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
@@ -100,8 +106,10 @@ def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
     """ImageNet and what is like it: JPEG files in TFRecords, whose numbers of records TFDS knows."""
     if builder.info.file_format.value != "tfrecord":
         raise DataError(
-            f"{builder.data_dir}: got files of format {builder.info.file_format.value}, expected tfrecord. "
-            f"{tfds_builders.how_to_mend(builder)}."
+            f"{builder.data_dir}",
+            f"files of format {builder.info.file_format.value}",
+            "tfrecord",
+            f"{tfds_builders.how_to_mend(builder)}.",
         )
     pairs = zip(part.filepaths, part.shard_lengths, strict=True)
     shards = tuple(Shard(str(path), count) for path, count in pairs if count)
@@ -109,9 +117,10 @@ def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
     missing = [shard.name for shard in shards if shard.name not in present]
     if missing:
         raise DataError(
-            f"{builder.data_dir}: got {len(shards) - len(missing)} of {len(shards)} shards of {part.name}, expected "
-            f"all; missing are {', '.join(missing[:5])}{' ...' if missing[5:] else ''}. "
-            f"{tfds_builders.how_to_mend(builder)}."
+            f"{builder.data_dir}",
+            f"{len(shards) - len(missing)} of {len(shards)} shards of {part.name}",
+            f"all; missing are {', '.join(missing[:5])}{' ...' if missing[5:] else ''}",
+            f"{tfds_builders.how_to_mend(builder)}.",
         )
     several = builder.name == "imagenet2012_real"
     key = "real_label" if several else "label"
@@ -151,10 +160,12 @@ def _classes_of(source: Shards) -> tuple[int, ...]:
     try:
         found = sorted({int(label) for label in labels.as_numpy_iterator()})
     except tf.errors.OpError as error:
-        raise DataError(f"{source.name}: cannot be read: {error.message}. {source.how_to_check}.") from None
+        raise DataError(source.name, error.message, "data that can be read", f"{source.how_to_check}.") from None
     if len(found) != _OWN_CLASSES:
         raise DataError(
-            f"{source.name}: got {len(found)} classes, expected its own {_OWN_CLASSES}. {source.how_to_check}, or "
-            f"leave out --config.data.eval_classes."
+            source.name,
+            f"{len(found)} classes",
+            f"its own {_OWN_CLASSES}",
+            f"{source.how_to_check}, or leave out `data.eval_classes`.",
         )
     return tuple(found)

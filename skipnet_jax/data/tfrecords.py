@@ -89,17 +89,19 @@ def read_index(directory: str) -> Index:
         content = json.loads(read_bytes(path))
     except FileNotFoundError as error:
         raise DataError(
-            f"{directory or '.'}: got no {INDEX}, expected one beside the shards, as {MAKE} writes when it is done. "
+            directory or ".",
+            f"no {INDEX}",
+            f"the one that {MAKE} writes beside the shards when it is done",
             f"Give the folder of a finished data set, run the interrupted {MAKE} again, or describe shards made "
-            f"elsewhere by {MAKE} --index={directory or '.'}."
+            f"elsewhere by {MAKE} --index={directory or '.'}.",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: got no valid JSON ({error}), expected what {MAKE} writes. Make it anew.") from error
+        raise DataError(path, f"no valid JSON ({error})", f"what {MAKE} writes", "Make it anew.") from error
     try:
         return _index_of(content, directory)
     except (KeyError, ValueError) as error:
         words = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(f"{path}: got {words}, expected what {MAKE} writes. Make it anew.") from error
+        raise DataError(path, words, f"what {MAKE} writes", "Make it anew.") from error
 
 
 def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -> None:
@@ -158,8 +160,10 @@ def require_shards(directory: str, shards: Sequence[Shard]) -> None:
     troubles = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
     if troubles:
         raise DataError(
-            f"{directory}: got {'; '.join(troubles)}, expected {len(shards)} whole shards, as {INDEX} says. Copy them "
-            f"again, or see what is wrong with all of them by {MAKE} --check={directory}."
+            directory,
+            "; ".join(troubles),
+            f"{len(shards)} whole shards, as {INDEX} says",
+            f"Copy them again, or see what is wrong with all of them by {MAKE} --check={directory}.",
         )
 
 
