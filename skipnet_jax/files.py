@@ -1,21 +1,31 @@
-"""How files are written: as a whole or not at all, and as JSON or one line of JSON per record."""
+"""Files of text and JSON: written whole or not at all, and checked field by field when read.
+
+Every path may be local or in a bucket (gs://...).
+"""
 
 import errno
 import json
 import os
+import reprlib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
+from skipnet_jax.errors import UserError
+
+Record = dict[str, Any]
+Fields = Mapping[str, Any]  # name of a required field -> int, float, str, bool, list, dict, list[str], dict[str, float]
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Whether a path is on a file system of this machine, and not in a bucket."""
+    return "://" not in str(path)
+
 
 def write_text(file: epath.PathLike, text: str) -> None:
-    """Writes a file anew; an interrupted write leaves the old one.
-
-    Args:
-      file: local, or in a bucket.
-      text: all that it will hold.
-    """
+    """Writes a file; if that is interrupted, the old file stays as it was."""
     file = epath.Path(file)
     new = file.parent / f".{file.name}.new"
     new.write_text(text)
@@ -23,65 +33,42 @@ def write_text(file: epath.PathLike, text: str) -> None:
 
 
 def put_in_place(new: epath.PathLike, file: epath.PathLike) -> None:
-    """Moves a finished file to its place, where an older one may be.
-
-    Args:
-      new: on the same disk, or in the same bucket.
-      file: its place.
-    """
-    if "://" not in str(file):
+    """Renames a finished file over an older one on the same disk or in the same bucket."""
+    if is_local(file):
         with open(new, "rb") as stream:
-            os.fsync(stream.fileno())  # else a loss of power may leave the new name with nothing behind it
+            os.fsync(stream.fileno())  # otherwise a power failure may leave the new name on an empty file
     epath.Path(new).replace(file)
 
 
-def read_json(file: epath.Path) -> Any:
-    """Reads a file that `write_json` wrote.
-
-    Raises:
-      ValueError: it holds something else by now.
-    """
-    return _parse(file.read_bytes(), str(file))
-
-
-def write_json(file: epath.Path, content: Any) -> None:
-    """Writes JSON for people to read; an interrupted write leaves the old file."""
+def write_json(file: epath.PathLike, content: Any) -> None:
+    """Writes JSON for people to read; if that is interrupted, the old file stays as it was."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
-def read_lines(file: epath.Path) -> list[dict[str, Any]]:
-    """All lines of a file that `append_lines` wrote. A torn last line (kill -9) is left out."""
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    records = [_parse(line, f"{file}, line {i}") for i, line in enumerate(lines, 1) if line.endswith(b"\n")]
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise not_ours(f"{file}, line {number}", "no JSON object")
-    return records
-
-
-def write_lines(file: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a file of such lines anew; an interrupted write leaves the old one."""
+def write_lines(file: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one line of JSON per record; if that is interrupted, the old file stays as it was."""
     write_text(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def append_lines(file: epath.Path, records: Iterable[Mapping[str, Any]], *, before: bytes = b"") -> bytes:
-    """Adds lines of JSON to a file; what the disk has no room for is no reason to stop a run.
+def append_lines(file: epath.PathLike, records: Iterable[Mapping[str, Any]], *, unwritten: bytes = b"") -> bytes:
+    """Appends one line of JSON per record. A full disk is no error: a log must not stop a run.
 
     Args:
-      records: one per line.
-      before: what an earlier call returned.
+      file: where to append.
+      records: what to append.
+      unwritten: what the previous call returned.
 
     Returns:
-      What could not be written, to be given to the next call; it may begin in the middle of a line.
+      The bytes that found no room, for the next call; they may start in the middle of a line.
     """
-    data = before + "".join(json.dumps(record) + "\n" for record in records).encode()
-    if "://" in str(file):  # TensorFlow's files do not say how much they have taken
-        with file.open("ab") as stream:
+    data = unwritten + "".join(json.dumps(record) + "\n" for record in records).encode()
+    if not is_local(file):  # a bucket does not run full
+        with epath.Path(file).open("ab") as stream:
             stream.write(data)
         return b""
     try:
-        with open(file, "ab", buffering=0) as stream:
-            while data:  # without a buffer it is known how much went in before the disk was full
+        with open(file, "ab", buffering=0) as stream:  # unbuffered writes tell how many bytes the disk took
+            while data:
                 data = data[stream.write(data) :]
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -89,18 +76,99 @@ def append_lines(file: epath.Path, records: Iterable[Mapping[str, Any]], *, befo
     return data
 
 
-def not_ours(where: str, got: str) -> ValueError:
-    """The error for a file of a workdir that somebody has changed.
+def read_json(file: epath.PathLike, *, mend: str = "", kind_of_error: type[UserError] = UserError) -> Any:
+    """Reads JSON of any form; `read_record` checks the form too.
+
+    Raises:
+      UserError: the file is not JSON.
+    """
+    return parse_json(epath.Path(file).read_bytes(), str(file), mend=mend, kind_of_error=kind_of_error)
+
+
+def read_record(
+    file: epath.PathLike, fields: Fields, *, mend: str = "", kind_of_error: type[UserError] = UserError
+) -> Record:
+    """Reads a JSON object and checks that it has the fields that the caller is going to use.
+
+    Other fields may be there too. Check nested records by calling `require_fields` on each.
+
+        record = read_record(folder / "data.json", {"class_names": list[str], "training_images": int})
 
     Args:
-      where: which file, and where in it.
-      got: what is wrong with it.
+      file: a file that exists.
+      fields: name -> type. A float may be written as a whole number; true and false are no numbers.
+      mend: what the user should do about a damaged file, as a sentence.
+      kind_of_error: what to raise, `UserError` or a subclass.
+
+    Raises:
+      UserError: the file holds no JSON object, lacks a field, or has one of another type.
     """
-    return ValueError(f"{where}: got {got}, expected what training wrote. Mend it, or choose another --workdir.")
+    content = read_json(file, mend=mend, kind_of_error=kind_of_error)
+    return require_fields(content, fields, str(file), mend=mend, kind_of_error=kind_of_error)
 
 
-def _parse(text: bytes, where: str) -> Any:
+def read_records(file: epath.PathLike, fields: Fields, *, mend: str = "") -> list[Record]:
+    """Reads a JSON list of objects and checks each as `read_record` does; an empty list where there is no file."""
+    content = read_json(file, mend=mend) if epath.Path(file).exists() else []
+    if not isinstance(content, list):
+        raise UserError(str(file), f"a {type(content).__name__}", "a list of records", mend)
+    return [require_fields(record, fields, f"{file}, record {i}", mend=mend) for i, record in enumerate(content, 1)]
+
+
+def read_lines(file: epath.PathLike, fields: Fields, *, mend: str = "") -> list[Record]:
+    """Reads what `append_lines` wrote and checks each line as `read_record` does; an empty list where there is no file.
+
+    A last line without an end was torn when the program was killed, and is left out.
+    """
+    file = epath.Path(file)
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    places = {f"{file}, line {i}": line for i, line in enumerate(lines, 1) if line.endswith(b"\n")}
+    return [
+        require_fields(parse_json(line, place, mend=mend), fields, place, mend=mend) for place, line in places.items()
+    ]
+
+
+def require_fields(
+    content: Any, fields: Fields, place: str, *, mend: str = "", kind_of_error: type[UserError] = UserError
+) -> Record:
+    """Checks parsed JSON as `read_record` does, and returns it.
+
+    Args:
+      content: any JSON value.
+      fields: as for `read_record`.
+      place: the file, and where in it, for the error.
+      mend: as for `read_record`.
+      kind_of_error: as for `read_record`.
+
+    Raises:
+      UserError: as for `read_record`.
+    """
+    if not isinstance(content, dict):
+        raise kind_of_error(place, f"a {type(content).__name__}", f"an object with {', '.join(fields)}", mend)
+    for name, kind in fields.items():
+        if name not in content or not _is(content[name], kind):
+            got = f"{name}={reprlib.repr(content[name])}" if name in content else f"no {name}"
+            kind_name = kind.__name__ if type(kind) is type else str(kind)
+            raise kind_of_error(place, got, f"{name} of type {kind_name}", mend)
+    return content
+
+
+def parse_json(text: str | bytes, place: str, *, mend: str = "", kind_of_error: type[UserError] = UserError) -> Any:
+    """Parses JSON from anywhere.
+
+    Raises:
+      UserError: the text is not JSON.
+    """
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of too many digits, too deep
-        raise not_ours(where, f"no valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of too many digits, nested too deep
+        raise kind_of_error(place, f"no valid JSON ({error})", "a whole file", mend) from error
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a JSON value has a type: float takes whole numbers too, and list[...] and dict[str, ...] check items."""
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(_is(item, *typing.get_args(kind)) for item in value)
+    if typing.get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is(item, typing.get_args(kind)[1]) for item in value.values())
+    return type(value) is kind or (kind is float and type(value) is int)

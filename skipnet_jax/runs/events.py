@@ -59,7 +59,9 @@ def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """All events, in order."""
-    return files.read_lines(epath.Path(workdir) / workdirs.EVENTS)
+    return files.read_lines(
+        epath.Path(workdir) / workdirs.EVENTS, {"time": str, "event": str, "step": int}, mend=workdirs.MEND
+    )
 
 
 def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ def _circumstances() -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """The commit of this code, with "+changes" where files differ from it; None outside of a clone."""
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may lie within someone else's repository
         return None
     try:

@@ -44,14 +44,14 @@ class MetricsLog:
           scalars: by name; train/ and test/ tell the data. JSON has no NaN: what is not finite becomes null.
         """
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._waiting = files.append_lines(self._file, [line], before=self._waiting)
+        self._waiting = files.append_lines(self._file, [line], unwritten=self._waiting)
         self._tensorboard.write(step, scalars)
         if self._wandb is not None:
             self._wandb.write(line)
 
     def close(self) -> None:
         """Writes what is still buffered."""
-        self._waiting = files.append_lines(self._file, [], before=self._waiting)
+        self._waiting = files.append_lines(self._file, [], unwritten=self._waiting)
         self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.close()

@@ -145,14 +145,7 @@ def load(
 
 def _read_network(file: epath.Path) -> tuple[str, int]:
     """Name and number of classes, of model.json."""
-    told = files.read_json(file)
-    if not isinstance(told, dict) or type(told.get("name")) is not str or type(told.get("num_classes")) is not int:
-        raise UserError(
-            f"{file}",
-            "no name and num_classes of a network",
-            "what scripts/convert_torch.py writes",
-            "Convert the weights again.",
-        )
+    told = files.read_record(file, {"name": str, "num_classes": int}, mend="Convert the weights again.")
     if not 0 < told["num_classes"] < 2**31:
         raise UserError(f"{file}", f"num_classes {told['num_classes']}", "at least 1", "Convert the weights again.")
     return told["name"], told["num_classes"]

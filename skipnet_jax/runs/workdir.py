@@ -40,6 +40,8 @@ CURVES = "curves.png"
 RESULTS = "results.json"
 WANDB = "wandb.json"
 
+MEND = "Restore the file, or choose another `workdir`."  # for files that somebody has changed
+
 # They say how a run is watched and stored, not what it computes, so they may change when it goes on.
 CHANGEABLE = (
     "eval_batch_size",
@@ -119,7 +121,7 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         raise ValueError(
             f"--workdir: got {path}, which has no {CONFIG}, expected a run's workdir. Give the --workdir of a run."
         )
-    content = files.read_json(file)
+    content = files.read_json(file, mend=MEND)
     try:
         return config.from_dict(content, may_be_older=True)
     except ValueError as error:
@@ -166,31 +168,17 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     """
     same = ("data", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
-    records = files.read_json(file) if file.exists() else []
-    if not isinstance(records, list) or not all(isinstance(other, dict) for other in records):
-        raise files.not_ours(str(file), "no list of results")
-    kept = [other for other in records if any(other.get(name) != record[name] for name in same)]
+    kept = [other for other in files.read_records(file, {}) if any(other.get(name) != record[name] for name in same)]
     files.write_json(file, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """All lines of metrics.jsonl, in order; none where there is no file."""
-    file = epath.Path(path) / METRICS
-    lines = files.read_lines(file)
-    for number, line in enumerate(lines, 1):
-        if type(line.get("step")) is not int:
-            raise files.not_ours(f"{file}, line {number}", "no step")
-    return lines
+    return files.read_lines(epath.Path(path) / METRICS, {"step": int}, mend=MEND)
 
 
 def _read_data(file: epath.Path) -> dict[str, Any]:
-    content = files.read_json(file)
-    names = content.get("class_names") if isinstance(content, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise files.not_ours(str(file), "no class_names")
-    if type(content.get("training_images")) is not int:
-        raise files.not_ours(str(file), "no training_images")
-    return content
+    return files.read_record(file, {"class_names": list[str], "training_images": int}, mend=MEND)
 
 
 def _require_same_run(

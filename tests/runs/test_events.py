@@ -34,7 +34,7 @@ def test_every_start_and_stop_is_recorded(tmp_path):
 
 def test_a_line_torn_by_kill_9_is_left_out_and_does_no_harm(tmp_path):
     path = epath.Path(tmp_path)
-    (path / workdir.EVENTS).write_text('{"event": "start", "step": 0}\n{"event": "st')
+    (path / workdir.EVENTS).write_text('{"time": "2024-01-01T00:00:00", "event": "start", "step": 0}\n{"event": "st')
     with events.recorded(path, lambda: 3):
         pass
     assert [line["event"] for line in events.read(path)] == ["start", "start", "stop"]
