@@ -10,8 +10,7 @@ import tqdm
 from etils import epath
 
 from skipnet_jax.runs.metrics_log import MetricsLog
-from skipnet_jax.training import steps
-from skipnet_jax.training.sums import IN_FLIGHT, means
+from skipnet_jax.training import objectives, steps
 
 Sums = dict[str, float | int]  # of a step, on the host: `steps.Metrics` as plain numbers, exactly
 
@@ -88,8 +87,8 @@ class Console:
             self._began = self._mark = time.perf_counter()
             self._open_bar()
             return
-        if len(self._window) > IN_FLIGHT:
-            jax.block_until_ready(self._window[-1 - IN_FLIGHT])
+        if len(self._window) > steps.IN_FLIGHT:
+            jax.block_until_ready(self._window[-1 - steps.IN_FLIGHT])
         if self._bar is not None:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()
@@ -108,7 +107,7 @@ class Console:
         kept = [sums for sums in window if not sums.get("skipped")]
         numbers: dict[str, float | int] = {}
         if kept:
-            numbers |= means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
+            numbers |= objectives.means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
             numbers["grad_norm"] = sum(sums["grad_norm"] for sums in kept) / len(kept)
         numbers["learning_rate"] = window[-1]["learning_rate"]
         if "skipped" in window[-1]:
@@ -145,7 +144,7 @@ class Console:
                 f"--config.optim.lr or warm up longer (--config.optim.warmup_epochs), in a new --workdir."
             )
         self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
-        averages = means([self._epoch], {"loss": "loss", "accuracy": "correct"})
+        averages = objectives.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
         average = f" (moving average {results['average_accuracy']:.2%})" if "average_accuracy" in results else ""
         self.say(
             f"{self._position()}  step {self.done}"

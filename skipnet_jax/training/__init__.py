@@ -1,1 +1,1 @@
-"""Pure functions of a training step, and where its arrays live."""
+"""The pure functions of a training step, and where its arrays live."""

@@ -1,7 +1,7 @@
-"""What the device does to a batch before the network sees it: normalise, erase, CutMix, Mixup, label smoothing.
+"""Augmentation on the device: normalisation, random erasing, CutMix, Mixup and label smoothing.
 
-The host ships bytes, a quarter of the traffic; everything that needs floats or a second image of the batch happens
-here, inside the jitted step, per example.
+The host sends images as bytes, a quarter of the traffic of floats. Every operation that needs floats or a second image
+of the batch runs here, inside the jitted step.
 """
 
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from skipnet_jax.specs import MixingSpec, Statistics
 
-# Random erasing, as in the published recipes: the rectangle's share of the image, and its height over its width.
+# Random erasing, as in the published recipes: the rectangle's share of the image, and its height divided by its width.
 ERASING_AREA = (0.02, 1 / 3)
 ERASING_ASPECT = (0.3, 3.3)
 
@@ -24,17 +24,12 @@ def normalize_images(
     dtype: DTypeLike,
     lighting: Float[Array, "b c"] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """Scales bytes to 0..1, shifts each image's colour where asked, and standardises each channel.
+    """Scales bytes to 0..1, adds the colour offsets, and standardises each channel.
 
     Args:
       images: 0..255.
-      statistics: mean and standard deviation of each channel.
-      dtype: of the result.
-      lighting: offset of each image's channels on the scale of 0..1; the sum is not clipped, as in the code behind
-        the published tables.
-
-    Returns:
-      [b, h, w, c], about zero mean and unit deviation.
+      lighting: offset of each image's channels on the scale 0..1. The sum is not clipped, as in the code behind the
+        published tables.
     """
     shift, scale = (
         jnp.asarray(of_channel, dtype)[None, None, None, :] for of_channel in (statistics.mean, statistics.std)
@@ -47,37 +42,35 @@ def normalize_images(
 def mix(
     key: PRNGKeyArray, images: Float[Array, "b h w c"], labels: Int[Array, "b"], num_classes: int, spec: MixingSpec
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b {num_classes}"]]:
-    """Makes what the network is trained on: images erased and mixed, and targets mixed alike and then smoothed.
+    """Erases and mixes the images, mixes the targets in the same proportion, and smooths the targets.
 
-    An example gets CutMix or Mixup or neither. A probability of 0 leaves nothing of the operation in the compiled
-    program.
+    Each example gets CutMix, Mixup or neither. An operation with probability 0 is not compiled.
 
     Args:
-      key: of this step; everything random follows from it.
+      key: of this step.
       images: normalised.
-      labels: class numbers, or -1 for an image that could not be decoded. Nothing is known of its class, so its target
-        is zero, which has neither loss nor gradient; and an example that is mixed with it loses the partner's share.
-      num_classes: width of the targets.
-      spec: see there.
+      labels: class numbers, or -1 for an image that could not be decoded. Its class is unknown, so its target is zero,
+        which gives neither loss nor gradient. An example that is mixed with it loses the partner's share of its target.
 
     Returns:
-      Images as given in shape and type; targets [b, num_classes] of the same type, each row summing to 1.
+      The images, and targets [b, num_classes] whose rows sum to 1.
 
-    Source: Yun et al., CutMix (ICCV 2019), section 3; Zhang et al., mixup (ICLR 2018); per example rather than per
-      batch, and with the larger of lambda and 1 - lambda, as in the code behind the published tables.
+    Source: Yun et al., CutMix (ICCV 2019), section 3; Zhang et al., mixup (ICLR 2018). Lambda is drawn per example
+      rather than per batch, and the larger of lambda and 1 - lambda is kept, as in the code behind the published
+      tables.
     """
     choice_key, lambda_key, row_key, column_key, erasing_key = jax.random.split(key, 5)
     batch, height, width, _ = images.shape
-    targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)  # of -1: zero
+    targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)  # the one-hot vector of -1 is zero
     if spec.erasing_prob > 0:
         images = random_erasing(erasing_key, images, spec.erasing_prob)
     if spec.cutmix_prob > 0 or spec.mixup_prob > 0:
         choice = jax.random.uniform(choice_key, (batch,), jnp.float32)
-        share = jnp.zeros((batch,), jnp.float32)  # of the target that is the partner's
+        share = jnp.zeros((batch,), jnp.float32)  # of the partner in the target
         if spec.mixup_prob > 0:
             chosen = (choice >= spec.cutmix_prob) & (choice < spec.cutmix_prob + spec.mixup_prob)
             share = jnp.where(chosen, smaller_shares(lambda_key, batch, spec.mixup_alpha), share)
-        weight = share[:, None, None, None]  # of the partner's pixels
+        weight = share[:, None, None, None]  # of the partner in each pixel
         if spec.cutmix_prob > 0:
             chosen = choice < spec.cutmix_prob
             area = jnp.where(chosen, smaller_shares(lambda_key, batch, spec.cutmix_alpha), 0.0)
@@ -90,21 +83,22 @@ def mix(
 
 
 def _blend(own: Float[Array, "b *rest"], weight: Float[Array, "b ..."]) -> Float[Array, "b *rest"]:
-    """Mixes each example with its partner, of which it takes `weight`: all of it where that is exactly 1.
+    """Mixes each example with its partner, the previous example of the batch. `weight` is the partner's.
 
-    The partner is the neighbour in the batch. Their order is random already, so it is a uniformly random one; and a
-    shift by one moves a single image between two devices, where a permutation would move nearly all of them.
+    The batch is shuffled already, so the partner is a uniformly random example. Shifting by one moves a single image
+    between two devices; a random permutation would move nearly all of them.
     """
     weight = weight.astype(own.dtype)
     return (1 - weight) * own + weight * jnp.roll(own, 1, axis=0)
 
 
 def smaller_shares(key: PRNGKeyArray, batch: int, alpha: float) -> Float[Array, "{batch}"]:
-    """Draws min(lambda, 1 - lambda) with lambda ~ Beta(alpha, alpha): what examples take from their partners.
+    """Draws the partners' shares: min(lambda, 1 - lambda) with lambda ~ Beta(alpha, alpha).
 
-    `jax.random.beta` rejects in a loop, which compiles for seconds. The symmetric distribution has a closed form: if t
-    is Student's with 2 alpha degrees of freedom, 1/2 + t / (2 sqrt(2 alpha + t^2)) has it, and
-    t = sqrt(2 alpha (u^(-1 / alpha) - 1)) cos(2 pi v) for uniform u and v. Below, p = u^(1 / alpha) keeps it finite.
+    `jax.random.beta` uses rejection sampling, whose loop takes seconds to compile. The symmetric distribution has a
+    closed form: if t follows Student's distribution with 2 alpha degrees of freedom, 1/2 + t / (2 sqrt(2 alpha + t^2))
+    follows Beta(alpha, alpha). In turn t = sqrt(2 alpha (u^(-1 / alpha) - 1)) cos(2 pi v) for uniform u and v. With
+    p = u^(1 / alpha) no intermediate result overflows.
 
     Source: Bailey, Polar generation of random variates with the t-distribution, 1994; Devroye, Random variate
       generation in one line of code, 1996.
@@ -121,13 +115,10 @@ def smaller_shares(key: PRNGKeyArray, batch: int, alpha: float) -> Float[Array, 
 def cutmix_boxes(
     row_key: PRNGKeyArray, column_key: PRNGKeyArray, area: Float[Array, "b"], height: int, width: int
 ) -> Bool[Array, "b {height} {width}"]:
-    """Draws the boxes that come from the partners: at a uniform centre, clipped at the border.
+    """Draws the boxes of CutMix, as masks. Their centres are uniform over the image; the border clips them.
 
     Args:
-      row_key, column_key: everything random follows from them.
-      area: of each box before it is clipped, as a share of the image; 0 = no box.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
+      area: of each box before clipping, as a share of the image; 0 = no box.
     """
     side = jnp.sqrt(area)
 
@@ -139,10 +130,9 @@ def cutmix_boxes(
 
 
 def random_erasing(key: PRNGKeyArray, images: Float[Array, "b h w c"], prob: float) -> Float[Array, "b h w c"]:
-    """Replaces a random rectangle of some of the images by standard normal noise, different in each pixel and channel.
+    """Replaces a random rectangle by standard normal noise, independent for each pixel and channel.
 
     Args:
-      key: everything random follows from it.
       images: normalised.
       prob: share of the images that get a rectangle, 0..1.
 
@@ -157,17 +147,13 @@ def random_erasing(key: PRNGKeyArray, images: Float[Array, "b h w c"], prob: flo
 def erasing_boxes(
     key: PRNGKeyArray, batch: int, height: int, width: int, prob: float
 ) -> Bool[Array, "{batch} {height} {width}"]:
-    """Draws the rectangles that are erased, everywhere within the image alike.
+    """Draws the rectangles of random erasing, as masks. Their position is uniform over the places where they fit.
 
-    Their area is uniform in `ERASING_AREA`, their aspect log-uniform in `ERASING_ASPECT`. Where a side would be longer
-    than the image (4 in 1000 of square images) it is cut to it, instead of drawing again.
+    The area is uniform in `ERASING_AREA`, the aspect ratio log-uniform in `ERASING_ASPECT`. A side that would be longer
+    than the image (4 in 1000 square images) is shortened rather than drawn again.
 
     Args:
-      key: everything random follows from it.
-      batch: number of images.
-      height: of the images, in pixels.
-      width: of the images, in pixels.
-      prob: share of the images that get a rectangle, 0..1; the others' is empty.
+      prob: share of the images that get a rectangle, 0..1. The masks of the others are empty.
     """
     choice_key, area_key, aspect_key, row_key, column_key = jax.random.split(key, 5)
     chosen = jax.random.bernoulli(choice_key, prob, (batch,))
@@ -187,7 +173,7 @@ def erasing_boxes(
 
 
 def _interval(centre: Float[Array, "b"], side: Float[Array, "b"], size: int) -> Bool[Array, "b {size}"]:
-    """The pixels of a line of `size` whose centres lie in an interval: clipped at the ends, no edge rounded.
+    """Marks those of `size` pixels in a row whose centres lie in an interval.
 
     Args:
       centre: of the interval, in pixels.

@@ -1,4 +1,4 @@
-"""What the device does about numbers that are not finite: it finds them, and leaves their update out."""
+"""How a step deals with numbers that are not finite: it detects them on the device, and can skip the update."""
 
 import jax
 import jax.numpy as jnp
@@ -7,35 +7,23 @@ from jaxtyping import Array, Bool, PyTree, Shaped
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every floating-point number of a tree is finite."""
+    """Tells whether every floating-point number in a tree is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.asarray(True)
 
 
 def keep_finite(ok: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
-    """The new state, or the old one; but schedules go on, since the step is over either way.
-
-    Args:
-      ok: whether the new one may be taken.
-      new, old: of the same structure.
-    """
+    """Returns the new state if `ok`, otherwise the old one. Learning rate schedules advance in either case."""
 
     def choose(new: PyTree, old: PyTree) -> PyTree:
-        if _is_schedule(new):
-            return new
-        return jnp.where(ok, new, old)
+        return new if _is_schedule(new) else jnp.where(ok, new, old)
 
     return jax.tree.map(choose, new, old, is_leaf=_is_schedule)
 
 
-def without_skipped(ok: Bool[Array, ""], sums: dict[str, Shaped[Array, ""]]) -> dict[str, Shaped[Array, ""]]:
-    """Sums of a step that count nothing if its update was left out, with "skipped", 0 or 1.
-
-    Args:
-      ok: whether the update was made.
-      sums: of the step.
-    """
-    kept = {name: jnp.where(ok, value, jnp.zeros_like(value)) for name, value in sums.items()}
+def zero_if_skipped(ok: Bool[Array, ""], metrics: dict[str, Shaped[Array, ""]]) -> dict[str, Shaped[Array, ""]]:
+    """Sets all metrics to 0 unless `ok`, so that a skipped step counts for nothing, and adds "skipped", 0 or 1."""
+    kept = {name: jnp.where(ok, value, jnp.zeros_like(value)) for name, value in metrics.items()}
     return kept | {"skipped": 1 - ok.astype(jnp.int32)}
 
 

@@ -1,4 +1,8 @@
-"""What is minimised and what is counted: per example, so that callers mask and sum as they need."""
+"""The loss, and the counts of correct predictions: per example, so that the caller masks and sums them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,68 +10,50 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-CALIBRATION_BINS = 15  # as in the paper's experiments: `details`
-
 
 def cross_entropy(logits: Float[Array, "b c"], targets: Float[Array, "b c"]) -> Float[Array, "b"]:
-    """Cross entropy against soft targets, one number per example.
+    """Computes the cross entropy of each example against soft targets, in nats.
 
     Args:
-      logits: unnormalised scores of the classes.
-      targets: distribution over the classes; each row sums to 1 (mixed and smoothed labels), or is 0 for an example
-        that has no loss.
-
-    Returns:
-      [b], in nats.
+      targets: distributions over the classes. A row of zeros gives a loss of 0.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
 
 
 def uniform_targets(labels: Int[Array, "b n"], num_classes: int, dtype: DTypeLike) -> Float[Array, "b {num_classes}"]:
-    """The uniform distribution over each example's right answers.
+    """Makes the uniform distribution over each example's right answers, or zeros for an example without any.
 
     Args:
       labels: different class numbers, padded with -1.
-      num_classes: width of the targets.
-
-    Returns:
-      [b, num_classes]; 0 everywhere for an example without an answer.
     """
-    total = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=dtype), axis=1)  # of -1: zeros
+    total = jnp.sum(jax.nn.one_hot(labels, num_classes, dtype=dtype), axis=1)  # the one-hot vector of -1 is zero
     return total / jnp.maximum(jnp.sum(total, axis=1, keepdims=True), 1)
 
 
 def topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b"], k: int) -> Bool[Array, "b"]:
-    """Whether the label is among the k highest scores.
+    """Tells whether the label is among the k classes with the highest scores.
 
-    Of equal scores the lower class number wins, and NaN never does, so a network that says the same for every class
-    does not pass for a perfect one. Comparing each score with the label's stays within a device; `jax.lax.top_k` would
-    gather the logits of all devices first.
+    Among equal scores the lower class number ranks higher, and NaN never counts as correct. Otherwise a network with
+    the same score for every class would pass for a perfect one. Each score is compared with the score of the label,
+    which stays within a device; `jax.lax.top_k` would gather the logits of all devices first.
 
     Args:
-      logits: scores of the classes.
       labels: class numbers; -1 (no label) is never correct.
       k: 1..c.
-
-    Returns:
-      [b].
     """
     classes = logits.shape[-1]
     labels = labels[:, None]
     own = jnp.take_along_axis(logits, labels, axis=-1)
-    behind = jnp.where(jnp.arange(classes)[None, :] < labels, logits < own, logits <= own)  # the label itself included
+    behind = jnp.where(jnp.arange(classes)[None, :] < labels, logits < own, logits <= own)  # includes the label itself
     return (classes - jnp.sum(behind, axis=-1) < k) & (labels[:, 0] >= 0)
 
 
 def any_topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b n"], k: int) -> Bool[Array, "b"]:
-    """Whether any of several right answers is among the k highest scores.
+    """Tells whether any of several right answers is among the k classes with the highest scores.
 
     Args:
       labels: class numbers, padded with -1.
       k: 1..c.
-
-    Returns:
-      [b].
     """
     hits = jax.vmap(lambda column: topk_correct(logits, column, k), in_axes=1, out_axes=1)(labels)
     return jnp.any(hits, axis=1)
@@ -76,54 +62,56 @@ def any_topk_correct(logits: Float[Array, "b c"], labels: Int[Array, "b n"], k: 
 def restrict(
     logits: Float[Array, "b c"], labels: Int[Array, "b n"], classes: tuple[int, ...]
 ) -> tuple[Float[Array, "b r"], Int[Array, "b n"]]:
-    """Leaves only some classes to choose from.
+    """Restricts the choice to some of the classes.
 
     Args:
       labels: class numbers among all, padded with -1.
       classes: different class numbers.
 
     Returns:
-      The scores of these classes, and the labels as numbers among them; -1 for any other.
+      The scores of these classes, and the labels renumbered among them; -1 for any other class.
     """
     columns = np.asarray(classes)
-    numbers = np.full(logits.shape[-1] + 1, -1, np.int32)  # one more, for label -1
+    numbers = np.full(logits.shape[-1] + 1, -1, np.int32)  # the last entry is for label -1
     numbers[columns] = np.arange(len(columns))
     return logits[:, columns], jnp.asarray(numbers)[labels]
 
 
-def details(
-    logits: Float[Array, "b c"], labels: Int[Array, "b n"], mask: Bool[Array, "b"]
-) -> dict[str, Shaped[Array, "..."]]:
-    """Counts which class was taken for which, and how often a prediction of some confidence was right.
+def means(sums: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, float]:
+    """Computes means over all examples on the host, from the sums over batches that steps return.
 
-    The prediction is the class with the highest score, of equal ones that with the lowest number, as in `topk_correct`;
-    its confidence is its probability. Where several answers are right, that which was predicted is the answer, or else
-    the first. An image with a score that is no number has no prediction, and is left out.
+    Args:
+      sums: one entry per batch, each with a "count" of examples.
+      names: maps the name of each mean to the name of its sum.
+    """
+    count = sum(int(batch["count"]) for batch in sums)
+    totals = {name: sum(float(batch[part]) for batch in sums) for name, part in names.items()}
+    return {name: total / count if count else math.nan for name, total in totals.items()}
+
+
+def predict(
+    logits: Float[Array, "b c"], labels: Int[Array, "b n"], mask: Bool[Array, "b"]
+) -> dict[str, Shaped[Array, "b"]]:
+    """Says what each image is taken for, and how confidently.
+
+    The prediction is the class with the highest score; of equal scores, the lowest number, as in `topk_correct`.
+    Where several answers are right and the prediction is one of them, it counts as the answer; else the first does.
 
     Args:
       labels: class numbers, padded with -1.
       mask: False for an image that does not count; all others have an answer.
 
     Returns:
-      "confusion": int32 [c, c], images by answer (row) and prediction (column). By confidence, in `CALIBRATION_BINS`
-      bins of equal width, each without its lower and with its upper end: "images" and "hits" (those predicted rightly),
-      int32, and "confidence", the sum over the images.
-
-    Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
+      "answer" and "prediction" (int32; both -1 for an image that does not count, or has a score that is not finite),
+      and "confidence", the probability of the prediction.
     """
-    prediction = jnp.argmax(logits, axis=-1)
+    prediction = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     confidence = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
-    mask &= jnp.isfinite(confidence)
     first = jnp.take_along_axis(labels, jnp.argmax(labels >= 0, axis=1)[:, None], axis=1)[:, 0]
-    hit = jnp.any(labels == prediction[:, None], axis=1)
-    answer = jnp.where(hit, prediction, first)
-    classes = logits.shape[-1]
-    counted = mask.astype(jnp.int32)
-    bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1, 0, CALIBRATION_BINS - 1)
-    none = jnp.zeros(CALIBRATION_BINS, jnp.int32)
+    answer = jnp.where(jnp.any(labels == prediction[:, None], axis=1), prediction, first)
+    counts = mask & jnp.isfinite(confidence)
     return {
-        "confusion": jnp.zeros((classes, classes), jnp.int32).at[answer, prediction].add(counted),
-        "images": none.at[bins].add(counted),
-        "hits": none.at[bins].add(counted * hit),
-        "confidence": none.astype(logits.dtype).at[bins].add(jnp.where(mask, confidence, 0)),
+        "answer": jnp.where(counts, answer, -1),
+        "prediction": jnp.where(counts, prediction, -1),
+        "confidence": confidence,
     }

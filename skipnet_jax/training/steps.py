@@ -1,7 +1,7 @@
-"""One step of training and of evaluation: pure functions, and their compilation over a mesh.
+"""One step of training and one step of evaluation: pure functions, and how they are compiled over a mesh.
 
-Everything random follows from (seed, step), and every sum runs over the global batch, so a step gives the same numbers
-on any number of devices, to rounding.
+All random numbers depend only on the seed and the step, and every sum is over the global batch. A step therefore gives
+the same numbers on any number of devices, up to rounding.
 """
 
 import dataclasses
@@ -17,10 +17,13 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models import init_variables
 from skipnet_jax.optim.optimizers import global_norm
 from skipnet_jax.specs import Statistics, TrainSpec
 from skipnet_jax.training import gradients, mixing, nonfinite, objectives, sharding, xla_options
+
+IN_FLIGHT = 2  # the host queues this many steps ahead, so that the device never waits for it
 
 Batch = dict[str, Shaped[Array, "..."]]
 Metrics = dict[str, Shaped[Array, ""]]
@@ -28,18 +31,17 @@ Metrics = dict[str, Shaped[Array, ""]]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that changes during training.
+    """Everything that training changes.
 
     Args:
-      step: number of updates made, int32.
+      step: number of updates so far, int32.
       params: of the network.
-      batch_stats: running statistics of batch norms; empty for networks without.
-      opt_state: of the optimizer.
-      average: moving averages of "params" and "batch_stats", to apply the network with as with `variables`; empty
-        where none are kept.
+      batch_stats: running statistics of the batch norms; empty for a network without any.
+      opt_state: of the optimiser.
+      average: moving averages of "params" and "batch_stats", in the form of `variables`; empty without `ema_decay`.
     """
 
-    step: PyTree  # an array in a state; JAX also makes trees of shapes, shardings and NumPy arrays in this form
+    step: PyTree  # an array here; JAX also puts shapes, shardings and NumPy arrays into this structure
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
@@ -47,7 +49,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What the network is applied with."""
+        """The argument of `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -60,33 +62,32 @@ def init_state(
     mesh: Mesh,
     average: bool = False,
 ) -> TrainState:
-    """A network that has not seen anything, replicated over the mesh.
+    """Makes the state of a new network with random parameters, replicated over the mesh.
 
     Args:
       image_size: side of the square images, in pixels.
-      seed: of the initial numbers.
       average: keep a moving average.
     """
     variables = init_variables(model, jax.random.key(seed), image_size)
-    return start_from(variables, optimizer, mesh=mesh, average=average)
+    return state_from_variables(variables, optimizer, mesh=mesh, average=average)
 
 
-def start_from(
+def state_from_variables(
     variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation, *, mesh: Mesh, average: bool = False
 ) -> TrainState:
-    """The state before the first step of a network with these variables, replicated over the mesh.
+    """Makes the state at step 0 of a network with the given variables, replicated over the mesh.
 
     Args:
       variables: "params", and "batch_stats" where the network has any.
-      average: keep a moving average, which starts as a copy.
+      average: keep a moving average, which starts as a copy of the variables.
     """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=jax.jit(optimizer.init)(variables["params"]),  # else one program for every shape
+        opt_state=jax.jit(optimizer.init)(variables["params"]),  # without jit: one small program per shape
     )
-    if average:  # in memory of its own: a buffer that appears twice cannot be donated
+    if average:  # a copy, because a buffer that appears twice cannot be donated
         state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, state.variables))
     return sharding.replicate(state, mesh)
 
@@ -101,20 +102,18 @@ def make_train_step(
     statistics: Statistics,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Compiles `train_step` over a mesh. The given state is donated: only the returned one may be used afterwards.
-
-    Args:
-      steps_per_epoch: floor(training examples / batch size).
-      statistics: what the images are normalised with.
+    """Compiles `train_step` over a mesh. The step donates its state: use only the state that it returns.
 
     Raises:
-      ValueError: a part of the batch does not divide among the devices.
+      UserError: a part of the batch cannot be split evenly over the devices.
     """
     part = spec.batch_size // spec.accumulate_steps
     if part % mesh.size:
-        raise ValueError(
-            f"accumulate_steps: got {spec.accumulate_steps}, which makes parts of {part} examples, expected a multiple "
-            f"of the number of devices ({mesh.size}). Lower --config.accumulate_steps or raise --config.batch_size."
+        raise UserError(
+            "accumulate_steps",
+            f"{spec.accumulate_steps}, which makes parts of {part} examples",
+            f"parts that are a multiple of the number of devices ({mesh.size})",
+            "Lower `accumulate_steps` or raise `batch_size`.",
         )
     step = functools.partial(
         train_step,
@@ -125,14 +124,7 @@ def make_train_step(
         steps_per_epoch=steps_per_epoch,
         statistics=statistics,
     )
-    everywhere = sharding.replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(everywhere, sharding.batch_sharding(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=0,
-        compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
-    )
+    return _compile(step, mesh, donate=(0,))
 
 
 def make_eval_step(
@@ -144,19 +136,21 @@ def make_eval_step(
     flip: bool = False,
     per_example: bool = False,
 ) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
-    """Compiles `eval_step` over a mesh.
+    """Compiles `eval_step` over a mesh."""
+    step = functools.partial(
+        eval_step, model=model, statistics=statistics, classes=classes, flip=flip, per_example=per_example
+    )
+    return _compile(step, mesh)
 
-    Args:
-      statistics: what the images are normalised with.
-      classes, flip, per_example: as for `eval_step`.
-    """
+
+def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """Jits a step whose first argument and results are replicated, and whose batch is split over the devices."""
     everywhere = sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(
-            eval_step, model=model, statistics=statistics, classes=classes, flip=flip, per_example=per_example
-        ),
+        step,
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
+        donate_argnums=donate,
         compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
     )
 
@@ -172,16 +166,17 @@ def train_step(
     steps_per_epoch: int,
     statistics: Statistics,
 ) -> tuple[TrainState, Metrics]:
-    """Prepares a batch on the device and takes one step with it.
+    """Augments a batch on the device and updates the network with it.
 
     Args:
-      batch: "image" uint8 [b, s, s, 3], "label" int32 [b] (-1 = counts for nothing), and where the recipe has it
-        "lighting" float32 [b, 3], offsets of the colours on the scale 0..1.
+      batch: "image" uint8 [b, s, s, 3]; "label" int32 [b], where -1 marks an image to ignore; and, if the recipe uses
+        it, "lighting" float32 [b, 3], colour offsets on the scale 0..1.
 
     Returns:
-      The next state, and sums over the batch: "loss", "correct" (against the labels before mixing), "count" (of
-      labels), with SAM "loss_uphill"; with "grad_norm" and "learning_rate" of this step. All stay on the device.
-      With `on_nonfinite=skip` also "skipped", 1 if the update was left out, and then the sums are 0.
+      The next state, and metrics that stay on the device. "loss", "correct" (against the labels before mixing),
+      "count" (of labels) and with SAM "loss_uphill" are sums over the batch; "grad_norm" and "learning_rate" are
+      values of this step. With `on_nonfinite=skip` there is also "skipped": if it is 1, the update was skipped and the
+      other metrics, except the learning rate, are 0.
     """
     images, targets, key = prepare(batch, state.step, spec=spec, statistics=statistics)
     progress = state.step // steps_per_epoch / spec.epochs
@@ -195,7 +190,7 @@ def train_step(
         ok = nonfinite.all_finite((next_state, metrics))
         kept = nonfinite.keep_finite(ok, next_state, state)
         next_state = dataclasses.replace(kept, step=next_state.step)
-        metrics = nonfinite.without_skipped(ok, metrics)
+        metrics = nonfinite.zero_if_skipped(ok, metrics)
     metrics["learning_rate"] = schedule(state.step)
     return next_state, metrics
 
@@ -203,14 +198,10 @@ def train_step(
 def prepare(
     batch: Batch, step: Int[Array, ""], *, spec: TrainSpec, statistics: Statistics
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b c"], PRNGKeyArray]:
-    """What the network sees of a batch: images normalised, erased and mixed, and their targets.
-
-    Args:
-      batch: as for `train_step`.
-      step: that the batch is for.
+    """Normalises, erases and mixes the images of a batch, and makes their targets.
 
     Returns:
-      Images, targets, and the key of what else is random in this step.
+      Images, targets, and the key for all other noise of this step.
     """
     mix_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.key(spec.seed), step))
     images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float), batch.get("lighting"))
@@ -229,24 +220,23 @@ def update(
     spec: TrainSpec,
     progress: Float[Array, ""] | float = 1.0,
 ) -> tuple[TrainState, Float[Array, "b c"], Metrics]:
-    """One step on images and targets as they are: forward, backward, optimizer, running statistics, average.
+    """Makes one update: forward pass, backward pass, optimiser, running statistics, moving average.
 
-    SAM goes forward and backward twice, with the same noise: at the parameters, and uphill of them. The optimizer
-    gets the second gradient, and both passes move the running statistics.
+    SAM runs both passes twice with the same noise: at the parameters, and at the perturbed parameters. The optimiser
+    gets the second gradient, and both forward passes update the running statistics.
 
     Args:
       images: normalised.
-      targets: distributions over the classes, or zeros for an image that has no loss. The mean loss is over all.
-      key: of dropout and other noise.
-      spec: optimiser, parts of the batch, average.
-      progress: share of the run that is done, 0..1, for noise that grows.
+      targets: distributions over the classes, or zeros for an image without a loss. The mean loss is over all images.
+      key: for dropout and other noise.
+      progress: share of the training that is done, 0..1, for noise that grows.
 
     Returns:
-      The next state; the logits before the step; "loss" (summed over the batch) and "grad_norm" (of the gradient of
-      the mean loss), both before the step; with SAM "loss_uphill".
+      The next state; the logits before the update; and "loss" (summed over the batch), "grad_norm" (of the gradient of
+      the mean loss) and with SAM "loss_uphill", all before the update.
     """
     apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-    if spec.model.drop_block:  # all that depends on it
+    if spec.model.drop_block:  # only DropBlock depends on it
         apply = functools.partial(apply, progress=progress)
 
     def run(params: PyTree, batch_stats: PyTree) -> gradients.Pass:
@@ -266,8 +256,8 @@ def update(
         opt_state=opt_state,
     )
     if spec.ema_decay:
-        # The bound is that of TensorFlow's ExponentialMovingAverage: a short run is not averaged with its random start.
-        decay = jnp.minimum(spec.ema_decay, state.step / (9 + state.step))  # state.step counts this step already
+        # TensorFlow's ExponentialMovingAverage has the same bound: the average soon forgets the random start.
+        decay = jnp.minimum(spec.ema_decay, state.step / (9 + state.step))  # state.step already includes this step
         average = optax.incremental_update(state.variables, state.average, 1 - decay)
         state = dataclasses.replace(state, average=average)
     return state, first.logits, metrics
@@ -283,24 +273,25 @@ def eval_step(
     flip: bool = False,
     per_example: bool = False,
 ) -> dict[str, PyTree]:
-    """Scores a batch, of which some rows may be padding.
+    """Scores a batch, in which some rows may be padding.
 
     Args:
-      variables: "params" and "batch_stats" of the network; `TrainState.variables` or `TrainState.average`.
-      batch: "image" uint8 [b, s, s, 3], "mask" bool [b], False for padding, and "label" int32 [b], or [b, n] for
-        several right answers, padded with -1: then any of them is correct, and the loss is against all of them
-        alike. An image without an answer counts as padding.
-      classes: the only classes that can be predicted, None = all. Labels stay numbers among all.
-      flip: the scores of an image are the mean of its logits and those of its mirror image, left for right.
+      variables: `TrainState.variables` or `TrainState.average`.
+      batch: "image" uint8 [b, s, s, 3]; "mask" bool [b], False for padding; and "label" int32 [b], or [b, n] for
+        several right answers, padded with -1. With several, any of them counts as correct, and the target is uniform
+        over them. An image without an answer counts as padding.
+      classes: the only classes that can be predicted, None = all. Labels keep their numbers among all classes.
+      flip: average the logits of each image and its mirror image.
       per_example: return the predictions too.
 
     Returns:
-      Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (of fewer than five
-      classes: all), "count"; with `per_example` also "predictions" [b] of `objectives.predict`, on every device.
+      Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (with fewer than five
+      classes, every row) and "count". With `per_example` also "predictions" [b] of `objectives.predict`, on every
+      device.
     """
     images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float))
-    logits: Any = model.apply(variables, images, train=False)  # flax's type allows for updated collections too
-    if flip:  # one pass after the other needs no more memory than one
+    logits: Any = model.apply(variables, images, train=False)  # for flax, apply may also return updated collections
+    if flip:  # a second pass, because twice the batch would need twice the memory
         logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
     labels = batch["label"].reshape(len(images), -1)
     if classes is not None:

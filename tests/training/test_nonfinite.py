@@ -29,6 +29,6 @@ def test_what_is_left_out_stays_as_it_was_but_the_schedule_goes_on():
 
 def test_sums_of_what_is_left_out_are_zero():
     sums = {"loss": jnp.asarray(np.nan, jnp.float32), "count": jnp.asarray(8)}
-    left_out = nonfinite.without_skipped(jnp.asarray(False), sums)
+    left_out = nonfinite.zero_if_skipped(jnp.asarray(False), sums)
     assert {name: value.item() for name, value in left_out.items()} == {"loss": 0.0, "count": 0, "skipped": 1}
-    assert nonfinite.without_skipped(jnp.asarray(True), {"count": jnp.asarray(8)})["skipped"] == 0
+    assert nonfinite.zero_if_skipped(jnp.asarray(True), {"count": jnp.asarray(8)})["skipped"] == 0

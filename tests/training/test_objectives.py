@@ -77,26 +77,15 @@ def test_restricted_to_some_classes():
     assert objectives.any_topk_correct(scores, labels[:, :1], 1).tolist() == [True]
 
 
-def test_details_of_several_answers_of_padding_and_of_scores_that_are_no_numbers():
+def test_predictions_of_several_answers_of_padding_and_of_scores_that_are_not_finite():
     logits = jnp.array(
         [[3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 1.0], [2.0, 2.0, 0.0], [jnp.nan, 9.0, 0.0], [9.0, 0.0, 0.0]]
     )
     labels = jnp.array([[1, 0], [-1, 2], [1, -1], [1, -1], [1, -1], [-1, -1]])
-    mask = jnp.array([True] * 5 + [False])
-    found = objectives.details(logits, labels, mask)
-    # Predicted and right though not the first; an answer behind an empty place; wrong; of equal scores the lower class.
-    assert found["confusion"].tolist() == [[1, 0, 0], [1, 0, 1], [1, 0, 0]]
-    first = np.exp([3.0, 1.0, 0.0])[0] / np.exp([3.0, 1.0, 0.0]).sum()  # 0.844: the bin up to 13/15
-    third, fourth = np.e / (np.e + 2), np.e**2 / (2 * np.e**2 + 1)  # 0.576 and 0.468
-    images, hits, confidence = np.zeros(15, int), np.zeros(15, int), np.zeros(15)
-    for bin_, share, hit in ((12, first, 1), (12, first, 0), (8, third, 0), (7, fourth, 0)):
-        images[bin_] += 1
-        hits[bin_] += hit
-        confidence[bin_] += share
-    assert found["images"].tolist() == images.tolist() and found["hits"].tolist() == hits.tolist()
-    np.testing.assert_allclose(found["confidence"], confidence, rtol=1e-6)
-
-
-def test_certainty_is_in_the_last_bin():
-    found = objectives.details(jnp.array([[0.0, 1000.0]]), jnp.array([[1]]), jnp.array([True]))
-    assert found["images"].tolist() == [0] * 14 + [1] and found["hits"][-1] == 1
+    found = objectives.predict(logits, labels, jnp.array([True] * 5 + [False]))
+    # Right, though not the first answer; an answer behind padding; wrong; of equal scores the lower class.
+    assert found["answer"].tolist() == [0, 2, 1, 1, -1, -1]
+    assert found["prediction"].tolist() == [0, 0, 2, 0, -1, -1]
+    first = np.exp(3) / (np.exp(3) + np.e + 1)
+    shares = [first, first, np.e / (np.e + 2), np.e**2 / (2 * np.e**2 + 1)]
+    np.testing.assert_allclose(found["confidence"][:4], shares, rtol=1e-6)

@@ -491,20 +491,24 @@ def test_restricted_to_the_classes_of_the_data_set():
     np.testing.assert_allclose(metrics["loss"], -(2 * scores[0] + scores[1]), rtol=1e-5)
 
 
-def evaluation(devices, batch, *, part, flip=False, details=False, classes=None):
-    """Sums over a batch that is scored in parts of so many examples, the last one padded."""
+def evaluation(devices, batch, *, part, flip=False, per_example=False, classes=None):
+    """Sums over a batch that is scored in parts of so many examples, the last one padded; and the predictions."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     model, count = TinyNet(), len(batch["label"])
     variables = model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
     eval_step = steps.make_eval_step(
-        model, mesh=mesh, classes=classes, flip=flip, details=details, statistics=STATISTICS
+        model, mesh=mesh, classes=classes, flip=flip, per_example=per_example, statistics=STATISTICS
     )
-    total = None
+    total, predictions = None, []
     for start in range(0, count, part):
         rows = np.arange(start, start + part)
         padded = {name: array[rows % count] for name, array in batch.items()} | {"mask": rows < count}
         sums = jax.device_get(eval_step(sharding.replicate(variables, mesh), sharding.to_global(padded, mesh)))
+        predictions.append(sums.pop("predictions", {}))
         total = sums if total is None else jax.tree.map(np.add, total, sums)
+    if per_example:
+        whole = {name: np.concatenate([rows[name] for rows in predictions]) for name in predictions[0]}
+        return total, {name: rows[whole["answer"] >= 0] for name, rows in whole.items()}
     return total
 
 
@@ -529,35 +533,32 @@ def test_with_flip_the_scores_are_the_mean_of_those_of_the_image_and_its_mirror_
 
 
 @pytest.mark.parametrize("classes", [None, (1, 3, 4, 8)])
-def test_details_are_the_same_on_any_number_of_devices_and_in_parts_of_any_size(classes):
+def test_predictions_are_the_same_on_any_number_of_devices_and_in_parts_of_any_size(classes):
     batch = make_batch(batch=43)
-    one = evaluation(1, batch, part=43, details=True, classes=classes)
-    eight = evaluation(8, batch, part=16, details=True, classes=classes)
-    confidence = one["details"].pop("confidence"), eight["details"].pop("confidence")
-    np.testing.assert_allclose(*confidence, rtol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, one["details"], eight["details"])
-    found = eight["details"]
-    width = len(classes) if classes else CLASSES
-    assert found["confusion"].shape == (width, width) and found["confusion"].dtype == np.int32
-    kept = np.isin(batch["label"], classes) if classes else np.ones(43, bool)
-    labels = np.searchsorted(classes, batch["label"][kept]) if classes else batch["label"]
-    np.testing.assert_array_equal(found["confusion"].sum(axis=1), np.bincount(labels, minlength=width))
-    assert found["confusion"].sum() == found["images"].sum() == eight["count"] == kept.sum()
-    assert np.trace(found["confusion"]) == found["hits"].sum() == eight["correct"]
-    plain = evaluation(8, batch, part=16, classes=classes)
-    assert {name: eight[name] for name in plain} == plain
+    sums, predictions = evaluation(8, batch, part=16, per_example=True, classes=classes)
+    _, on_one_device = evaluation(1, batch, part=43, per_example=True, classes=classes)
+    for name, rows in predictions.items():
+        np.testing.assert_allclose(rows, on_one_device[name], rtol=1e-5)
+    labels = batch["label"]
+    if classes:
+        labels = np.searchsorted(classes, labels[np.isin(labels, classes)])
+    np.testing.assert_array_equal(predictions["answer"], labels)
+    assert len(labels) == sums["count"]
+    assert np.sum(predictions["answer"] == predictions["prediction"]) == sums["correct"]
+    assert evaluation(8, batch, part=16, classes=classes) == sums
 
 
-def test_details_gather_no_scores_from_other_devices():
+def test_predictions_gather_no_scores_from_other_devices():
     mesh = sharding.make_mesh()
     batch = make_batch(batch=16) | {"mask": np.ones(16, bool)}
     variables = TinyNet().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
-    eval_step = steps.make_eval_step(TinyNet(), mesh=mesh, details=True, statistics=STATISTICS)
-    text = eval_step.lower(variables, sharding.to_global(batch, mesh)).compile().as_text()
-    assert "all-reduce" in text and "all-gather" not in text
+    eval_step = steps.make_eval_step(TinyNet(), mesh=mesh, per_example=True, statistics=STATISTICS)
+    lines = eval_step.lower(variables, sharding.to_global(batch, mesh)).compile().as_text().splitlines()
+    gathered = [line for line in lines if "all-gather" in line]
+    assert gathered and not any(f",{CLASSES}]" in line for line in gathered)
 
 
-def test_without_flip_and_details_nothing_of_them_is_in_the_program():
+def test_without_flip_and_predictions_nothing_of_them_is_in_the_program():
     """Word for word the program of the four sums."""
     mesh, batch = sharding.make_mesh(), make_batch(batch=16) | {"mask": np.ones(16, bool)}
     variables = TinyNet().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)

@@ -70,7 +70,7 @@ def start(expected, layer_lr_ratio=1.0):
     schedule = schedules.make_schedule(spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=1)
     optimizer = optimizers.make_optimizer(spec.optim, schedule)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    state = steps.start_from(starting_variables(name, classes), optimizer, mesh=mesh)
+    state = steps.state_from_variables(starting_variables(name, classes), optimizer, mesh=mesh)
     return model, state, functools.partial(steps.update, model=model, optimizer=optimizer, spec=spec)
 
 
