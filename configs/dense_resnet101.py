@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/dense_resnet101.py --workdir=runs/dense_resnet101
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

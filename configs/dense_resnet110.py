@@ -3,7 +3,7 @@
     python -m skipnet_jax.main --config=configs/dense_resnet110.py --workdir=runs/dense_resnet110
     python -m skipnet_jax.main --config=configs/dense_resnet110.py:cifar100 --workdir=runs/cifar100
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
 
-Nothing is published for it.
+Nothing is published for this data set.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
-"""The distinct recipes; each file beside this one is one of them with a network's name.
+"""The distinct recipes. Every other file in this folder names a network and picks one of them.
 
-Every published setting that a recipe does not name is the default of its spec (`skipnet_jax/specs.py`):
-Nesterov momentum 0.9, five warm-up epochs, a cosine to 0, batch norm over 128 examples, AdamW's betas 0.9 and 0.999.
+A published setting that a recipe leaves out is the default of its spec (`skipnet_jax/specs.py`): Nesterov momentum
+0.9, five warm-up epochs, a cosine to 0, batch norm over 128 examples, AdamW's betas 0.9 and 0.999.
 
 Source: Takeda et al., MIRU2020, and the settings behind its published tables.
 """
@@ -9,15 +9,16 @@ Source: Takeda et al., MIRU2020, and the settings behind its published tables.
 import ml_collections
 
 from skipnet_jax.config import to_config_dict
+from skipnet_jax.errors import UserError
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 
 _CIFAR_CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def digits() -> ml_collections.ConfigDict:
-    """The data set that comes with scikit-learn: minutes on a laptop's CPU, no download, nothing published.
+    """The digits that come with scikit-learn: half a minute on a CPU, no download, no published figures.
 
-    Digits are 8x8 pixels, enlarged to 16; they are never mirrored, since a mirrored digit is none.
+    The images have 8x8 pixels and are enlarged to 16. They are never mirrored: a mirrored 7 is no digit.
     """
     return to_config_dict(
         TrainSpec(
@@ -67,7 +68,7 @@ def cifar_resnet(network: str, dataset: str) -> ml_collections.ConfigDict:
       dataset: cifar10 or cifar100.
 
     Raises:
-      ValueError: for another data set.
+      UserError: another data set.
     """
     return _cifar(
         network,
@@ -86,7 +87,7 @@ def cifar_wide(network: str, dataset: str) -> ml_collections.ConfigDict:
       dataset: cifar10 or cifar100.
 
     Raises:
-      ValueError: for another data set.
+      UserError: another data set.
     """
     return _cifar(
         network,
@@ -118,14 +119,14 @@ def imagenet_regnet(network: str) -> ml_collections.ConfigDict:
 def imagenet_adamw(network: str, drop_path: float) -> ml_collections.ConfigDict:
     """ConvNeXt and Swin on ImageNet: AdamW, RandAugment, Mixup or CutMix, random erasing, stochastic depth.
 
-    The settings behind the tables ask for Mixup and CutMix with 0.5 each and for clipping to norm 1. The code that made
-    them renormalised the two until about 0.3 and 0.7 of the examples got one or the other, and did not clip. This
-    recipe is what the code did; `--config.optim.clip_norm=1.0` with `--config.mixing.mixup_prob=0.5` and
-    `--config.mixing.cutmix_prob=0.5` is what the settings say.
+    The published settings ask for Mixup and CutMix with probability 0.5 each, and clip gradients to norm 1. The
+    published code renormalised the probabilities, so that about 0.3 of the examples got Mixup and 0.7 CutMix, and did
+    not clip. This recipe does what the code did. To follow the settings, add `--config.optim.clip_norm=1.0
+    --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5`.
 
     Args:
       network: a name of `skipnet_jax.models.list_models()`.
-      drop_path: of the network's size.
+      drop_path: stochastic depth, which depends on the network's size.
     """
     return _imagenet(
         ModelSpec(name=network, num_classes=1000, drop_path=drop_path),
@@ -139,8 +140,8 @@ def _cifar(
     network: str, dataset: str, *, auto_augment: str, mixing: MixingSpec, optim: OptimSpec
 ) -> ml_collections.ConfigDict:
     if dataset not in _CIFAR_CLASSES:
-        expected = " or ".join(_CIFAR_CLASSES)
-        raise ValueError(f"data set: got {dataset!r}, expected {expected}, as in --config=FILE.py:cifar100.")
+        expected = f"{' or '.join(_CIFAR_CLASSES)}, as in --config=FILE.py:cifar100"
+        raise UserError("config", f"the data set {dataset!r}", expected)
     return to_config_dict(
         TrainSpec(
             model=ModelSpec(name=network, num_classes=_CIFAR_CLASSES[dataset]),

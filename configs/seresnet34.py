@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/seresnet34.py --workdir=runs/seresnet34
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/seresnext101_32x4d.py --workdir=runs/seresnext101_32x4d
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

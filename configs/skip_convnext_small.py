@@ -7,7 +7,7 @@ Published top-1 (median of 3 runs), by the side of the images in pixels:
     ImageNet   83.33 % at 224, 83.67 % at 256, 83.74 % at 288, 83.75 % at 320
     ImageNet-A 16.25 % at 224, 18.39 % at 256, 19.65 % at 288, 19.73 % at 320
 
-As the code behind the tables, and unlike its settings, this does not clip gradients. To follow the settings:
+This recipe does what the published code did, which does not clip gradients. To follow the published settings:
 
     --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
 """

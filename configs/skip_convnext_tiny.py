@@ -7,7 +7,7 @@ Published top-1 (median of 3 runs), by the side of the images in pixels:
     ImageNet   81.58 % at 224, 82.05 % at 256, 82.24 % at 288, 82.24 % at 320
     ImageNet-A 12.31 % at 224, 14.32 % at 256, 15.19 % at 288, 14.97 % at 320
 
-As the code behind the tables, and unlike its settings, this does not clip gradients. To follow the settings:
+This recipe does what the published code did, which does not clip gradients. To follow the published settings:
 
     --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
 """

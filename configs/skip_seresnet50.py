@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/skip_seresnet50.py --workdir=runs/skip_seresnet50
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/skip_seresnext50_32x4d.py --workdir=runs/skip_seresnext50_32x4d
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 """
 
 import ml_collections

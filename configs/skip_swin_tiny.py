@@ -2,9 +2,9 @@
 
     python -m skipnet_jax.main --config=configs/skip_swin_tiny.py --workdir=runs/skip_swin_tiny
 
-The published tables have no figure for it.
+The published tables have no figure for this network.
 
-As the code behind the tables, and unlike its settings, this does not clip gradients. To follow the settings:
+This recipe does what the published code did, which does not clip gradients. To follow the published settings:
 
     --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
 """

@@ -1,31 +1,34 @@
 """A run's config on its way from the command line to the typed specs, and into the workdir and back.
 
-ml_collections ends here: below, a hyperparameter is a field of a dataclass. Reading is strict in both
-directions, because a misspelt or forgotten key that falls back to a default costs a whole training run.
+ml_collections ends here: below, a hyperparameter is a field of a dataclass. Reading is strict in both directions,
+because a misspelt or forgotten key that falls back to a default costs a whole training run.
 """
 
 import dataclasses
 import difflib
+import functools
 import pathlib
 import re
 import sys
+import traceback
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 
 from skipnet_jax import specs
+from skipnet_jax.errors import UserError
 
-_SIMILAR = 0.6  # difflib's own default for what counts as a close match
+_SIMILAR = 0.6  # difflib's own default for a close match
 
 
 def train_spec(config: ml_collections.ConfigDict) -> specs.TrainSpec:
     """Reads a ConfigDict, as `configs/` makes it and flags may have changed it.
 
     Raises:
-      ValueError: for an unknown or missing key, a value of the wrong type or out of range.
+      UserError: an unknown or missing key, a value of the wrong type or out of range.
     """
     return from_dict(config.to_dict())
 
@@ -33,14 +36,13 @@ def train_spec(config: ml_collections.ConfigDict) -> specs.TrainSpec:
 def from_dict(mapping: Any, *, may_be_older: bool = False) -> specs.TrainSpec:
     """Reads plain nested data, such as the JSON that a workdir keeps; the inverse of `to_dict`.
 
-    Every field has to be there, those with a default too: what was recorded must not change its meaning
-    when a default does.
+    Every field has to be there, even one with a default: a recorded run must not change when a default does.
 
     Args:
-      may_be_older: than fields that it lacks: they get their defaults, which mean that all is as before.
+      may_be_older: an earlier version wrote it. Fields that it lacks get their defaults, which mean "as before".
 
     Raises:
-      ValueError: as for `train_spec`.
+      UserError: as for `train_spec`.
     """
     return _read(specs.TrainSpec, mapping, prefix="", may_be_older=may_be_older)
 
@@ -51,14 +53,34 @@ def to_dict(spec: specs.TrainSpec) -> dict[str, Any]:
 
 
 def to_config_dict(spec: specs.TrainSpec) -> ml_collections.ConfigDict:
-    """The spec as a locked ConfigDict, for `config_flags` to override.
+    """The spec as a locked ConfigDict, for flags to override.
 
     Raises:
-      ValueError: if a field's value is not of the field's type.
+      UserError: a field's value is not of the field's type.
     """
-    # Dataclasses do not check types, and ConfigDict takes a field's type from its value: an `lr=1` would
-    # refuse `--config.optim.lr=0.5` later. Reading the dict back makes it the float that it should be.
+    # Dataclasses do not check types, and ConfigDict takes a field's type from its value: after lr=1 it would refuse
+    # --config.optim.lr=0.5. Reading the dict back turns the 1 into 1.0.
     return ml_collections.ConfigDict(to_dict(from_dict(to_dict(spec)))).lock()
+
+
+@functools.cache
+def fields() -> tuple[str, ...]:
+    """Dotted names of all fields of a config that hold a value: batch_size, optim.lr, ..."""
+    return tuple(_paths(specs.TrainSpec))
+
+
+def require_field(argument: str, path: str) -> None:
+    """Refuses the name of a field that does not exist.
+
+    Args:
+      argument: holds the name.
+      path: the dotted name, as in optim.lr.
+
+    Raises:
+      UserError: with the nearest right name.
+    """
+    if path not in fields():
+        raise UserError(argument, f"the unknown field {path}", "a field of the config", _did_you_mean(path))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -71,74 +93,86 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       What is left of it.
 
     Raises:
-      ValueError: a mistake in it, in one line.
+      UserError: a mistake in the command line or in the config file.
+      flags.Error: a mistake that absl finds.
     """
-    check_command_line(argv)
+    file = check_command_line(argv)
     try:
         return flags.FLAGS(argv)
-    except (ValueError, flags.Error) as error:
-        # Where a recipe refuses its argument, ml_collections puts the whole stack trace before the recipe's words.
-        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from error
+    except Exception as error:
+        mistake = _mistake_in_file(error, file)
+        if mistake is None:
+            raise
+        raise mistake from error
 
 
-def check_command_line(argv: Sequence[str]) -> None:
-    """Refuses a `--config` file that is not there and overrides of fields that do not exist.
+def check_command_line(argv: Sequence[str]) -> pathlib.Path | None:
+    """Refuses a `--config` file that does not exist and overrides of unknown fields.
 
-    To be called before absl parses the flags: ml_collections answers to both mistakes with a stack trace
-    of its inner life, or, to a missing file without overrides, not at all.
+    Call it before absl parses the flags: ml_collections answers both mistakes with a long stack trace, and a missing
+    file without overrides not at all.
 
     Args:
       argv: the command line, program name first.
 
+    Returns:
+      The config file, if there is one.
+
     Raises:
-      ValueError: one line, with the nearest right name.
+      UserError: with the nearest right name.
     """
     overrides = [argument for argument in argv if re.match(r"--?(?:no)?config\.", argument)]
     if overrides and not any(re.match(r"--?config(?:=|$)", argument) for argument in argv):
-        raise ValueError(
-            f"--config: got nothing but {overrides[0]}, expected a recipe too. Give --config=configs/digits.py or "
-            f"another."
+        raise UserError(
+            "config", f"only the override {overrides[0]}", "a recipe too", "Give --config=configs/digits.py or another."
         )
+    file = None
     for i, argument in enumerate(argv):
         if argument == "--":
-            return
+            break
         if argument in ("--config", "-config"):
-            _check_file("".join(argv[i + 1 : i + 2]))
+            file = _require_file("".join(argv[i + 1 : i + 2]))
         elif match := re.match(r"--?config=(.*)", argument):
-            _check_file(match[1])
+            file = _require_file(match[1])
         elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
-            _check_field(match[1])
+            require_field("config", match[1])
+    return file
 
 
-def require_field(flag: str, path: str) -> None:
-    """Refuses the name of a field that does not exist.
+def _require_file(value: str) -> pathlib.Path:
+    path = pathlib.Path(value.split(":", 1)[0])  # get_config gets the rest as its argument
+    if path.is_file():
+        return path
+    there = {other.stem: str(other) for other in sorted(path.parent.glob("*.py")) if other.stem != "recipes"}
+    near = [there[stem] for stem in _nearest(path.stem, there)] or list(there.values())
+    hint = f"Did you mean {_alternatives(near)}?" if near else f"{path.parent} holds no config."
+    raise UserError("config", repr(value), "a file", hint)
 
-    Args:
-      flag: that names it, for the message.
-      path: dotted, as in optim.lr.
 
-    Raises:
-      ValueError: with the nearest right name.
+def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserError | None:
+    """The user's mistake behind an error of loading the config file; None if there is no such mistake.
+
+    ml_collections and absl wrap some errors and put the whole trace into the text, so the chain of causes is searched.
     """
-    known = _paths(specs.TrainSpec)
-    if path not in known:
-        near = _nearest(path, known)
-        hint = f"did you mean {_alternatives(near)}?" if near else f"expected one of {', '.join(known)}."
-        raise ValueError(f"{flag}: got {path!r}, which is no field of the config; {hint}")
+    folder = file.resolve().parent if file else None
+    while error is not None and folder is not None:
+        if isinstance(error, UserError):
+            return error
+        got = f"{type(error).__name__}: {error}"
+        if isinstance(error, SyntaxError) and error.filename:
+            return _in_file(pathlib.Path(error.filename), error.lineno, f"{type(error).__name__}: {error.msg}")
+        if isinstance(error, AttributeError) and "get_config" in str(error):
+            return UserError(f"{file}", "no function get_config", "one that returns the config")
+        frames = traceback.extract_tb(error.__traceback__)
+        inside = [frame for frame in frames if pathlib.Path(frame.filename).resolve().parent == folder]
+        if inside:
+            return _in_file(pathlib.Path(inside[-1].filename), inside[-1].lineno, got)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
 
 
-def _check_field(path: str) -> None:
-    if path not in _paths(specs.TrainSpec):
-        raise ValueError(_unknown(path))
-
-
-def _check_file(value: str) -> None:
-    path = pathlib.Path(value.split(":", 1)[0])  # what follows the colon is the argument of get_config
-    if not path.is_file():
-        there = {other.stem: str(other) for other in sorted(path.parent.glob("*.py")) if other.stem != "recipes"}
-        near = [there[stem] for stem in _nearest(path.stem, there)] or list(there.values())
-        hint = f"did you mean {_alternatives(near)}?" if near else "its folder holds no config."
-        raise ValueError(f"--config: got {value!r}, which is no file; {hint}")
+def _in_file(file: pathlib.Path, line: int | None, got: str) -> UserError:
+    return UserError(f"{file}, line {line}", got, "a config that Python can run", "Mend that line.")
 
 
 _Spec = typing.TypeVar("_Spec")
@@ -146,26 +180,28 @@ _Spec = typing.TypeVar("_Spec")
 
 def _read(cls: type[_Spec], mapping: Any, prefix: str, *, may_be_older: bool) -> _Spec:
     if not isinstance(mapping, Mapping):
-        name = f"config.{prefix}".removesuffix(".")
-        raise ValueError(f"{name}: got {mapping!r}, expected the fields of {cls.__name__}.")
+        raise UserError(prefix.removesuffix(".") or "config", repr(mapping), f"the fields of {cls.__name__}")
     types = typing.get_type_hints(cls)
     for key in mapping:
         if key not in types:
-            raise ValueError(_unknown(f"{prefix}{key}"))
+            path = f"{prefix}{key}"
+            raise UserError("config", f"the unknown field {path}", "a field of the config", _did_you_mean(path))
     newer = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}  # type: ignore[arg-type]
     left_out = newer - mapping.keys() if may_be_older else set()
     for name in types:
         if name not in mapping and name not in left_out:
-            near = _alternatives(_nearest(name, mapping))
-            raise ValueError(
-                f"config.{prefix}{name}: missing key, expected {_type_name(types[name])}; "
-                f"nearest key that is there: {near or 'none'}. Add config.{prefix}{name}."
+            near = _alternatives(_nearest(name, mapping)) or "none"
+            raise UserError(
+                f"{prefix}{name}",
+                f"no such key (the nearest is: {near})",
+                _type_name(types[name]),
+                f"Add {prefix}{name} to the config.",
             )
     values = {}
     for name in types.keys() - left_out:
         path, kind = f"{prefix}{name}", types[name]
-        if _is_section(kind):
-            values[name] = _read(kind, mapping[name], prefix=f"{path}.", may_be_older=may_be_older)
+        if dataclasses.is_dataclass(kind):
+            values[name] = _read(typing.cast(type, kind), mapping[name], f"{path}.", may_be_older=may_be_older)
         else:
             values[name] = _read_field(kind, mapping[name], path)
     return cls(**values)
@@ -175,34 +211,28 @@ def _read_field(kind: Any, value: Any, path: str) -> Any:
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
-        return tuple(value)  # JSON knows lists only
-    if type(value) is not kind:  # not isinstance: a bool is an int to Python, but not a batch size
+        return tuple(value)  # JSON has only lists
+    if type(value) is not kind:  # not isinstance: to Python a bool is an int, but it is no batch size
         got = f"{value!r} ({type(value).__name__})"
-        raise ValueError(f"config.{path}: got {got}, expected {_type_name(kind)}. Change --config.{path}.")
+        raise UserError(path, got, _type_name(kind), f"Change `{path}`.")
     return value
 
 
-def _is_section(kind: Any) -> bool:
-    return dataclasses.is_dataclass(kind)
-
-
-def _paths(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of all fields that hold a value: batch_size, optim.lr, ..."""
-    paths = []
+def _paths(cls: type, prefix: str = "") -> Iterator[str]:
     for name, kind in typing.get_type_hints(cls).items():
-        paths += _paths(kind, f"{prefix}{name}.") if _is_section(kind) else [f"{prefix}{name}"]
-    return paths
+        if dataclasses.is_dataclass(kind):
+            yield from _paths(typing.cast(type, kind), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
-def _unknown(path: str) -> str:
-    known = _paths(specs.TrainSpec)
-    near = [f"--config.{other}" for other in _nearest(path, known)]
-    hint = f"did you mean {_alternatives(near)}?" if near else f"expected one of {', '.join(known)}."
-    return f"config.{path}: no such field; {hint}"
+def _did_you_mean(path: str) -> str:
+    near = [f"`{other}`" for other in _nearest(path, fields())]
+    return f"Did you mean {_alternatives(near)}?" if near else f"The fields are {', '.join(fields())}."
 
 
 def _nearest(path: str, known: Iterable[str]) -> list[str]:
-    """The most similar names; none if nothing is close. The last part counts alone too: lr finds optim.lr."""
+    """The most similar names; none if nothing is close. The last part counts on its own too: lr finds optim.lr."""
 
     def similarity(other: str) -> float:
         pairs = ((path, other), (path.rpartition(".")[2], other.rpartition(".")[2]))
@@ -218,6 +248,6 @@ def _alternatives(names: Iterable[str]) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    if _is_section(kind):
-        return f"the fields of {kind.__name__}"
+    if dataclasses.is_dataclass(kind):
+        return f"the fields of {typing.cast(type, kind).__name__}"
     return "whole numbers, as in (0,1,2)" if kind == tuple[int, ...] else f"type {kind.__name__}"

@@ -8,6 +8,11 @@ import re
 from collections.abc import Callable
 
 
+def spell_fields(text: str, flag: Callable[[str], str]) -> str:
+    """The text with each field in backquotes as the user spells it."""
+    return re.sub(r"`([^`]*)`", lambda match: flag(match[1]), text)
+
+
 class UserError(ValueError):
     """A mistake of the user's: what was found, what was expected, and how to mend it.
 
@@ -33,8 +38,8 @@ class UserError(ValueError):
         Args:
           flag: how the user spells a field; a field that is no flag stays as it is.
         """
-        mend = re.sub(r"`([^`]*)`", lambda match: flag(match[1]), self.mend)
-        return f"{flag(self.field)}: got {self.got}, expected {self.expected}.{f' {mend}' if mend else ''}"
+        mend = f" {spell_fields(self.mend, flag)}" if self.mend else ""
+        return f"{flag(self.field)}: got {self.got}, expected {self.expected}.{mend}"
 
 
 class DataError(UserError):
@@ -46,7 +51,7 @@ class DamagedError(UserError):
 
 
 class DivergedError(FloatingPointError):
-    """The loss, the gradient or the network is no longer finite."""
+    """The loss, the gradient or the network is no longer finite; fields stand in backquotes in the text."""
 
 
 class SavingError(OSError):

@@ -46,7 +46,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from skipnet_jax import config, libraries
+from skipnet_jax import config, errors, libraries
 from skipnet_jax.data import sources, storage
 from skipnet_jax.runs import signals
 
@@ -73,7 +73,7 @@ COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:por
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
 
-# The modes that a flag is for; one that is not here is for all.
+# The modes that a flag is for; a flag that is missing here is for all modes.
 _MODES: list[tuple[flags.FlagHolder[Any], tuple[str, ...]]] = [
     (CONFIG, ("train",)),
     (ALLOW_CHANGE, ("train",)),
@@ -90,6 +90,14 @@ _MODES: list[tuple[flags.FlagHolder[Any], tuple[str, ...]]] = [
     (OUT, ("explain", "export")),
 ]
 
+# Outside training a workdir brings its config, and these flags change it.
+_FLAGS_OF_FIELDS = {
+    "data.name": DATASETS,
+    "data.dir": DATA_DIR,
+    "data.image_size": IMAGE_SIZES,
+    "data.eval_classes": EVAL_CLASSES,
+}
+
 FAILED = 1  # a bug, or the machine: worth another try
 USER_ERROR = 2
 INTERRUPTED = signals.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
@@ -102,8 +110,8 @@ def main(argv: Sequence[str]) -> int:
       argv: what is left of the command line, program name first.
 
     Returns:
-      Exit status: 0 = done, 2 = a mistake of the user's, 130 and 143 = stopped by SIGINT and SIGTERM, 75 = another host
-      is lost, so that all should be started again.
+      Exit status: 0 = done, 1 = the machine failed, 2 = a mistake of the user's, 130 and 143 = stopped by SIGINT and
+      SIGTERM, 75 = another host is lost, so that all should be started again.
     """
     try:
         _check_flags(argv)
@@ -115,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
         print(str(stop) or "stopped before training began. Run the same command again.", file=sys.stderr)
         return _end(INTERRUPTED)
     except Exception as error:
-        status = _tell(error)
+        status = _report(error)
         if status is None:
             raise
         return _end(status)
@@ -124,40 +132,51 @@ def main(argv: Sequence[str]) -> int:
 
 def _check_flags(argv: Sequence[str]) -> None:
     if argv[1:]:
-        raise ValueError(f"command line: got {argv[1]!r}, expected flags only (--name=value). See --help.")
+        raise errors.UserError("command line", repr(argv[1]), "flags only (--name=value)", "See --help.")
     if not WORKDIR.value:
-        raise ValueError("--workdir: got nothing, expected the folder of the run. Give --workdir=runs/NAME.")
+        raise errors.UserError("workdir", "nothing", "the folder of the run", "Give --workdir=runs/NAME.")
     if MODE.value == "train" and CONFIG.value is None:
-        raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
+        raise errors.UserError("config", "nothing", "a recipe", "Give --config=configs/digits.py or another.")
     for flag, modes in _MODES:
         if flag.present and MODE.value not in modes:
-            raise ValueError(
-                f"--{flag.name}: got one with --mode={MODE.value}, expected none, since it is for "
-                f"{' and '.join(f'--mode={mode}' for mode in modes)}. Leave it out; a workdir remembers its config."
+            raise errors.UserError(
+                flag.name,
+                f"a value in --mode={MODE.value}",
+                f"none, since the flag is for {' and '.join(f'--mode={mode}' for mode in modes)}",
+                "Leave it out; a workdir remembers its config.",
             )
     for size in IMAGE_SIZES.value:
         if not size.isdecimal():
-            raise ValueError(f"--image_sizes: got {size!r}, expected pixels, as in --image_sizes=224,256.")
-    if not DISTRIBUTED.value and any(flag.present for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)):
-        raise ValueError(
-            "--distributed: got no, expected yes with the address or number of a process. Add --distributed."
-        )
+            raise errors.UserError("image_sizes", repr(size), "pixels, as in --image_sizes=224,256")
+    _check_hosts()
+
+
+def _check_hosts() -> None:
+    for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID):
+        if flag.present and not DISTRIBUTED.value:
+            raise errors.UserError(
+                flag.name, "a value without --distributed", "both or none", "Add --distributed, or leave it out."
+            )
     if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
-        raise ValueError(
-            f"--coordinator_address: got {COORDINATOR_ADDRESS.value!r}, expected host:port of process 0. Give a port "
-            f"that is free there, as in --coordinator_address=HOST0:1234."
+        raise errors.UserError(
+            "coordinator_address",
+            repr(COORDINATOR_ADDRESS.value),
+            "host:port of process 0",
+            "Give a port that is free there, as in --coordinator_address=HOST0:1234.",
         )
     if NUM_PROCESSES.value is not None and (PROCESS_ID.value or 0) >= NUM_PROCESSES.value:
-        raise ValueError(
-            f"--process_id: got {PROCESS_ID.value}, expected 0 to {NUM_PROCESSES.value - 1}, one for each of the "
-            f"--num_processes={NUM_PROCESSES.value}. Change one of them."
+        raise errors.UserError(
+            "process_id",
+            f"{PROCESS_ID.value}",
+            f"0 to {NUM_PROCESSES.value - 1}, since --num_processes={NUM_PROCESSES.value}",
+            "Change one of them.",
         )
 
 
 def _dispatch() -> None:
     libraries.quieten_orbax()
-    libraries.quieten_tensorflow(level=2)  # its warnings of a damaged image do not say which
-    logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # what is left out of the data is to be seen
+    libraries.quieten_tensorflow(level=2)  # its warnings about a damaged image do not say which image
+    logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # users want to see which images are left out
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     if MODE.value == "train":
         spec = config.train_spec(CONFIG.value)
@@ -205,7 +224,7 @@ def _is_distributed() -> bool:
 
 
 def _end(status: int) -> int:
-    """Leaves the other hosts, if there are any, before what the run has held is let go, for which some would wait."""
+    """Says goodbye to the other hosts, if there are any, before this process gives up what they may wait for."""
     if _is_distributed():
         from skipnet_jax.runs import hosts
 
@@ -213,11 +232,21 @@ def _end(status: int) -> int:
     return status
 
 
-def _tell(error: Exception) -> int | None:
-    """Says what an error means for the user; returns the exit status, or None if its trace is what there is to say."""
-    if isinstance(error, ValueError | FloatingPointError | OSError) and _is_for_the_user(error):
+def _report(error: Exception) -> int | None:
+    """Tells the user about an error.
+
+    Returns:
+      The exit status, or None for a bug, which keeps its trace.
+    """
+    if isinstance(error, errors.UserError):
+        print(f"error: {error.message(_spell)}", file=sys.stderr)
+        return USER_ERROR
+    if isinstance(error, errors.DivergedError):
+        print(f"error: {errors.spell_fields(str(error), _spell)}", file=sys.stderr)
+        return USER_ERROR
+    if isinstance(error, errors.SavingError):
         print(f"error: {error}", file=sys.stderr)
-        return FAILED if isinstance(error, OSError) else USER_ERROR
+        return FAILED
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         print(f"error: {error}. Make room for --workdir, and run the same command again.", file=sys.stderr)
         return FAILED
@@ -228,28 +257,33 @@ def _tell(error: Exception) -> int | None:
     if hosts.is_lost(error):
         print(f"error: {hosts.lost_text(error, WORKDIR.value)}", file=sys.stderr)
         return hosts.LOST
-    traceback.print_exception(error)  # here, since the others are not to wait for the end of this one
+    traceback.print_exception(error)  # now, since the other hosts must not wait for the end of this process
     return FAILED
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether this project raised the error, with a text for the user; others are bugs and keep their trace."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    package = os.path.dirname(os.path.abspath(__file__))
-    return last.filename.startswith(package + os.sep) and (last.line or "").startswith("raise ")
+def _spell(field: str) -> str:
+    """A field as the user types it: optim.lr is --config.optim.lr, and workdir is --workdir."""
+    mode = flags.FLAGS["mode"].value  # not MODE.value, which raises before the flags are parsed
+    if mode != "train" and field in _FLAGS_OF_FIELDS:
+        return f"--{_FLAGS_OF_FIELDS[field].name}"
+    if field in config.fields():
+        return f"--config.{field}"
+    return f"--{field}" if field in flags.FLAGS else field
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; help ends with status 0, a mistake with one line and not with a stack trace."""
+    """Parses flags: help ends with status 0, a mistake with one line instead of a stack trace."""
     if {"--help", "-help", "-h", "-?"} & set(argv):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
         sys.exit(0)
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # configs/ import each other
     try:
         return config.parse_flags(argv)
-    except ValueError as error:
+    except errors.UserError as error:
+        print(f"error: {error.message(_spell)}", file=sys.stderr)
+    except (flags.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -119,26 +119,31 @@ def _changed(path, value):
 @pytest.mark.parametrize(
     ("path", "nearest"),
     [
-        ("batch_sise", "--config.batch_size"),
-        ("optim.weight_dekay", "--config.optim.weight_decay"),
-        ("lr", "--config.optim.lr"),
-        ("model.batch_size", "--config.batch_size"),
-        ("model.gate_redution", "--config.model.gate_reduction"),
+        ("batch_sise", "batch_size"),
+        ("optim.weight_dekay", "optim.weight_decay"),
+        ("lr", "optim.lr"),
+        ("model.batch_size", "batch_size"),
+        ("model.gate_redution", "model.gate_reduction"),
     ],
 )
 def test_unknown_key_is_named_with_path_and_nearest(path, nearest):
-    with pytest.raises(ValueError, match=re.escape(f"config.{path}: no such field; did you mean {nearest}?")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
+            f"config: got the unknown field {path}, expected a field of the config. Did you mean {nearest}?"
+        ),
+    ):
         config.from_dict(_changed(path, 1))
 
 
 def test_unknown_key_that_several_names_fit_equally_gets_them_all():
-    names = r"--config\.model\.name or --config\.data\.name or --config\.optim\.name"
-    with pytest.raises(ValueError, match=rf"did you mean {names}\?"):
+    names = r"model\.name or data\.name or optim\.name"
+    with pytest.raises(ValueError, match=rf"Did you mean {names}\?"):
         config.from_dict(_changed("name", "x"))
 
 
 def test_unknown_key_unlike_any_other_gets_the_list():
-    with pytest.raises(ValueError, match=r"expected one of model\.name, .*checkpoint_every_epochs"):
+    with pytest.raises(ValueError, match=r"The fields are model\.name, .*checkpoint_every_epochs"):
         config.from_dict(_changed("zzz", 1))
 
 
@@ -147,7 +152,7 @@ def test_missing_key_raises_even_where_the_spec_has_a_default(path):
     mapping = config.to_dict(SPEC)
     part = mapping[path.split(".")[0]] if "." in path else mapping
     del part[path.split(".")[-1]]
-    with pytest.raises(ValueError, match=re.escape(f"config.{path}: missing key, expected type int")):
+    with pytest.raises(ValueError, match=rf"^{re.escape(path)}: got no such key .*expected type int"):
         config.from_dict(mapping)
 
 
@@ -158,14 +163,14 @@ def test_what_an_earlier_version_wrote_lacks_newer_fields():
     assert (spec.seed, spec.optim.warmup_epochs) == (0, OptimSpec().warmup_epochs)
     assert dataclasses.replace(spec.optim, warmup_epochs=SPEC.optim.warmup_epochs) == SPEC.optim
     del mapping["batch_size"]  # which has always been there
-    with pytest.raises(ValueError, match=r"config\.batch_size: missing key"):
+    with pytest.raises(ValueError, match=r"^batch_size: got no such key"):
         config.from_dict(mapping, may_be_older=True)
 
 
 def test_missing_key_names_the_nearest_that_is_there():
     mapping = config.to_dict(SPEC)
     del mapping["batch_size"]
-    with pytest.raises(ValueError, match="nearest key that is there: eval_batch_size"):
+    with pytest.raises(ValueError, match="the nearest is: eval_batch_size"):
         config.from_dict(mapping)
 
 
@@ -186,7 +191,7 @@ def test_missing_key_names_the_nearest_that_is_there():
     ],
 )
 def test_wrong_type_is_refused_with_got_and_expected(path, value, expected):
-    with pytest.raises(ValueError, match=re.escape(f"config.{path}: got {expected}")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: got {expected}")):
         config.from_dict(_changed(path, value))
 
 
@@ -205,7 +210,7 @@ def test_float_field_filled_with_an_int_can_still_be_set_to_a_fraction():
 
 
 def test_values_out_of_range_are_refused_on_reading():
-    with pytest.raises(ValueError, match=r"batch_size: got 0.*--config\.batch_size"):
+    with pytest.raises(ValueError, match=r"batch_size: got 0.*Change batch_size\."):
         config.from_dict(_changed("batch_size", 0))
 
 
@@ -242,17 +247,17 @@ def test_command_line_overrides_reach_the_spec(config_file):
 
 @pytest.mark.parametrize("override", ["--config.batch_sise=64", "-config.batch_sise=64", "--noconfig.batch_sise"])
 def test_misspelt_override_is_refused_in_one_line(config_file, override):
-    with pytest.raises(ValueError, match=r"^config\.batch_sise: no such field; did you mean --config\.batch_size\?$"):
+    with pytest.raises(ValueError, match=r"^config: got the unknown field batch_sise, .*Did you mean batch_size\?$"):
         config.check_command_line(["main", f"--config={config_file}", override])
 
 
 def test_overrides_without_a_config_are_refused():
-    with pytest.raises(ValueError, match=r"--config: got nothing but --config\.seed=1, expected a recipe"):
+    with pytest.raises(ValueError, match=r"config: got only the override --config\.seed=1, expected a recipe"):
         config.check_command_line(["main", "--config.seed=1", "--workdir=x"])
 
 
 def test_override_inside_a_field_is_refused(config_file):
-    with pytest.raises(ValueError, match=r"config\.optim\.lr\.x: no such field"):
+    with pytest.raises(ValueError, match=r"unknown field optim\.lr\.x"):
         config.check_command_line(["main", f"--config={config_file}", "--config.optim.lr.x=1"])
 
 
@@ -261,21 +266,21 @@ def test_missing_config_file_is_refused_with_the_nearest(config_file, separate):
     (config_file.parent / "wide.py").touch()
     wrong = f"{config_file.parent / 'smal.py'}:variant"
     argv = ["main", "--config", wrong] if separate else ["main", f"--config={wrong}"]
-    nearest = re.escape(f"did you mean {config_file}?")
-    with pytest.raises(ValueError, match=rf"^--config: got '.*smal\.py:variant', which is no file; {nearest}$"):
+    nearest = re.escape(f"Did you mean {config_file}?")
+    with pytest.raises(ValueError, match=rf"^config: got '.*smal\.py:variant', expected a file\. {nearest}$"):
         config.check_command_line(argv)
 
 
 def test_missing_config_file_unlike_any_other_gets_the_list(config_file):
     (config_file.parent / "recipes.py").touch()
-    with pytest.raises(ValueError, match=re.escape(f"did you mean {config_file}?")):
+    with pytest.raises(ValueError, match=re.escape(f"Did you mean {config_file}?")):
         config.check_command_line(["main", f"--config={config_file.parent / 'zzz'}"])
 
 
 @pytest.mark.parametrize("argv", [["main", "--config="], ["main", "--config"]])
 def test_empty_config_is_refused(argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="--config: got '', which is no file; its folder holds no config"):
+    with pytest.raises(ValueError, match=r"config: got '', expected a file\. .* holds no config"):
         config.check_command_line(argv)
 
 
@@ -287,5 +292,5 @@ def test_check_leaves_other_arguments_alone(config_file):
 
 def test_misspelt_key_in_a_config_dict_built_by_hand_is_refused():
     config_dict = ml_collections.ConfigDict(_changed("optim.learning", 1.0))
-    with pytest.raises(ValueError, match=r"config\.optim\.learning: no such field"):
+    with pytest.raises(ValueError, match=r"unknown field optim\.learning"):
         config.train_spec(config_dict)

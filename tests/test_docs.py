@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import command_line
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?```(bash|python)\n(.*?)```", re.DOTALL)
@@ -72,19 +74,14 @@ def documented(program: str) -> list[str]:
     return sorted({line.split("#")[0].strip() for line in lines if line.startswith(program)})
 
 
-@pytest.mark.parametrize("command", documented("python -m skipnet_jax.main"))
-def test_commands_that_need_more_have_flags_and_configs_that_exist(command):
-    """All that is checked before a run begins."""
-    only_parse = [
-        "from absl import app",
-        "from skipnet_jax import main",
-        "main._dispatch = lambda: main.CONFIG.value is None or main.config.train_spec(main.CONFIG.value)",
-        "app.run(main.main, flags_parser=main._parse)",
-    ]
-    arguments = shlex.split(command.removeprefix("python -m skipnet_jax.main"))
-    call = [sys.executable, "-c", "\n".join(only_parse), *arguments]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_commands_that_need_more_have_flags_and_configs_that_exist():
+    """Checks all that is checked before a run begins."""
+    program = "python -m skipnet_jax.main"
+    commands = documented(program)
+    assert commands
+    told = command_line.run_all([shlex.split(each.removeprefix(program)) for each in commands], only_parse=True)
+    for command, done in zip(commands, told, strict=True):
+        assert (done.returncode, done.stderr) == (0, ""), command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

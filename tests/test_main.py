@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pathlib
@@ -8,11 +9,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
+from absl.testing import flagsaver
 
-from skipnet_jax import main
+from skipnet_jax import errors, main
 from skipnet_jax.runs import events, signals, workdir
+from tests import command_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -42,35 +44,62 @@ def test_help_shows_examples():
     assert "--workdir: Folder of the run" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--workdri=x"], "workdri"),
-        (["--config=configs/digits.py", "--config.bach_size=1", "--workdir=x"], "did you mean --config.batch_size"),
-        (["--config=configs/digits.py", "--config.batch_size=many", "--workdir=x"], "--config.batch_size=many"),
-        (["--config=configs/digit.py", "--workdir=x"], "configs/digits.py"),
-        (["--config=configs/resnet110.py:cifar", "--workdir=x"], "error: data set: got 'cifar', expected cifar10 or"),
-        (["--config=configs/digits.py"], "--workdir: got nothing"),
-        (["--config=configs/digits.py", "--workdir="], "--workdir: got nothing"),
-        (["--workdir=x"], "--config: got nothing"),
-        (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "seed: got 4294967296"),
-        (["x"], "expected flags only"),
-        (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got one"),
-        (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got one"),
-        (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
-        ([*JOINING, "--coordinator_address=HOST0"], "--coordinator_address: got 'HOST0', expected host:port"),
-        ([*JOINING, "--num_processes=2", "--process_id=2"], "--process_id: got 2, expected 0 to 1"),
-        (["--mode=evaluate", "--workdir=setup.cfg"], "setup.cfg"),
-        (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got one"),
-        (["--mode=export", "--flip", "--workdir=x"], "--flip: got one"),
-        (["--mode=explain", "--distributed", "--workdir=x"], "--distributed: got one"),
-    ],
-)
-def test_a_mistake_is_one_message_without_a_stack_trace(flags, message):
-    done = call(*flags)
-    assert done.returncode == 2
+MISTAKES = [
+    (["--workdri=x"], "workdri"),
+    (["--config=configs/digits.py", "--config.bach_size=1", "--workdir=x"], "Did you mean --config.batch_size?"),
+    (["--config=configs/digits.py", "--config.batch_size=many", "--workdir=x"], "--config.batch_size=many"),
+    (["--config=configs/digit.py", "--workdir=x"], "Did you mean configs/digits.py?"),
+    (["--config=configs/resnet110.py:cifar", "--workdir=x"], "--config: got the data set 'cifar', expected cifar10 or"),
+    (["--config=configs/digits.py"], "--workdir: got nothing"),
+    (["--config=configs/digits.py", "--workdir="], "--workdir: got nothing"),
+    (["--workdir=x"], "--config: got nothing"),
+    (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "--config.seed: got 4294967296"),
+    (["--config=configs/digits.py", "--workdir=x", "--config.optim.lr=-1"], "Change --config.optim.lr."),
+    (["x"], "expected flags only"),
+    (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got a value in --mode=evaluate"),
+    (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got a value in --mode=train"),
+    (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
+    ([*JOINING, "--coordinator_address=HOST0"], "--coordinator_address: got 'HOST0', expected host:port"),
+    ([*JOINING, "--num_processes=2", "--process_id=2"], "--process_id: got 2, expected 0 to 1"),
+    (["--mode=evaluate", "--workdir=setup.cfg"], "--workdir: got"),
+    (["--mode=evaluate", "--allow_change=seed", "--workdir=x"], "--allow_change: got a value"),
+    (["--mode=export", "--flip", "--workdir=x"], "--flip: got a value"),
+    (["--mode=explain", "--distributed", "--workdir=x"], "--distributed: got a value"),
+    (["--mode=evaluate", "--workdir=x", "--image_sizes=big"], "--image_sizes: got 'big'"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistakes():
+    return command_line.run_all([flags for flags, _ in MISTAKES])
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)), ids=[" ".join(flags) for flags, _ in MISTAKES])
+def test_a_mistake_is_one_message_without_a_stack_trace(mistakes, number):
+    done, (_, message) = mistakes[number], MISTAKES[number]
+    assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+IN_A_CONFIG = {
+    "def get_config():\n    return ml_colections\n": "line 2: got NameError: name 'ml_colections' is not defined",
+    "def get_config(:\n    return 1\n": "line 1: got SyntaxError",
+    "from skipnet_jax import specs\n\ndef get_config():\n    specs.ModelSpec(naem=1)\n": "line 4: got TypeError",
+    "import no_such_module\n": "line 1: got ModuleNotFoundError",
+    "x = 1\n": "got no function get_config",
+    "from skipnet_jax import specs\ndef get_config():\n    return specs.OptimSpec(lr=-1.0)\n": "optim.lr: got -1.0",
+}
+
+
+def test_a_mistake_in_a_config_file_is_told_with_file_and_line(tmp_path):
+    files = [tmp_path / f"config{number}.py" for number in range(len(IN_A_CONFIG))]
+    for file, text in zip(files, IN_A_CONFIG, strict=True):
+        file.write_text(text)
+    told = command_line.run_all([[f"--config={file}", "--workdir=x"] for file in files])
+    for file, done, message in zip(files, told, IN_A_CONFIG.values(), strict=True):
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert message in done.stderr and (str(file) in done.stderr or "optim.lr" in message)
 
 
 @pytest.fixture
@@ -80,19 +109,54 @@ def dispatch(monkeypatch):
     return lambda function: monkeypatch.setattr(main, "_dispatch", function)
 
 
-def test_what_the_project_raises_is_for_the_user(dispatch, tmp_path, capsys):
-    dispatch(lambda: workdir.read_spec(tmp_path))
-    assert main.main(["main"]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --workdir: got {tmp_path}, which has no config.json")
+def raising(error):
+    def function():
+        raise error
+
+    return function
 
 
-def test_what_surfaces_from_a_library_keeps_its_trace(dispatch):
-    dispatch(lambda: np.zeros(3) + np.zeros(4))
-    with pytest.raises(ValueError, match="broadcast"):
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (
+            errors.UserError("optim.lr", "0", "more", "Change `seed`."),
+            2,
+            "--config.optim.lr: got 0, expected more. Change",
+        ),
+        (errors.DataError("folder/", "nothing", "images"), 2, "folder/: got nothing, expected images."),
+        (
+            errors.DivergedError("training diverged. Lower `optim.lr`."),
+            2,
+            "training diverged. Lower --config.optim.lr.",
+        ),
+        (errors.SavingError("the last state could not be saved"), 1, "the last state could not be saved"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "Make room for --workdir"),
+    ],
+)
+def test_what_is_no_bug_ends_with_a_text_and_a_status(dispatch, capsys, error, status, text):
+    dispatch(raising(error))
+    assert main.main(["main"]) == status
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and text in told
+
+
+@pytest.mark.parametrize("error", [ValueError("broadcast"), TypeError(), OSError(errno.EACCES, "denied")])
+def test_a_bug_keeps_its_trace(dispatch, error):
+    dispatch(raising(error))
+    with pytest.raises(type(error)):
         main.main(["main"])
-    dispatch(lambda: workdir.read_spec(None))  # a bug below a line of the project
-    with pytest.raises(TypeError):
-        main.main(["main"])
+
+
+def test_outside_training_a_field_is_named_by_the_flag_that_changes_it():
+    with flagsaver.flagsaver(mode="evaluate"):
+        assert [main._spell(field) for field in ("data.dir", "data.name", "optim.lr", "workdir", "x.json")] == [
+            "--data_dir",
+            "--datasets",
+            "--config.optim.lr",
+            "--workdir",
+            "x.json",
+        ]
 
 
 def test_an_interruption_ends_with_its_text_and_130(dispatch, capsys):
