@@ -166,7 +166,17 @@ def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: 
     Raises:
       ValueError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
     """
-    read = weights.load(path, checkpoint)
+    return from_weights(path, weights.load(path, checkpoint), batch_size=batch_size)
+
+
+def from_weights(path: epath.PathLike, read: weights.Weights, *, batch_size: int = BATCH_SIZE) -> Predictor:
+    """Makes a predictor of weights that `weights.load` has read.
+
+    Args:
+      path: their workdir, which tells the names of the classes.
+      read: the weights.
+      batch_size: see `Predictor`.
+    """
     model, data = read.spec.model, read.spec.data
     names = workdirs.read_class_names(workdirs.locate(path)) or _numbers(model.num_classes)
     return Predictor(build_network(model), read.variables, Preprocessing.of_data(model.name, data, names), batch_size)
