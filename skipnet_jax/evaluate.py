@@ -1,10 +1,9 @@
-"""`--mode=evaluate`: a checkpoint of a workdir on the test images of data sets, at several sizes."""
+"""Evaluation of a finished run (`--mode=evaluate`): its checkpoints on the test images of any data set, at any size."""
 
-import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from skipnet_jax import files
 from skipnet_jax.data import sources
+from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import confusion, scoring
 from skipnet_jax.models import build_network
 from skipnet_jax.runs import weights
@@ -35,47 +35,44 @@ def evaluate_workdir(
     flip: bool = False,
     detailed: bool = False,
 ) -> list[dict[str, Any]]:
-    """Scores a checkpoint of a workdir on the test images of data sets, and adds the results to results.json there.
-
-    Needs no config file: the workdir remembers it.
+    """Scores a checkpoint on the test images of each data set at each size, and adds the results to results.json.
 
     Args:
-      path: a workdir that training made, or converted weights.
-      which: best (by validation accuracy, the average's if there is one), latest, or a step.
-      datasets: names as of `specs.DataSpec.name`; none = that of the run.
-      image_sizes: sides of the square images, in pixels; none = that of the run. One pass per pair.
+      path: the workdir of a run, or of converted weights.
+      which: best (by test accuracy, the average's if there is one), latest, or a step.
+      datasets: names as in `specs.DataSpec.name`; none = the run's own.
+      image_sizes: sides of the square images, in pixels; none = the run's own.
       eval_classes: see `specs.DataSpec`.
       data_dir: where the data sets are; None = where the run has its own.
-      flip: score each image by the mean of its logits and those of its mirror image. No published figure is of that.
-      detailed: count by class and by confidence too, of the moving average if there is one, by which the best is
-        chosen. `confusion.py` lists the files.
+      flip: average the logits of each image and its mirror image. No published figure does.
+      detailed: also count by class and by confidence, of the moving average if there is one, and write the files that
+        `confusion.py` lists.
 
     Returns:
-      For each data set and each size: those of `scoring.evaluate_state`, with the "model", "data", "image_size",
-      "eval_classes", "split", "flip", "checkpoint" (its folder) and "step" they belong to; detailed also
+      One record per data set and size: the results of `scoring.evaluate_state`, with "model", "data", "image_size",
+      "eval_classes", "split", "flip", "checkpoint" (its folder) and "step"; detailed ones also have
       "calibration_error" (0..1) and "class_accuracy" (0..1, by name).
 
     Raises:
-      ValueError: there is no run, no such checkpoint or data set, the checkpoint is of another network, or the workdir
-        cannot be written.
+      UserError: the workdir, the checkpoint or a data set is missing or does not fit, or the workdir cannot be written.
     """
     workdir = workdirs.locate(path)
     spec = weights.read_spec(workdir)
+    class_names = workdirs.read_class_names(workdir)
     _require_writable(workdir)
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
-    with _told_in_flags_of_evaluation():
-        wanted = [_data_for_evaluation(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
-        for data in wanted:
-            sources.require_available(data)  # all of them, before any is evaluated
+    wanted = [_describe(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
+    for data in wanted:
+        sources.require_available(data)  # all of them, before the first is evaluated
     mesh = sharding.make_mesh()
     model = build_network(spec.model)
-    state = _restore(workdir, which, mesh)
+    state = _load_state(workdir, which, mesh)
     records = []
     for data in wanted:
         source = sources.load(data, "test")
-        _require_classes(source, workdirs.read_class_names(workdir), spec.model.num_classes)
+        _require_classes(source, class_names, spec.model.num_classes)
         at = dataclasses.replace(spec, data=data)
-        results, found = _score(model, state, source, at, mesh, flip=flip, detailed=detailed)
+        results, breakdown = _score(model, state, source, at, mesh, flip=flip, detailed=detailed)
         record: dict[str, Any] = {
             "model": spec.model.name,
             "data": data.name,
@@ -89,29 +86,44 @@ def evaluate_workdir(
         }
         records.append(record)
         if jax.process_index() == 0:
-            _tell(record, found, workdir)
+            _report(record, breakdown, workdir)
     if jax.process_index() == 0:
         print(f"written to {workdir / workdirs.RESULTS}", flush=True)
     return records
 
 
 def _require_writable(workdir: epath.Path) -> None:
-    """Raises if results could not be written, before the long work that makes them."""
-    if "://" not in str(workdir) and not os.access(workdir, os.W_OK):
-        raise ValueError(
-            f"--workdir: got {workdir}, which cannot be written, expected one that can, since {workdirs.RESULTS} goes "
-            f"there. Change its permissions, or evaluate a copy."
+    """Checks before the long work that its results can be written."""
+    if files.is_local(workdir) and not os.access(workdir, os.W_OK):
+        raise UserError(
+            "workdir",
+            f"{workdir}, which cannot be written",
+            f"a folder that {workdirs.RESULTS} can be written to",
+            "Change its permissions, or evaluate a copy.",
         )
 
 
-def _restore(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
-    """A checkpoint without what only training needs."""
+def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
+    """The run's own data at another size, or another data set.
+
+    Data sets of TensorFlow Datasets lie side by side, so the run's `data.dir` serves for another one of them too.
+    """
+    own = name == data.name
+    side_by_side = sources.is_tfds(data.name) and sources.is_tfds(name)
+    inherited = data.dir if own or side_by_side else ""
+    place = inherited if data_dir is None else data_dir
+    described = data if own else DataSpec(name=name)
+    return dataclasses.replace(described, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
+
+
+def _load_state(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
+    """Loads what evaluation needs of a checkpoint: the network, and its moving average if the run keeps one."""
     everywhere = sharding.replicated(mesh)
-    read = weights.load(workdir, which, averaged=False, sharding=everywhere)
+    network = weights.load(workdir, which, averaged=False, sharding=everywhere)
     average = {}
-    if read.spec.ema_decay:
-        average = weights.load(workdir, str(read.step), averaged=True, sharding=everywhere).variables
-    return steps.TrainState(step=read.step, opt_state={}, average=average, **read.variables)
+    if network.spec.ema_decay:
+        average = weights.load(workdir, str(network.step), averaged=True, sharding=everywhere).variables
+    return steps.TrainState(step=network.step, opt_state={}, average=average, **network.variables)
 
 
 def _score(
@@ -123,86 +135,61 @@ def _score(
     *,
     flip: bool,
     detailed: bool,
-) -> tuple[dict[str, Any], confusion.Details | None]:
-    """Results of one pass, and what lies behind them where that is asked for."""
+) -> tuple[dict[str, Any], confusion.Breakdown | None]:
+    """Evaluates one data set at one size, and breaks the accuracy down if that is asked for."""
     eval_step = steps.make_eval_step(
-        model, statistics=source.statistics, mesh=mesh, classes=source.classes, flip=flip, details=detailed
+        model, statistics=source.statistics, mesh=mesh, classes=source.classes, flip=flip, per_example=detailed
     )
-    tally = scoring.Tally()
-    results: dict[str, Any] = dict(scoring.evaluate_state(eval_step, state, source, spec, mesh, tally=tally))
-    if tally.total is None:
+    results, predictions = scoring.evaluate_with_predictions(eval_step, state, source, spec, mesh)
+    if not detailed:
         return results, None
     numbers = source.classes or range(source.num_classes)
-    found = confusion.fetch(tally.total, tuple(source.class_names[number] for number in numbers))
-    return results | {"calibration_error": found.calibration_error, "class_accuracy": found.class_accuracy}, found
+    breakdown = confusion.break_down(predictions, tuple(source.class_names[number] for number in numbers))
+    details = {"calibration_error": breakdown.calibration_error, "class_accuracy": breakdown.class_accuracy}
+    return results | details, breakdown
 
 
-def _tell(record: dict[str, Any], found: confusion.Details | None, workdir: epath.Path) -> None:
-    """Adds a result to those of the workdir, and says it."""
-    workdirs.add_results(workdir, _with_known_details(record, workdir))
+def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None, num_classes: int) -> None:
+    """Checks that labels mean what the network has learnt; converted weights (None) tell only the number of classes."""
+    if source.num_classes != num_classes:
+        got, expected = f"{source.num_classes} classes", f"the {num_classes} classes"
+    elif learnt is not None and learnt != source.class_names:
+        number = next(i for i, (one, other) in enumerate(zip(source.class_names, learnt, strict=True)) if one != other)
+        got, expected = f"class {number} {source.class_names[number]!r}", f"{learnt[number]!r}, the class"
+    else:
+        return
+    raise UserError(
+        "data.name",
+        f"{source.name} with {got}",
+        f"{expected} that the network has learnt",
+        "Change `data.name` or `data.dir`.",
+    )
+
+
+def _report(record: dict[str, Any], breakdown: confusion.Breakdown | None, workdir: epath.Path) -> None:
+    """Writes a result to the workdir, and prints it."""
+    workdirs.add_results(workdir, _with_earlier_details(record, workdir))
     own = " (own classes)" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record["flip"] else ""
     where = f"{record['data']}{own} at {record['image_size']} px{flip}"
     text = f"{record['model']} at step {record['step']}, {where}: {scoring.summary(record)}"
-    if found is not None:
+    if breakdown is not None:
         parts = (record["data"].replace("/", "-"), f"{record['image_size']}px", f"step{record['step']}")
         marks = ("own",) * bool(own) + ("flip",) * bool(flip)
-        files = found.write(workdir, "_".join((*parts, *marks)))
+        written = breakdown.write(workdir, "_".join((*parts, *marks)))
         whose = " of the moving average" if "average_accuracy" in record else ""
-        text += f", calibration error{whose} {found.calibration_error:.2%}\n" + "\n".join(f"  {file}" for file in files)
+        text += f", calibration error{whose} {breakdown.calibration_error:.2%}\n"
+        text += "\n".join(f"  {file}" for file in written)
     print(text, flush=True)
 
 
-def _with_known_details(record: dict[str, Any], workdir: epath.Path) -> dict[str, Any]:
-    """A result with the details that an earlier evaluation of the same has found, in whose place it will be.
+def _with_earlier_details(record: dict[str, Any], workdir: epath.Path) -> dict[str, Any]:
+    """Keeps the details of an earlier evaluation if this one, without details, is going to replace it.
 
-    The same are those that agree in all but the last digits of the losses, and where the workdir lay.
+    Both are of the same weights if they agree in all but the losses, whose last digits vary, and the workdir's place.
     """
-    file = workdir / workdirs.RESULTS
-    earlier = files.read_json(file) if file.exists() else []
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
-    for other in earlier if isinstance(earlier, list) else []:
-        if isinstance(other, dict) and same.items() <= other.items():
-            return {**record, **{name: other[name] for name in DETAILS if name in other and name not in record}}
+    for earlier in files.read_records(workdir / workdirs.RESULTS, {}):
+        if same.items() <= earlier.items():
+            return record | {name: earlier[name] for name in DETAILS if name in earlier and name not in record}
     return record
-
-
-def _data_for_evaluation(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
-    """The run's own data at another size, or another data set.
-
-    That is looked for where the run's own is only if both are TensorFlow Datasets', which lie side by side.
-    """
-    if name == data.name:
-        place = data.dir if data_dir is None else data_dir
-        return dataclasses.replace(data, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
-    if data_dir is None:
-        data_dir = data.dir if sources.is_tfds(data.name) and sources.is_tfds(name) else ""
-    return DataSpec(name=name, dir=data_dir, image_size=size, pad_crop=0, eval_classes=eval_classes)
-
-
-@contextlib.contextmanager
-def _told_in_flags_of_evaluation() -> Iterator[None]:
-    """Messages that name a config's fields name the flags of `--mode=evaluate`, which has no config."""
-    flags = {"eval_classes": "eval_classes", "image_size": "image_sizes", "name": "datasets", "dir": "data_dir"}
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        for field, flag in flags.items():
-            text = text.replace(f"--config.data.{field}", f"--{flag}")
-        raise type(error)(text) from error
-
-
-def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None, num_classes: int) -> None:
-    """Raises if the labels of a data set do not mean what the network has learnt; of some only the number is known."""
-    if source.num_classes == num_classes and learnt in (None, source.class_names):
-        return
-    if learnt is None or source.num_classes != num_classes:
-        got, expected = f"{source.num_classes} classes", f"the {num_classes} classes"
-    else:
-        number = next(i for i, names in enumerate(zip(source.class_names, learnt, strict=True)) if len(set(names)) > 1)
-        got, expected = f"class {number} {source.class_names[number]!r}", f"{learnt[number]!r}, the class"
-    raise ValueError(
-        f"--datasets: got {source.name} with {got}, expected {expected} that the network has learnt. Change --datasets "
-        f"or --data_dir."
-    )

@@ -1,6 +1,5 @@
 """Pictures of runs, and of what they see."""
 
-import io
 import math
 import statistics
 import textwrap
@@ -11,10 +10,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
+from skipnet_jax.evaluation.plots import COLORS, new_figure, save, set_frame, set_percent
+
 TRAIN, TEST, AVERAGE, RATE = "#8aa4c8", "#c0392b", "#1e8449", "#5d6d7e"
-# Okabe and Ito's colours, which colour-blind eyes tell apart too, without their yellow; then two of Paul Tol's.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000", "#882255", "#999933")
-DPI = 120
 LEGEND_BESIDE, LEGEND_WIDTH, LEGEND_MARK = 36, 120, 8  # of labels, in characters
 LEGEND_CHARACTERS, LEGEND_LINE = 14.5, 0.19  # per inch; inches
 CELL_INCHES, TITLE_INCHES = 1.6, 0.25  # of a grid of images
@@ -107,38 +105,6 @@ def plot_images(images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[str], pat
     save(figure, path)
 
 
-def new_figure(width: float | int, height: float | int) -> Any:
-    """An empty matplotlib figure that lays itself out.
-
-    Args:
-      width, height: in inches.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: no global state, no window system
-    return figure
-
-
-def set_frame(axes: Any, title: str, label: str) -> None:
-    """Gives a graph the looks of all graphs here.
-
-    Args:
-      label: of the x axis.
-    """
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(label)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def set_percent(axes: Any) -> None:
-    """Labels the y axis, which is of shares in 0..1, in %."""
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
-
-
 def add_legend(figure: Any, handles: Sequence[Any]) -> None:
     """Puts a legend to the right of all graphs, or below them where it would take their room."""
     labels = [textwrap.fill(handle.get_label(), LEGEND_WIDTH) for handle in handles]
@@ -150,26 +116,6 @@ def add_legend(figure: Any, handles: Sequence[Any]) -> None:
     lines = sum(label.count("\n") + 1 for label in labels)
     figure.set_figheight(figure.get_figheight() + LEGEND_LINE * math.ceil(lines / columns))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-
-
-def save(figure: Any, path: epath.Path) -> None:
-    """Writes a picture, the same bytes for the same figure.
-
-    Raises:
-      ValueError: the path ends neither in .png nor in .svg.
-    """
-    import matplotlib
-    from matplotlib.text import Text
-
-    kind = path.suffix.removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise ValueError(f"got the picture {path}, expected a name that ends in .png or .svg.")
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # names of classes, files and folders come from outside: a dollar sign is just that
-    picture = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "skipnet_jax", "svg.fonttype": "path"}):
-        figure.savefig(picture, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-    path.write_bytes(picture.getvalue())
 
 
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float | int], list[float | int]]:

@@ -1,36 +1,36 @@
-"""What lies behind a network's accuracy: which classes it takes for which, and how far its confidence can be trusted.
+"""Accuracy broken down by class and by confidence.
 
-Beside results.json, `--mode=evaluate --details` leaves in the workdir's folder `evaluation`, each named by its data
-set, image size and step:
+Besides results.json, `--mode=evaluate --details` writes these files to the workdir's folder `evaluation`. Their names
+start with data set, image size and step:
 
-    ..._confusion.csv      a row for each class: how many of its images were taken for which class
+    ..._confusion.csv      one row per class: how many of its images were taken for each class
     ..._confusion.png      the same as a picture
-    ..._calibration.png    accuracy over confidence
+    ..._calibration.png    accuracy against confidence
 """
 
 import csv
 import dataclasses
 import io
-from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
 from skipnet_jax.evaluation import plots
+from skipnet_jax.evaluation.scoring import Predictions
 
 FOLDER = "evaluation"
+BINS = 15  # of confidence, as in Guo et al., section 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Details:
-    """Counts over a whole split.
+class Breakdown:
+    """The counts of a whole split.
 
     Args:
-      class_names: those that could be predicted.
+      class_names: the classes that could be predicted.
       confusion: images by answer (row) and prediction (column).
-      images, hits: by confidence, in bins of equal width: all, and those predicted rightly.
+      images, hits: all images and the correctly predicted ones, in bins of confidence of equal width.
       confidence: summed over the images of each bin.
     """
 
@@ -42,19 +42,15 @@ class Details:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error, 0..1: how far accuracy and mean confidence of a bin are apart.
-
-        It is the mean over the bins, each weighed by its images: sum over m of
-        |B_m| / n * |accuracy(B_m) - confidence(B_m)|.
+        """The expected calibration error, 0..1: how far accuracy and confidence differ, on average over all images.
 
         Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
         """
-        apart = np.abs(self.hits - self.confidence.astype(np.float64))
-        return float(apart.sum() / max(1, self.images.sum()))
+        return float(np.abs(self.hits - self.confidence).sum() / max(1, self.images.sum()))
 
     @property
     def class_accuracy(self) -> dict[str, float | None]:
-        """The share of each class's images that were predicted rightly, 0..1; None for a class without images."""
+        """The accuracy on each class's images, 0..1; None for a class without images."""
         accuracy: dict[str, float | None] = {}
         for number, name in enumerate(self.class_names):
             key = name if self.class_names.count(name) == 1 else f"{name} ({number})"
@@ -63,13 +59,10 @@ class Details:
         return accuracy
 
     def write(self, workdir: epath.Path, name: str) -> list[epath.Path]:
-        """Writes the files into the folder of evaluations of a workdir, and makes it where there is none.
+        """Writes the three files, and returns their paths.
 
         Args:
-          name: that the names of the files begin with.
-
-        Returns:
-          Their paths.
+          name: what the names of the files start with.
         """
         folder = workdir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,11 +79,27 @@ class Details:
         return [table, matrix, diagram]
 
 
-def fetch(total: dict[str, Any], class_names: tuple[str, ...]) -> Details:
-    """The details of a split.
+def break_down(predictions: Predictions, class_names: tuple[str, ...]) -> Breakdown:
+    """Counts predictions by class and by confidence.
+
+    Each bin of confidence includes its upper end but not its lower end.
 
     Args:
-      total: of `scoring.Tally`.
-      class_names: those that could be predicted, in the order of their numbers.
+      predictions: of `scoring.evaluate_with_predictions`.
+      class_names: in the order of the class numbers.
     """
-    return Details(class_names, **{name: np.asarray(array) for name, array in jax.device_get(total).items()})
+    from sklearn import metrics  # slow to import
+
+    answers, guesses, confidence = (predictions[name] for name in ("answer", "prediction", "confidence"))
+    labels = range(len(class_names))
+    counted = (
+        metrics.confusion_matrix(answers, guesses, labels=labels) if len(answers) else np.zeros((len(labels),) * 2, int)
+    )
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    return Breakdown(
+        class_names,
+        confusion=counted,
+        images=np.bincount(bins, minlength=BINS),
+        hits=np.bincount(bins[answers == guesses], minlength=BINS),
+        confidence=np.bincount(bins, weights=confidence, minlength=BINS),
+    )

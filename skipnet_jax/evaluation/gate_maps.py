@@ -1,6 +1,7 @@
-"""Pictures of gate weights: over all images, by class, of one image.
+"""Pictures of gate weights: over all images, by class, and for one image.
 
-A weight has the same colour in all pictures, from light for 0 to dark for 1.
+A weight has the same colour in all pictures, from light for 0 to dark for 1. Each function takes the picture's path
+without suffix, and writes a .png and an .svg file.
 """
 
 import math
@@ -11,9 +12,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax.analysis import curves
-from skipnet_jax.evaluation.gates import Gates, Section, Weights
-from skipnet_jax.evaluation.heat_maps import BAR_WIDTH, MARGIN, Maps, Scale, colour_bar, new_axes, new_figure, shortened
+from skipnet_jax.evaluation import plots
+from skipnet_jax.evaluation.gates import Gates, GateWeights, Section
+from skipnet_jax.evaluation.heat_maps import BAR_WIDTH, MARGIN, Maps, Scale, add_axes, colour_bar, titled_figure
 
 WEIGHTS = Scale("YlGnBu", 0.0, 1.0, "weight")
 
@@ -23,18 +24,17 @@ LEFT, TOP, BOTTOM = 0.65, 0.9, 0.62
 BAR_MARGIN = 0.75
 CLASS_GAP, CLASS_TITLE, CLASS_SECTION_GAP = 0.35, 0.42, 0.12
 
-CLASS_COLUMNS, CLASSES = 4, 12  # at most
+CLASS_COLUMNS, MAX_CLASSES = 4, 12
 
 
 def draw_gates(gates: Gates, title: str, path: epath.Path) -> None:
     """Draws the mean over all images.
 
     Args:
-      title: what network and which images.
-      path: of the picture without suffix: .png and .svg are made.
+      title: the network and the images.
     """
     maps = Maps(gates.sections, gates.overall.branch is not None, MAPS_WIDTH)
-    figure = new_figure(
+    figure = titled_figure(
         LEFT + maps.width + MARGIN + BAR_WIDTH + BAR_MARGIN,
         TOP + maps.height + BOTTOM,
         title,
@@ -46,22 +46,21 @@ def draw_gates(gates: Gates, title: str, path: epath.Path) -> None:
 
 
 def draw_image(
-    image: UInt8[np.ndarray, "h w 3"], sections: Sequence[Section], weights: Weights, title: str, path: epath.Path
+    image: UInt8[np.ndarray, "h w 3"], sections: Sequence[Section], weights: GateWeights, title: str, path: epath.Path
 ) -> None:
     """Draws one image beside its map.
 
     Args:
       image: 0..255.
-      title: what the image is.
-      path: of the picture without suffix: .png and .svg are made.
+      title: what the image shows.
     """
     maps = Maps(sections, weights.branch is not None, MAPS_WIDTH)
     left = MARGIN + IMAGE_SIDE + LEFT
     height = max(maps.height, IMAGE_SIDE)
-    figure = new_figure(
+    figure = titled_figure(
         left + maps.width + MARGIN + BAR_WIDTH + BAR_MARGIN, TOP + height + BOTTOM, title, _note(sections, weights)
     )
-    axes = new_axes(figure, MARGIN, TOP, IMAGE_SIDE, IMAGE_SIDE)
+    axes = add_axes(figure, MARGIN, TOP, IMAGE_SIDE, IMAGE_SIDE)
     axes.imshow(image, interpolation="nearest")
     axes.set_axis_off()
     maps.label(maps.draw(figure, weights, WEIGHTS, left=left, top=TOP))
@@ -70,16 +69,15 @@ def draw_image(
 
 
 def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epath.Path) -> None:
-    """Draws how the mean over each class differs from that over all images; of many classes those that differ most.
+    """Draws how each class's mean differs from the mean over all images, for up to `MAX_CLASSES` that differ most.
 
     Args:
       class_names: in the order of the labels.
-      title: what network and which images.
-      path: of the picture without suffix: .png and .svg are made.
+      title: the network and the images.
     """
     differences = {k: _minus(of, gates.overall) for k, of in enumerate(gates.by_class) if of is not None}
     extents = {k: max(abs(numbers).max() for numbers in _numbers(weights)) for k, weights in differences.items()}
-    chosen = sorted(sorted(extents, key=lambda k: -extents[k])[:CLASSES])
+    chosen = sorted(sorted(extents, key=lambda k: -extents[k])[:MAX_CLASSES])
     if len(chosen) < len(differences):
         title = f"{title}; of {len(differences)} classes the {len(chosen)} that differ most"
     extent = max(0.01, math.ceil(max(extents.values()) * 100) / 100)
@@ -91,19 +89,19 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
     height = step_y * math.ceil(len(chosen) / columns)
     width = MARGIN + columns * step_x + BAR_WIDTH + BAR_MARGIN + 0.1
     note = "the mean over each class less the mean over all images; maps as in gates.png, grey: not seen"
-    figure = new_figure(width, CLASS_TITLE + height + MARGIN, title, note)
+    figure = titled_figure(width, CLASS_TITLE + height + MARGIN, title, note)
     for place, k in enumerate(chosen):
         row, column = divmod(place, columns)
         left, top = MARGIN + column * step_x, CLASS_TITLE + row * step_y + CLASS_TITLE
         panels = maps.draw(figure, differences[k], scale, left=left, top=top)
-        name = f"{shortened(class_names[k], 24)} ({gates.counts[k]} images)"
+        name = f"{plots.shorten(class_names[k], 24)} ({gates.counts[k]} images)"
         panels[0].set_title(name, loc="left", fontsize=9, pad=4)
     colour_bar(figure, scale, left=MARGIN + columns * step_x, top=2 * CLASS_TITLE, height=height - CLASS_TITLE)
     _save(figure, path)
 
 
-def _note(sections: Sequence[Section], weights: Weights) -> str:
-    """What the numbers mean, in a line."""
+def _note(sections: Sequence[Section], weights: GateWeights) -> str:
+    """Explains the numbers in one line."""
     blocks = [block for section in sections for block, _ in section.links]
     one = np.allclose(np.bincount(blocks, weights.states), 1, atol=1e-3)
     parts = ["means over channels", "a row's states add up to 1" if one else "", "grey: not seen"]
@@ -113,22 +111,22 @@ def _note(sections: Sequence[Section], weights: Weights) -> str:
 
 
 def _variation(gates: Gates) -> str:
-    """How much the means hide, in words: links that are a block's only one have no choice."""
+    """Says how much the means hide. A block that sees one state only has nothing to choose, so it is left out."""
     blocks = np.array([block for section in gates.sections for block, _ in section.links])
     choices = np.bincount(blocks)[blocks] > 1
     spread = gates.spread[choices].mean()
     return f"; between images one channel varies by \u00b1{spread:.2f} (std)" if spread > 5e-3 else ""
 
 
-def _minus(weights: Weights, other: Weights) -> Weights:
+def _minus(weights: GateWeights, other: GateWeights) -> GateWeights:
     branch = None if weights.branch is None or other.branch is None else weights.branch - other.branch
-    return Weights(weights.states - other.states, branch)
+    return GateWeights(weights.states - other.states, branch)
 
 
-def _numbers(weights: Weights) -> list[np.ndarray]:
+def _numbers(weights: GateWeights) -> list[np.ndarray]:
     return [weights.states] if weights.branch is None else [weights.states, weights.branch]
 
 
 def _save(figure: Any, path: epath.Path) -> None:
     for suffix in (".png", ".svg"):
-        curves.save(figure, path.parent / (path.name + suffix))
+        plots.save(figure, path.parent / (path.name + suffix))

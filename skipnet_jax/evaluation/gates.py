@@ -1,15 +1,16 @@
-"""What the gates of a network let through: weights over channels, images and classes.
+"""What the gates of a network let through: their weights, averaged over channels, images and classes.
 
-A block's junction multiplies each state that it sees with a weight, per sample and channel. The weights of a gate's n
-states add up to 1, so their mean over the channels is the share that an earlier state has of what comes in: 1/n is what
-the mean of the states would give it, and a plain residual network gives all to the state right before the block. The
-block's own branch is not one of the n: its factor lies between 0 and 1 by itself.
+A block's junction multiplies each state that the block sees by a weight, per sample and channel. A gate's weights for
+its n states add up to 1. Averaged over the channels, a weight is therefore one state's share of the block's input: the
+mean of the states would give 1/n to each, and a plain residual network gives 1 to the latest. The block's own branch is
+not one of the n states. Its factor lies between 0 and 1 on its own.
 
-A weight says how far a state is let through, not how large that state is; and where a state has fewer channels than the
-block (PyramidNet), its weights on the missing ones count for nothing, though they are in the mean.
+A weight says how far a state is let through, not how large the state is. Where a state has fewer channels than the
+block (PyramidNet), the weights of the missing channels have no effect, but count in the average.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,23 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64, Int64, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float, Float64, Int64, PyTree, UInt8
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models.network import Network
 from skipnet_jax.specs import Statistics
-from skipnet_jax.training import mixing, sharding
-
-Batch = dict[str, Shaped[Array, "..."]]
+from skipnet_jax.training import mixing, sharding, steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Blocks of one resolution, which may see each other's states.
+    """The blocks of one resolution, which may see each other's states.
 
     Args:
-      first: number of its first block in the network; block i's parameters are called blocks_i.
-      seen: for each block the states that it sees, its own first, each named by the number of the block whose
-        shortcut it went through. State j is what block j - 1 has put out; state 0 is the stem's output.
+      first: number of the section's first block in the network; the parameters of block i are called blocks_i.
+      seen: for each block the states that it sees, its own first. State j passed through the shortcut of block j: it is
+        the output of block j - 1, or the stem's output for j = 0.
     """
 
     first: int
@@ -41,22 +41,22 @@ class Section:
 
     @property
     def blocks(self) -> range:
-        """Their numbers in the network."""
+        """The blocks' numbers in the network."""
         return range(self.first, self.first + len(self.seen))
 
     @property
     def links(self) -> tuple[tuple[int, int], ...]:
-        """Each (block, state that it sees), in the order of the weights."""
+        """Each pair of a block and a state that it sees, in the order of the weights."""
         return tuple((block, state) for block, states in zip(self.blocks, self.seen, strict=True) for state in states)
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
-    """Means over channels, and over images where there are several.
+class GateWeights:
+    """Weights averaged over the channels, and over the images where there are several.
 
     Args:
-      states: of each link of each section, in order.
-      branch: of each block's own branch; None where the junction adds it as it is.
+      states: one weight per link, section by section.
+      branch: the factor of each block's own branch; None where the junction adds the branch as it is.
     """
 
     states: Float64[np.ndarray, "links"]
@@ -65,28 +65,28 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Gates:
-    """The weights of a network over a set of images.
+    """The gate weights of a network over a set of images.
 
     Args:
       counts: images of each class.
-      by_class: in the order of the classes; None where a class has no image.
+      by_class: the mean over each class's images; None for a class without images.
       overall: the mean over all images.
-      spread: of each link, how far a single channel's weight varies from image to image: standard deviation, mean over
-        the channels. Where it is large, gates choose though their means over the channels hardly show it.
+      spread: for each link, the standard deviation of one channel's weight over the images, averaged over the channels.
+        A large spread means that gates react to the image, even where the means over the channels hardly show it.
     """
 
     sections: tuple[Section, ...]
     counts: Int64[np.ndarray, "k"]
-    by_class: tuple[Weights | None, ...]
-    overall: Weights
+    by_class: tuple[GateWeights | None, ...]
+    overall: GateWeights
     spread: Float64[np.ndarray, "links"]
 
 
 def find_sections(model: Network) -> tuple[Section, ...]:
-    """The sections of a network, and who sees whom in them.
+    """Finds the sections of a network, and which states each block sees.
 
     Raises:
-      ValueError: it is a plain residual network.
+      UserError: a plain residual network, which has no gates.
     """
     strides = [block.stride for block in model.architecture.blocks]
     starts = [i for i, stride in enumerate(strides) if stride != 1 or not i]
@@ -95,10 +95,11 @@ def find_sections(model: Network) -> tuple[Section, ...]:
         seen = [tuple(i - d for d in model.junction.distances(i - first)) for i in range(first, end)]
         sections.append(Section(first, tuple(seen)))
     if all(len(states) == 1 for section in sections for states in section.seen):
-        raise ValueError(
-            f"model.name: got {model.architecture.published_name} with additions, expected a network with gates: in a plain "
-            f"one each block adds its branch to a single state, with no weights to look at. Train a Skip- version: put "
-            f"skip_ or dense_ before the name in --config.model.name."
+        raise UserError(
+            "model.name",
+            f"{model.architecture.published_name} with plain additions, which have no weights to look at",
+            "a network with gates",
+            "Train a Skip- version: put skip_ or dense_ in front of `model.name`.",
         )
     return tuple(sections)
 
@@ -106,14 +107,14 @@ def find_sections(model: Network) -> tuple[Section, ...]:
 def sown_weights(
     model: Network, variables: dict[str, PyTree], images: Float[Array, "b h w 3"]
 ) -> list[dict[str, Float[Array, "_b ..."]]]:
-    """Runs the network, and collects what its junctions sow.
+    """Runs the network and collects the weights that its junctions sow.
 
     Args:
       images: normalised.
 
     Returns:
-      For each block "weights" [b, n, c], and where the junctions weigh the branch "branch" [b, c]; of those that do not
-      look at the sample [1, n, c].
+      For each block "weights" [b, n, c], or [1, n, c] where they do not depend on the sample; and "branch" [b, c] where
+      the junction weighs the branch.
     """
     sown: Any
     _, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
@@ -121,45 +122,30 @@ def sown_weights(
     return [{name: jnp.asarray(values[0]) for name, values in junction.items()} for junction in junctions]
 
 
-def weigh_images(
-    model: Network, variables: dict[str, PyTree], images: Float[Array, "b h w 3"]
-) -> dict[str, Float[Array, "b _n"]]:
-    """Means over the channels of what the junctions sow.
-
-    Args:
-      images: normalised.
-
-    Returns:
-      "states" [b, links], and where the junctions weigh the branch "branch" [b, blocks].
-    """
-    return _channel_means(sown_weights(model, variables, images), len(images))
-
-
 def make_step(
     model: Network, *, num_classes: int, statistics: Statistics, mesh: Mesh
-) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
-    """Compiles the weights of a batch, summed by class, over a mesh.
-
-    Args:
-      statistics: what the images are normalised with.
+) -> Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]]:
+    """Compiles a step over a mesh that sums the weights of a batch by class.
 
     Returns:
-      (variables, batch as `steps.eval_step` takes it) -> those of `weigh_images` with an axis of classes in the place
-      of the images', "counts" [k], and for each block "moments" [2, n, c], sums of weights and of their squares.
+      A function of the variables and a batch as `steps.eval_step` takes it. It returns "counts" [k], the images of each
+      class; "states" [k, links] and, where the junctions weigh the branch, "branch" [k, blocks]: means over the
+      channels, summed over each class's images; and for each block "moments" [2, n, c], the sums of its weights and of
+      their squares over all images.
     """
 
-    def step(variables: dict[str, PyTree], batch: Batch) -> dict[str, PyTree]:
+    def step(variables: dict[str, PyTree], batch: steps.Batch) -> dict[str, PyTree]:
         images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float))
-        labels = jnp.where(batch["mask"], batch["label"], -1)  # which is no class
+        labels = jnp.where(batch["mask"], batch["label"], -1)  # one_hot gives zeros for -1
         members = jax.nn.one_hot(labels, num_classes, axis=0)
         junctions = sown_weights(model, variables, images)
         sums: dict[str, PyTree] = {
             name: jnp.matmul(members.astype(rows.dtype), rows, precision="highest")
             for name, rows in _channel_means(junctions, len(images)).items()
         }
-        counted = jnp.sum(members, axis=0)[:, None, None]
+        counts = jnp.sum(members, axis=0)[:, None, None]  # 0 for padding
         moments = [
-            jnp.stack([jnp.sum(junction["weights"] ** power * counted, axis=0) for power in (1, 2)])
+            jnp.stack([jnp.sum(junction["weights"] ** power * counts, axis=0) for power in (1, 2)])
             for junction in junctions
         ]
         return sums | {"counts": jnp.sum(members, axis=1), "moments": moments}
@@ -177,15 +163,14 @@ def measure(
     statistics: Statistics,
     mesh: Mesh,
 ) -> Gates:
-    """Weighs a set of images, each once.
+    """Measures the gates over a set of images.
 
     Args:
       variables: "params" and "batch_stats", replicated over the mesh.
-      batches: of `scoring.batches`, with one label for each image.
-      statistics: what the images are normalised with.
+      batches: of `scoring.batches`, with one label per image.
 
     Raises:
-      ValueError: it is a plain residual network, or there is no image.
+      UserError: a plain residual network, or no image.
     """
     sections = find_sections(model)
     step = make_step(model, num_classes=num_classes, statistics=statistics, mesh=mesh)
@@ -195,17 +180,17 @@ def measure(
         fetched = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fetched)
         sums = jax.tree.map(np.add, sums, fetched) if sums else fetched
     if not sums or not sums["counts"].any():
-        raise ValueError("data.name: got no image with a label, expected some. Change --config.data.name.")
+        raise UserError("data.name", "no image with a label", "some", "Change `data.name`.")
     counts, moments = sums.pop("counts"), sums.pop("moments")
     means = [of / counts.sum() for of in moments]
     return Gates(
         sections,
         counts=counts.astype(np.int64),
         by_class=tuple(
-            _weights({name: rows[k] / count for name, rows in sums.items()}) if count else None
+            _as_weights({name: rows[k] / count for name, rows in sums.items()}) if count else None
             for k, count in enumerate(counts)
         ),
-        overall=_weights({name: rows.sum(axis=0) / counts.sum() for name, rows in sums.items()}),
+        overall=_as_weights({name: rows.sum(axis=0) / counts.sum() for name, rows in sums.items()}),
         spread=np.concatenate([np.sqrt(np.maximum(square - mean**2, 0)).mean(axis=-1) for mean, square in means]),
     )
 
@@ -216,20 +201,30 @@ def measure_image(
     image: UInt8[np.ndarray, "h w 3"],
     *,
     statistics: Statistics,
-) -> Weights:
-    """Weighs one image.
+) -> GateWeights:
+    """Measures the gates on one image.
 
     Args:
-      image: 0..255, at the size that the network sees.
-      statistics: what the images are normalised with.
+      image: 0..255, at the network's image size.
+
+    Raises:
+      UserError: a plain residual network.
     """
     find_sections(model)
-    normalized = mixing.normalize_images(jnp.asarray(image)[None], statistics, jnp.result_type(float))
-    fetched = jax.device_get(jax.jit(weigh_images, static_argnums=0)(model, variables, normalized))
-    return _weights({name: np.asarray(rows[0], np.float64) for name, rows in fetched.items()})
+    fetched = jax.device_get(_weigh(model, variables, image[None], statistics))
+    return _as_weights({name: np.asarray(rows[0], np.float64) for name, rows in fetched.items()})
+
+
+@functools.partial(jax.jit, static_argnames=("model", "statistics"))
+def _weigh(
+    model: Network, variables: dict[str, PyTree], images: UInt8[Array, "b h w 3"], statistics: Statistics
+) -> dict[str, Array]:
+    normalized = mixing.normalize_images(images, statistics, jnp.result_type(float))
+    return _channel_means(sown_weights(model, variables, normalized), len(images))
 
 
 def _channel_means(junctions: list[dict[str, Array]], b: int) -> dict[str, Array]:
+    """Averages sown weights over the channels: "states" [b, links], and "branch" [b, blocks] where there is one."""
     weights = [jnp.mean(junction["weights"], axis=-1) for junction in junctions]
     result = {"states": jnp.concatenate([jnp.broadcast_to(rows, (b, rows.shape[1])) for rows in weights], axis=1)}
     if "branch" in junctions[0]:
@@ -237,5 +232,5 @@ def _channel_means(junctions: list[dict[str, Array]], b: int) -> dict[str, Array
     return result
 
 
-def _weights(means: dict[str, np.ndarray]) -> Weights:
-    return Weights(means["states"], means.get("branch"))
+def _as_weights(means: dict[str, np.ndarray]) -> GateWeights:
+    return GateWeights(means["states"], means.get("branch"))

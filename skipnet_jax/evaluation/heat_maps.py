@@ -1,6 +1,6 @@
-"""Heat maps of who sees whom: one triangle per section, blocks downwards, the states they see rightwards.
+"""Heat maps of gate weights: one triangle per section, with a row per block and a column per state that it sees.
 
-All cells of a picture have one size. What a block does not see is grey.
+All cells of a picture have the same size. States that a block does not see are grey.
 """
 
 import dataclasses
@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.evaluation.gates import Section, Weights
+from skipnet_jax.evaluation import plots
+from skipnet_jax.evaluation.gates import GateWeights, Section
 
 UNSEEN, INK, FAINT, PALE = "#dedede", "#222222", "#666666", "#ffffff"
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
-CHARACTERS = 115  # of one point's size that fit into an inch
-LARGEST_CELL, NUMBERED_CELL, LABELLED_CELL = 0.6, 0.36, 0.15  # inches; numbers and labels need room
+LUMINANCE = (0.299, 0.587, 0.114)  # red, green, blue. Source: ITU-R BT.601
+CHARACTERS = 115  # per inch at a font size of one point
+LARGEST_CELL, NUMBERED_CELL, LABELLED_CELL = 0.6, 0.36, 0.15  # inches; a smaller cell has no number or label
 BRANCH_GAP = 0.35  # between states and branch, in cells
-SECTION_GAP = 0.65  # from here on all in inches
+# In inches.
+SECTION_GAP = 0.65
 MARGIN, NARROWEST = 0.3, 7.5
 BAR_WIDTH, LONGEST_BAR = 0.16, 2.5
 
@@ -27,9 +29,9 @@ class Scale:
     """How numbers become colours.
 
     Args:
-      colours: name of matplotlib's map.
-      low, high: what its ends stand for.
-      label: of the colour bar.
+      colours: a colour map's name in matplotlib.
+      low, high: the numbers at its ends.
+      label: text beside the colour bar.
     """
 
     colours: str
@@ -40,12 +42,12 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """The sections side by side, all cells of one size.
+    """The layout of the sections' maps, side by side.
 
     Args:
-      with_branch: a last column, apart from the states, tells the factors of the branches.
-      room: width that they must not exceed, in inches.
-      gap: between two of them, in inches.
+      with_branch: a last column, set apart from the states, shows the factors of the branches.
+      room: the largest width, in inches.
+      gap: between two maps, in inches.
     """
 
     sections: Sequence[Section]
@@ -70,12 +72,16 @@ class Maps:
         """In inches."""
         return self.cell * max(len(section.seen) for section in self.sections)
 
-    def draw(self, figure: Any, weights: Weights, scale: Scale, *, left: float, top: float) -> list[Any]:
-        """Draws them, from their upper left corner in inches from the figure's, and returns the axes."""
+    def draw(self, figure: Any, weights: GateWeights, scale: Scale, *, left: float, top: float) -> list[Any]:
+        """Draws the maps and returns their axes.
+
+        Args:
+          left, top: inches from the figure's upper left corner to the maps'.
+        """
         panels, first = [], 0
         for section in self.sections:
             width, height = self._columns(section) * self.cell, len(section.seen) * self.cell
-            axes = new_axes(figure, left, top, width, height)
+            axes = add_axes(figure, left, top, width, height)
             links = len(section.links)
             rows = slice(section.first, section.first + len(section.seen))
             branch = None if weights.branch is None else weights.branch[rows]
@@ -86,7 +92,7 @@ class Maps:
         return panels
 
     def label(self, panels: Sequence[Any]) -> None:
-        """Names sections, blocks and states."""
+        """Labels sections, blocks and states."""
         small = self.cell < LARGEST_CELL / 2
         every = math.ceil(LABELLED_CELL / self.cell)
         for number, (axes, section) in enumerate(zip(panels, self.sections, strict=True), 1):
@@ -109,45 +115,36 @@ class Maps:
         return len(section.seen) + (1 + BRANCH_GAP if self.with_branch else 0.0)
 
 
-def new_figure(width: float, height: float, title: str, note: str) -> Any:
-    """An empty matplotlib figure with a title and a line below it, of which what has no room is cut off.
+def titled_figure(width: float, height: float, title: str, note: str) -> Any:
+    """Makes a figure with a title and a note below it, both shortened to the figure's width.
 
     Args:
-      width, height: in inches; it is made wider where it would be too narrow for words.
+      width, height: in inches; a figure too narrow for words is made wider.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
     width = max(width, NARROWEST)
-    figure = Figure(figsize=(width, height), facecolor=PALE)
-    FigureCanvasAgg(figure)  # no pyplot: no global state, no window system
+    figure = plots.new_figure(width, height, layout=None)
     for text, size, colour, top in ((title, 11, INK, 0.14), (note, 8, FAINT, 0.37)):
-        shown = shortened(text, round((width - MARGIN) * CHARACTERS / size))
+        shown = plots.shorten(text, round((width - MARGIN) * CHARACTERS / size))
         figure.text(MARGIN / width, 1 - top / height, shown, va="top", fontsize=size, color=colour)
     return figure
 
 
-def new_axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    """Axes of a size in inches, at a place in inches from the figure's upper left corner."""
+def add_axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+    """Adds axes at a place in inches from the figure's upper left corner, with a size in inches."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
 
 def colour_bar(figure: Any, scale: Scale, *, left: float, top: float, height: float) -> None:
-    """Draws the scale, of that height at most, with its upper left corner at a place in inches."""
+    """Draws a scale, at most `height` inches high, at a place in inches from the figure's upper left corner."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    axes = new_axes(figure, left, top, BAR_WIDTH, min(height, LONGEST_BAR))
+    axes = add_axes(figure, left, top, BAR_WIDTH, min(height, LONGEST_BAR))
     bar = figure.colorbar(ScalarMappable(Normalize(scale.low, scale.high), scale.colours), cax=axes)
     bar.outline.set_visible(False)
     bar.set_label(scale.label, fontsize=8)
     axes.tick_params(labelsize=8, length=2)
-
-
-def shortened(text: str, length: int) -> str:
-    """The text, or the beginning of it that fits into a number of characters."""
-    return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
 def _draw_section(
@@ -185,5 +182,5 @@ def _draw_section(
 
 
 def state_name(state: int) -> str:
-    """State j went through block j's shortcut, so it is what the block before has put out."""
+    """Names the output that is state j: the previous block's, by its number, or the stem's."""
     return str(state - 1) if state else "stem"

@@ -1,5 +1,6 @@
-"""Pictures of an evaluation: what is taken for what, and accuracy over confidence."""
+"""Pictures: how each of them is made and saved, and those of an evaluation (confusion and calibration)."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,27 +8,89 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from skipnet_jax.analysis import curves
+from skipnet_jax.errors import UserError
 
-WITH_NUMBERS, WITH_NAMES = 20, 100  # classes, at most, that a matrix has room for
-MISTAKES = 30  # shown where there are more
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow; then two of Paul Tol's.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000", "#882255", "#999933")
+RIGHT, WRONG = COLORS[:2]
+DPI = 120
+
+# Limits of a confusion matrix.
+MAX_NUMBERED, MAX_NAMED = 20, 100  # classes up to which its cells have room for numbers, and its rows for names
+MISTAKES = 30  # shown instead of a larger matrix
 NAME_LENGTH = 28
-RIGHT, WRONG = "#0072b2", "#d55e00"
+
+
+def new_figure(width: float | int, height: float | int, layout: str | None = "constrained") -> Any:
+    """Makes an empty matplotlib figure, without pyplot: no global state, no window system.
+
+    Args:
+      width, height: in inches.
+      layout: "constrained" = matplotlib places the axes; None = the caller does.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def set_frame(axes: Any, title: str, label: str) -> None:
+    """Gives a graph the looks that all graphs here share.
+
+    Args:
+      label: of the x axis.
+    """
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(label)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def set_percent(axes: Any) -> None:
+    """Labels the y axis, whose values are shares in 0..1, in %."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+
+
+def shorten(text: str, length: int) -> str:
+    """Cuts a text to a number of characters, and marks the cut."""
+    return text if len(text) <= length else f"{text[: length - 1]}\u2026"
+
+
+def save(figure: Any, path: epath.Path) -> None:
+    """Writes a picture; equal figures give equal bytes.
+
+    Raises:
+      UserError: the path ends neither in .png nor in .svg.
+    """
+    import matplotlib
+    from matplotlib.text import Text
+
+    kind = path.suffix.removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise UserError(f"{path}", f"a picture of type {kind!r}", "a name that ends in .png or .svg")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of classes and files come from outside: their dollar signs are no formulas
+    picture = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "skipnet_jax", "svg.fonttype": "path"}):
+        figure.savefig(picture, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+    path.write_bytes(picture.getvalue())
 
 
 def plot_confusion(confusion: Int[np.ndarray, "c c"], class_names: Sequence[str], path: epath.Path) -> None:
     """Draws which classes are taken for which.
 
-    A matrix, each row in shares of its class; of more than `WITH_NAMES` classes, whose names and cells nobody could
-    read, the most frequent mistakes.
+    Up to `MAX_NAMED` classes as a matrix, whose rows are in shares of their class; of more classes, whose cells nobody
+    could read, the most frequent mistakes.
 
     Args:
       confusion: images by answer (row) and prediction (column).
-      path: of the picture, .png or .svg.
+      path: ends in .png or .svg.
     """
-    names = [name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…" for name in class_names]
-    figure = _matrix(confusion, names) if len(names) <= WITH_NAMES else _mistakes(confusion, names)
-    curves.save(figure, path)
+    names = [shorten(name, NAME_LENGTH) for name in class_names]
+    save(_matrix(confusion, names) if len(names) <= MAX_NAMED else _mistakes(confusion, names), path)
 
 
 def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
@@ -35,12 +98,12 @@ def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
     from matplotlib.ticker import PercentFormatter
 
     classes = len(names)
-    cell, font = (0.42, 8) if classes <= WITH_NUMBERS else (0.15, 7)
+    cell, font = (0.42, 8) if classes <= MAX_NUMBERED else (0.15, 7)
     margin = 0.075 * max(map(len, names)) + 1.2
-    figure = curves.new_figure(max(4.5, cell * classes + margin + 0.8), max(3.5, cell * classes + margin))
+    figure = new_figure(max(4.5, cell * classes + margin + 0.8), max(3.5, cell * classes + margin))
     axes = figure.subplots()
     shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
-    # The square root: a class that is taken for another once in a hundred images can be told from one that never is.
+    # On a square root scale, a mistake in 1 % of the images can be told from none.
     picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font)
     axes.set_yticks(range(classes), names, fontsize=font)
@@ -48,7 +111,7 @@ def _matrix(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{np.trace(confusion)} of {confusion.sum()} images right", loc="left", fontsize=11)
-    if classes <= WITH_NUMBERS:
+    if classes <= MAX_NUMBERED:
         for row, column in np.argwhere(confusion):
             color = "white" if shares[row, column] > 0.4 else "black"
             text = str(confusion[row, column])
@@ -69,7 +132,7 @@ def _mistakes(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
     order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
     pairs = [pair for pair in pairs if wrong[pair]]
-    figure = curves.new_figure(9, 1.1 + 0.24 * max(1, len(pairs)))
+    figure = new_figure(9, 1.1 + 0.24 * max(1, len(pairs)))
     axes = figure.subplots()
     counts = [int(wrong[pair]) for pair in pairs]
     axes.barh(range(len(pairs)), counts, color=WRONG, height=0.7)
@@ -81,7 +144,7 @@ def _mistakes(confusion: Int[np.ndarray, "c c"], names: Sequence[str]) -> Any:
         text = f" {wrong[row, column]} of {confusion[row].sum()}"
         axes.text(wrong[row, column], place, text, va="center", fontsize=8)
     right = f"{np.trace(confusion)} of {confusion.sum()} images right"
-    curves.set_frame(axes, f"The most frequent mistakes ({right}, {len(names)} classes)", "images")
+    set_frame(axes, f"The most frequent mistakes ({right}, {len(names)} classes)", "images")
     axes.set_xlim(0, 1.12 * max(counts, default=1))
     axes.grid(visible=False, axis="y")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -96,36 +159,36 @@ def plot_calibration(
     error: float,
     path: epath.Path,
 ) -> None:
-    """Draws a reliability diagram: the accuracy of the images of each bin of confidence, and how many they are.
+    """Draws a reliability diagram: the accuracy in each bin of confidence, and below it the share of images there.
 
     Args:
-      images, hits: by confidence, in bins of equal width: all, and those predicted rightly.
+      images, hits: all images and the correctly predicted ones, in bins of confidence of equal width.
       confidence: summed over the images of each bin.
       error: the expected calibration error, 0..1.
-      path: of the picture, .png or .svg.
+      path: ends in .png or .svg.
     """
     from matplotlib.ticker import PercentFormatter
 
-    figure = curves.new_figure(5.2, 6)
+    figure = new_figure(5.2, 6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     left, width = np.arange(len(images)) / len(images), 1 / len(images)
-    some = images > 0
-    count = images[some]
-    accuracy, mean = hits[some] / count, confidence[some] / count
-    above.bar(left[some], accuracy, width, align="edge", color=RIGHT, edgecolor="white", label="accuracy")
+    filled = images > 0
+    count = images[filled]
+    accuracy, mean = hits[filled] / count, confidence[filled] / count
+    above.bar(left[filled], accuracy, width, align="edge", color=RIGHT, edgecolor="white", label="accuracy")
     above.plot([0, 1], [0, 1], color="#777777", linestyle="--", linewidth=1, label="as confident as right")
     above.plot(mean, accuracy, "o", color="black", markersize=3.5, clip_on=False, label="mean confidence of the bin")
     above.vlines(mean, accuracy, mean, color=WRONG, linewidth=2, label="gap")
-    curves.set_frame(above, f"Expected calibration error {error:.2%}", "")
+    set_frame(above, f"Expected calibration error {error:.2%}", "")
     above.set_ylim(0, 1)
     above.set_ylabel("accuracy")
     handles = above.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)  # off the bars
-    below.bar(left[some], count / max(1, images.sum()), width, align="edge", color="#8aa4c8", edgecolor="white")
-    curves.set_frame(below, "", "confidence")
+    below.bar(left[filled], count / max(1, images.sum()), width, align="edge", color="#8aa4c8", edgecolor="white")
+    set_frame(below, "", "confidence")
     below.set_xlim(0, 1)
     below.set_ylabel("share of images")
     below.xaxis.set_major_formatter(PercentFormatter(1.0))
-    curves.set_percent(above)
-    curves.set_percent(below)
-    curves.save(figure, path)
+    set_percent(above)
+    set_percent(below)
+    save(figure, path)
