@@ -1,32 +1,38 @@
 #!/usr/bin/env bash
-# Every check of this repository: format, lint, types, tests. Stops at the first that fails.
+# Runs the checks of this repository: format, lint, imports, types, tests. Stops at the first that fails.
 #
-#   bash scripts/check.sh                       on a fresh machine too: it sets up .venv by itself
-#   bash scripts/check.sh tests/test_config.py  arguments are pytest's
+#   bash scripts/check.sh                       what every commit needs, in a few minutes
+#   bash scripts/check.sh --full                everything
+#   bash scripts/check.sh tests/test_config.py  other arguments go to pytest
 #   CHECK_WITH=peer bash scripts/check.sh       with PyTorch and timm, without which their tests are skipped
+#
+# On a fresh machine it sets up .venv first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-section() { printf '\n=== %s ===\n' "$1"; }
+section() { printf '\n=== %s (%d s) ===\n' "$1" "$SECONDS"; }
 
 section "environment"
 bash scripts/setup_venv.sh "${CHECK_WITH:-test}"
-python=$PWD/.venv/bin/python
-"$python" --version
+export PATH=$PWD/.venv/bin:$PATH
+python --version
 
 section "format (mend with: .venv/bin/ruff format)"
-"$python" -m ruff format --check .
+ruff format --check .
 
 section "lint (mend with: .venv/bin/ruff check --fix)"
-"$python" -m ruff check .
+ruff check .
+
+section "imports between rooms (the rules are in pyproject.toml)"
+lint-imports --no-logo
 
 section "types"
-"$python" -m mypy
+mypy
 
 section "tests"
-# Compiling is most of the tests' time: the second run finds it done.
+# Compiling takes most of the tests' time; the second run finds it done.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-"$python" -m pytest -q -n 2 --durations=40 "$@"
+python -m pytest -q -n 2 --durations=20 "$@"
 
 section "all passed"
