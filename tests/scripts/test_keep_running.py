@@ -156,7 +156,7 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
         process.terminate()  # passed on: nothing stays
         process.wait()
     assert process.returncode == 0, printed
-    assert printed.count("going on from step") == 2 and "finished: 20 epochs" in printed
+    assert printed.count("resuming from step") == 2 and "finished: 20 epochs" in printed
     tested = [line["step"] for line in workdir.read_metrics(run) if "test/accuracy" in line]
     assert tested == [11 * (epoch + 1) for epoch in range(20)]
     assert json.loads((run / workdir.CONFIG).read_text())["epochs"] == 20

@@ -1,12 +1,11 @@
-"""How long training and evaluation steps take, here and in PyTorch: all of a run in one process and in alternation.
+"""Times training and evaluation steps in JAX and PyTorch, in one process and in alternation.
 
-In each round every contender takes an untimed step, in which it gets the caches back, and then as many as
-fill `--seconds`; the device is waited for at the end. Ratios are made within a round, so that what slows the machine
-down for a while hits both sides alike. Odd rounds go backwards.
+In each round every contender takes one untimed step, which fills the caches, and then as many steps as take `--seconds`;
+the clock stops when the device is done. Ratios are taken within a round, so that a slow phase of the machine affects
+both sides alike. Odd rounds run in reverse order.
 
-FLOPs are twice the multiply-adds of `skipnet_jax.models.complexity`, which counts norms and activations too (about
-a hundredth of a ResNet-50), whatever the compiled program really does; those of a training step are three times
-those of a forward pass.
+FLOPs are twice the multiply-adds of `skipnet_jax.models.complexity`, whatever the compiled program computes. It counts
+norms and activations too (about a hundredth of a ResNet-50). A training step counts as three forward passes.
 """
 
 import dataclasses
@@ -19,15 +18,15 @@ from typing import Any
 
 import jax
 
-from scripts import machine, step_tables
-from scripts.step_contenders import HostCalls, Setting, Steps
+from scripts.benchmarks import machine, tables
+from scripts.benchmarks.contenders import HostCalls, Setting, Steps
+from skipnet_jax.errors import UserError
 from skipnet_jax.models import complexity, model_info
 
-HERE = "JAX"
-MODES = ("train", "eval", "host")
-PASSES = {"train": 3, "eval": 1}  # in units of a forward pass: a backward pass is two
+JAX = "JAX"
+PASSES = {"train": 3, "eval": 1}  # in forward passes: a backward pass costs two
 HOST_CALLS = 30  # in a round
-NO_PEER = '--peer: got torch, expected PyTorch, torchvision and timm to be installed. Run: pip install -e ".[peer]"'
+NO_PEER = ("--peer", "torch", "PyTorch, torchvision and timm to be installed", 'Run: pip install -e ".[peer]".')
 
 Key = tuple[str, str, str]  # mode, network, framework
 
@@ -37,7 +36,7 @@ class Effort:
     """How long to measure.
 
     Args:
-      seconds: of each timed piece, at least.
+      seconds: the least per timed piece.
       repeats: rounds.
     """
 
@@ -47,13 +46,13 @@ class Effort:
 
 @dataclasses.dataclass
 class Contender:
-    """What takes steps.
+    """A network in a framework, ready to take steps of one mode.
 
     Args:
-      run: takes so many, and waits until they are done.
-      rest: is called when others have their turn.
-      facts: "init_s", "lower_s", "compile_s", "memory" in bytes; None = not known.
-      rounds: seconds per step in each.
+      run: takes so many steps, and waits until they are done.
+      rest: is called after the contender's turn.
+      facts: "init_s", "lower_s", "compile_s", and "memory" in bytes; None = unknown.
+      rounds: seconds per step in each round.
     """
 
     run: Callable[[int], None]
@@ -68,23 +67,25 @@ def run(
     """Prints Markdown tables, or one JSON object.
 
     Args:
-      models: names of networks.
-      setting: what they have in common.
-      modes: some of `MODES`.
+      modes: some of train, eval and host.
       peer: compare with PyTorch.
-      effort: how long to measure.
       form: "markdown" or "json".
 
     Raises:
-      ValueError: what is asked for is not possible, for example where a network has no peer.
+      UserError: PyTorch is not installed, cannot use the device, or has no such network.
     """
-    torch_side = _torch_side(models, setting) if peer else None
+    versions, contenders = (), {}
     stepping = [mode for mode in modes if mode in PASSES]
-    contenders = _contenders(models, setting, stepping, torch_side)
+    if peer:  # first: PyTorch needs its memory before JAX takes more
+        versions, contenders = _peers(models, setting, stepping)
+    contenders |= _ours(models if stepping else (), setting, stepping)
+    # Neighbours in the tables are neighbours in time.
+    order = sorted(contenders, key=lambda key: (stepping.index(key[0]), models.index(key[1])))
+    contenders = {key: contenders[key] for key in order}
     _measure(contenders, effort)
     device = jax.devices()[0]
     result = {
-        "machine": machine.describe(*(torch_side[0].VERSIONS if torch_side else ())),
+        "machine": machine.describe(*versions),
         "setting": dataclasses.asdict(setting),
         "effort": dataclasses.asdict(effort),
         "steps": [_row(key, contender, setting, device.device_kind) for key, contender in contenders.items()],
@@ -93,56 +94,52 @@ def run(
         "host": _host(models, setting.dtype, effort) if "host" in modes else [],
         "device_peak_memory": machine.peak_memory(device),
     }
-    step_tables.print_result(result, form)
+    tables.print_result(result, form)
 
 
-def _torch_side(models: Sequence[str], setting: Setting) -> tuple[Any, Any, str]:
-    """The modules `peer_networks` and `peer_steps`, and PyTorch's name of JAX's device."""
+def _peers(
+    models: Sequence[str], setting: Setting, modes: Sequence[str]
+) -> tuple[tuple[str, ...], dict[Key, Contender]]:
+    """The versions of PyTorch's libraries, and its contenders, warmed up."""
     try:
-        from scripts import peer_networks, peer_steps
+        from scripts.benchmarks import peer_networks, peer_steps
     except ModuleNotFoundError as error:
-        raise ValueError(NO_PEER) from error
+        raise UserError(*NO_PEER) from error
     platform = jax.devices()[0].platform
     if platform not in ("cpu", "gpu"):
-        raise ValueError(f"--peer: got torch, which cannot use this device ({platform}), expected none.")
+        raise UserError("--peer", "torch", f"none: PyTorch cannot use this device ({platform})")
     device = "cuda" if platform == "gpu" else "cpu"
     peer_steps.prepare(device, {name: setting.size_of(name) for name in models})
-    return peer_networks, peer_steps, device
-
-
-def _contenders(
-    models: Sequence[str], setting: Setting, modes: Sequence[str], torch_side: tuple[Any, Any, str] | None
-) -> dict[Key, Contender]:
-    """All of them, warmed up."""
-    made: dict[Key, Contender] = {}
-    networks = models if modes else ()
-    if torch_side:
-        _, peer_steps, device = torch_side
-        for name, framework in itertools.product(networks, peer_steps.frameworks(device)):
-            begin = time.perf_counter()
-            theirs = peer_steps.PeerSteps(name, setting, framework, device)
-            init = time.perf_counter() - begin
-            for mode in modes:
-                steps = theirs.train if mode == "train" else theirs.evaluate
-                facts = theirs.warm_up(mode)
-                theirs.rest()
-                made[mode, name, framework] = Contender(steps, theirs.rest, {"init_s": init, **facts})
-                machine.say(f"{name}: {mode} step of {framework} is warm")
-    for name in networks:
-        ours = Steps(name, setting)
-        init = ours.init()
+    made = {}
+    for name, framework in itertools.product(models if modes else (), peer_steps.frameworks(device)):
+        begin = time.perf_counter()
+        steps = peer_steps.PeerSteps(name, setting, framework, device)
+        init = time.perf_counter() - begin
         for mode in modes:
-            facts = ours.compile(mode)
-            take = ours.train if mode == "train" else ours.evaluate
+            take = steps.train if mode == "train" else steps.evaluate
+            facts = steps.warm_up(mode)
+            steps.rest()
+            made[mode, name, framework] = Contender(take, steps.rest, {"init_s": init, **facts})
+            machine.say(f"{name}: {mode} step of {framework} is warm")
+    return peer_networks.VERSIONS, made
+
+
+def _ours(models: Sequence[str], setting: Setting, modes: Sequence[str]) -> dict[Key, Contender]:
+    """JAX's contenders, warmed up."""
+    made = {}
+    for name in models:
+        steps = Steps(name, setting)
+        init = steps.init()
+        for mode in modes:
+            facts = steps.compile(mode)
+            take = steps.train if mode == "train" else steps.evaluate
             take(1)
-            made[mode, name, HERE] = Contender(take, lambda: None, {"init_s": init, **facts})
+            made[mode, name, JAX] = Contender(take, lambda: None, {"init_s": init, **facts})
             machine.say(f"{name}: {mode} step compiled in {facts['compile_s']:.1f} s")
-    order = {name: i for i, name in enumerate(models)}  # neighbours in a table are neighbours in time
-    return dict(sorted(made.items(), key=lambda item: (modes.index(item[0][0]), order[item[0][1]])))
+    return made
 
 
 def _measure(contenders: Mapping[Key, Contender], effort: Effort) -> None:
-    """Fills in the rounds."""
     for number in range(effort.repeats):
         line = list(contenders.items())
         for (mode, name, framework), contender in line if number % 2 == 0 else reversed(line):
@@ -163,7 +160,6 @@ def _seconds(contender: Contender, count: int) -> float:
 
 
 def _row(key: Key, contender: Contender, setting: Setting, device_kind: str) -> dict[str, Any]:
-    """One contender's numbers."""
     mode, name, framework = key
     seconds = statistics.median(contender.rounds)
     counted = complexity.count(name, image_size=setting.size_of(name), num_classes=model_info(name).num_classes)
@@ -185,7 +181,7 @@ def _row(key: Key, contender: Contender, setting: Setting, device_kind: str) -> 
 
 
 def _gate_taxes(models: Sequence[str], contenders: Mapping[Key, Contender]) -> list[dict[str, Any]]:
-    """time(skip_X) / time(X) within a round, and the same of the memory, of every such pair."""
+    """time(skip_X) / time(X) within a round, and the ratio of their memory, for every such pair."""
     rows = []
     for (mode, name, framework), plain in contenders.items():
         if f"skip_{name}" not in models:
@@ -206,42 +202,38 @@ def _gate_taxes(models: Sequence[str], contenders: Mapping[Key, Contender]) -> l
 
 
 def _peer_ratios(contenders: Mapping[Key, Contender]) -> list[dict[str, Any]]:
-    """time(here) / time(PyTorch) within a round, the latter in the format whose median is less."""
+    """time(JAX) / time(PyTorch) within a round, for PyTorch's format with the lower median."""
     rows = []
     for (mode, name, framework), ours in contenders.items():
         others = [key for key in contenders if key[:2] == (mode, name) and key[2] != framework]
-        if framework == HERE and others:
+        if framework == JAX and others:
             fastest = min(others, key=lambda key: statistics.median(contenders[key].rounds))
             ratio = ratios(ours.rounds, contenders[fastest].rounds)
             rows.append(
-                {"mode": mode, "above": name, "below": name, "framework": f"{HERE} / {fastest[2]}", "ratio": ratio}
+                {"mode": mode, "above": name, "below": name, "framework": f"{JAX} / {fastest[2]}", "ratio": ratio}
             )
     return rows
 
 
 def _host(models: Sequence[str], dtype: str, effort: Effort) -> list[dict[str, Any]]:
-    """What `HostCalls` measures, of each network."""
+    """The measurements of `HostCalls` for each network, in alternation."""
     calls = {name: HostCalls(name, dtype) for name in models}
-    found: dict[str, list[tuple[list[float], list[float]]]] = {name: [] for name in models}
-    for _, (name, each) in itertools.product(range(effort.repeats), calls.items()):
-        found[name].append(each.time(HOST_CALLS))
+    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in models}
+    for _, name in itertools.product(range(effort.repeats), models):
+        for all_rounds, one_round in zip(seconds[name], calls[name].time(HOST_CALLS), strict=True):
+            all_rounds += one_round
     return [
-        {
-            "network": name,
-            "arrays": each.arrays,
-            "call_s": spread(itertools.chain.from_iterable(one for one, _ in found[name])),
-            "ready_s": spread(itertools.chain.from_iterable(one for _, one in found[name])),
-        }
-        for name, each in calls.items()
+        {"network": name, "arrays": calls[name].arrays, "call_s": spread(returned), "ready_s": spread(ready)}
+        for name, (returned, ready) in seconds.items()
     ]
 
 
 def ratios(above: Iterable[float], below: Iterable[float]) -> dict[str, float]:
-    """Median and spread of the rounds' ratios."""
+    """The `spread` of the ratios within each round."""
     return spread(one / other for one, other in zip(above, below, strict=True))
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median, least and greatest."""
-    found = list(values)
-    return {"median": statistics.median(found), "least": min(found), "greatest": max(found)}
+    """Median, minimum and maximum."""
+    values = list(values)
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -1,7 +1,7 @@
-"""What the input delivers: images/s by stage, beside a PyTorch DataLoader; and how much a training step waits for it.
+"""Times the input pipeline by stage, beside a PyTorch DataLoader, and how long a training step waits for it.
 
-All in one run and in alternation: in each round every contender is opened, warmed up until what it made ahead is used
-up, timed, and closed again, so that none works while another is timed.
+Everything runs in one process and in alternation. In each round every contender is opened, warmed up until the batches
+that it prefetched while idle are used up, timed, and closed again, so that none works while another is timed.
 """
 
 import dataclasses
@@ -15,22 +15,20 @@ from typing import Any
 
 import jax
 
-from scripts import machine
-from scripts.input_stages import Setting, cifar, imagenet
-from scripts.machine import cores, say
+from scripts.benchmarks import machine, tables
+from scripts.benchmarks.input_stages import Setting, cifar, imagenet
+from scripts.benchmarks.machine import cores, say
 from skipnet_jax.data import pipeline
-from skipnet_jax.evaluation.scoring import IN_FLIGHT
 from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.training import sharding, steps
 
-_GOALS = {"imagenet": 1.5, "cifar": 5.0}  # times the peer's images/s per core
-_UNTIMED_STEPS = 10  # more than were made ahead in the meantime
+_UNTIMED_STEPS = 10  # more than the pipeline prefetched meanwhile
 _NO_PEER = 'No comparison: PyTorch and torchvision are not installed. Run: pip install -e ".[peer]"'
 _ABOUT_PEER = (
     "The DataLoader has a worker per core, decodes with Pillow, augments with torchvision and normalises on the host, "
-    "as its users do; here the device normalises. So it is also timed without Normalize. Ratio: of the medians, and "
-    "the least and the greatest of the rounds."
+    "as its users do. Here the device normalises, so the DataLoader is timed without Normalize too. Ratio: of the "
+    "medians; in brackets the minimum and maximum over the rounds.\n"
 )
 
 
@@ -39,9 +37,9 @@ class Effort:
     """How long to measure.
 
     Args:
-      seconds: of each timed piece.
+      seconds: per timed piece.
       repeats: rounds.
-      steps: of training that are timed; 0 = none.
+      steps: timed training steps; 0 = none.
     """
 
     seconds: float
@@ -62,56 +60,49 @@ def run(
 
     Args:
       paths: "imagenet", "cifar" or both.
-      images: how many JPEGs.
-      folder: where they are kept.
-      networks: whose training step is timed, by path.
-      batch_sizes: examples per batch, by path.
-      effort: how long to measure.
+      images: number of JPEGs.
+      folder: keeps the JPEGs.
+      networks: path -> network to train.
+      batch_sizes: path -> examples per batch.
     """
+    import PIL
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):  # as in training: TensorFlow only reads data
         tf.config.set_visible_devices([], kind)
     try:
-        from scripts import peer_loader as peer
+        from scripts.benchmarks import peer_loader as peer
     except ModuleNotFoundError:
         peer = None
-    print(_machine(peer), flush=True)
+    versions = [f"TensorFlow {tf.__version__}", f"Pillow {PIL.__version__}", *([peer.VERSIONS] if peer else [])]
+    print(machine.describe(*versions), flush=True)
     for path in paths:
         if path == "imagenet":
             setting = imagenet(folder / f"{images}-images", images, networks[path], batch_sizes[path], peer)
         else:
             setting = cifar(networks[path], batch_sizes[path], peer)
         print(f"\n### {setting.title}\n")
-        rates = _measure(setting, effort)
+        rates = _measure(path, setting, effort)
         _print_rates(rates)
-        _print_ratios(rates, setting, _GOALS[path])
+        _print_ratios(rates, setting)
         if effort.steps:
+            say(f"{path}: {effort.steps} training steps of {networks[path]}")
             _print_waiting(setting, effort.steps, statistics.median(rates[setting.delivered]))
 
 
-def _machine(peer: Any) -> str:
-    """What the numbers depend on, in a line."""
-    import PIL
-    import tensorflow as tf
-
-    versions = [f"TensorFlow {tf.__version__}", f"Pillow {PIL.__version__}"]
-    return machine.describe(*versions, *([peer.VERSIONS] if peer else []))
-
-
-def _measure(setting: Setting, effort: Effort) -> dict[str, list[float]]:
-    """Images/s of each contender in each round."""
+def _measure(path: str, setting: Setting, effort: Effort) -> dict[str, list[float]]:
+    """Images per second of each contender in each round."""
     rates: dict[str, list[float]] = {name: [] for name in setting.contenders}
     for number, (name, opened) in itertools.product(range(effort.repeats), setting.contenders.items()):
         batches = _per_second(opened, effort.seconds)
-        gc.collect()  # closes it
+        gc.collect()  # closes the contender
         rates[name].append(batches * setting.spec.batch_size)
-        say(f"{setting.name}, round {number + 1} of {effort.repeats}: {name}: {rates[name][-1]:,.0f} images/s")
+        say(f"{path}, round {number + 1} of {effort.repeats}: {name}: {rates[name][-1]:,.0f} images/s")
     return rates
 
 
 def _per_second(opened: Callable[[], Iterator[Any]], seconds: float) -> float:
-    """Batches per second, once nothing is left of what was made ahead: two batches per worker in the peer."""
+    """Batches per second, after the prefetched ones are used up: the peer prefetches two per worker."""
     batches = opened()
     next(batches)
     for duration, least in ((seconds / 3, 4 * cores()), (seconds, 1)):
@@ -124,39 +115,37 @@ def _per_second(opened: Callable[[], Iterator[Any]], seconds: float) -> float:
 
 
 def _print_rates(rates: Mapping[str, list[float]]) -> None:
-    print("| stage | images/s | least..greatest | per core | ms per image and core |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    rows = []
     for name, values in rates.items():
-        middle = statistics.median(values)
-        spread = f"{min(values):,.0f}..{max(values):,.0f}"
-        print(f"| {name} | {middle:,.0f} | {spread} | {middle / cores():,.0f} | {1000 * cores() / middle:.3f} |")
+        median, spread = statistics.median(values), f"{min(values):,.0f}..{max(values):,.0f}"
+        rows.append([name, f"{median:,.0f}", spread, f"{median / cores():,.0f}", f"{1000 * cores() / median:.3f}"])
+    titles = ["stage", "images/s", "min..max", "per core", "ms per image and core"]
+    tables.print_table(titles, rows, text_columns=1)
 
 
-def _print_ratios(rates: Mapping[str, list[float]], setting: Setting, goal: float) -> None:
-    pairs = [(ours, theirs) for ours, theirs in setting.pairs if theirs in rates]
-    if not pairs:
+def _print_ratios(rates: Mapping[str, list[float]], setting: Setting) -> None:
+    if not setting.pairs:
         print(f"\n{_NO_PEER}", flush=True)
         return
-    print(f"\n{_ABOUT_PEER}\n")
-    print(f"| here | there | images/s per core, here : there | goal {goal:g} |")
-    print("| --- | --- | ---: | --- |")
-    for ours, theirs in pairs:
+    print(f"\n{_ABOUT_PEER}")
+    rows = []
+    for ours, theirs in setting.pairs:
         ratio = statistics.median(rates[ours]) / statistics.median(rates[theirs])
         rounds = [mine / other for mine, other in zip(rates[ours], rates[theirs], strict=True)]
-        met = "met" if ratio >= goal else "missed"
-        print(f"| {ours} | {theirs} | {ratio:.2f} ({min(rounds):.2f}..{max(rounds):.2f}) | {met} |", flush=True)
+        met = "met" if ratio >= setting.goal else "missed"
+        rows.append([ours, theirs, met, f"{ratio:.2f} ({min(rounds):.2f}..{max(rounds):.2f})"])
+    titles = ["here", "PyTorch", f"goal {setting.goal:g}", "images/s per core, here : PyTorch"]
+    tables.print_table(titles, rows, text_columns=3)
 
 
 def _print_waiting(setting: Setting, count: int, delivered: float) -> None:
-    """Times training steps with the real input, and with one batch again and again.
+    """Times training steps with the real input, and with the same batch again and again.
 
     Args:
-      setting: says which network, and its input.
-      count: steps that are timed.
-      delivered: images/s of the input alone.
+      count: timed steps.
+      delivered: images per second of the input alone.
     """
     name, batch_size = setting.spec.model.name, setting.spec.batch_size
-    say(f"{setting.name}: {count} training steps of {name}")
     batches = pipeline.train_batches(setting.source, setting.spec.data, batch_size=batch_size, seed=0, start_step=0)
     loop, same = _training_loop(setting), itertools.repeat(next(batches))
     loop(same, 1)  # compiles
@@ -164,20 +153,20 @@ def _print_waiting(setting: Setting, count: int, delivered: float) -> None:
     loop(batches, _UNTIMED_STEPS)
     step, waiting = loop(batches, count)
     print(
-        f"\nTraining steps of {name} on this device; alone = with one batch again and again. "
-        f"On a CPU, step and input share the cores.\n\n"
-        f"| step, s | waiting for the next batch, s | share | step alone, s | images/s that it takes alone | "
-        f"that the input delivers alone |\n| ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        f"| {step:.4f} | {waiting:.4f} | {waiting / step:.1%} | {alone:.4f} | {batch_size / alone:,.0f} | "
-        f"{delivered:,.0f} |",
-        flush=True,
+        f"\nTraining steps of {name} on this device; alone = with the same batch again and again. "
+        f"On a CPU, step and input share the cores.\n"
     )
+    titles = ["step, s", "waiting for the next batch, s", "share", "step alone, s"]
+    titles += ["images/s of the step alone", "images/s of the input alone"]
+    row = [f"{step:.4f}", f"{waiting:.4f}", f"{waiting / step:.1%}", f"{alone:.4f}"]
+    row += [f"{batch_size / alone:,.0f}", f"{delivered:,.0f}"]
+    tables.print_table(titles, [row], text_columns=0)
 
 
 def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[float, float]]:
-    """Returns the function from batches and a number of steps to the seconds of a step, and of these in `next`.
+    """Returns a function (batches, number of steps) -> seconds per step, and its seconds in `next`.
 
-    The order of operations is that of the training loop.
+    The order of operations is the training loop's.
     """
     spec, mesh, source = setting.spec, sharding.make_mesh(), setting.source
     epoch = source.num_examples // spec.batch_size
@@ -200,8 +189,8 @@ def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[flo
             waiting += time.perf_counter() - before
             state, sums = train_step(state, sharding.to_global(batch, mesh))
             window.append(sums)
-            if len(window) > IN_FLIGHT:
-                jax.block_until_ready(window[-1 - IN_FLIGHT])
+            if len(window) > steps.IN_FLIGHT:
+                jax.block_until_ready(window[-1 - steps.IN_FLIGHT])
         jax.block_until_ready(state)
         return (time.perf_counter() - begin) / count, waiting / count
 

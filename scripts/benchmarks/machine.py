@@ -1,4 +1,4 @@
-"""What times depend on: the processor, how many of its cores, the device, and how fast that one can be."""
+"""The machine that the numbers depend on: its processor and cores, the device, and the device's peak."""
 
 import datetime
 import os
@@ -7,11 +7,11 @@ import platform
 import sys
 from typing import Any
 
-# Dense FLOPs/s in bfloat16 with sums in float32, without sparsity, by what `jax.Device.device_kind` begins with.
+# Dense FLOP/s in bfloat16 with float32 accumulation, without sparsity, by the beginning of `jax.Device.device_kind`.
 # Sources: NVIDIA's data sheets of A100, H100 (SXM) and H200; Google Cloud's pages of TPU v4, v5e and v5p.
 PEAKS = {
     "NVIDIA A100": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,  # SXM; the PCIe form has another name and is slower
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM; the PCIe card has another name and is slower
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -22,24 +22,24 @@ PEAKS = {
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """What the device could do in a second; None where that is not known, and in other types than bfloat16."""
+    """The device's peak in FLOP/s; None if unknown, as for every dtype but bfloat16."""
     if dtype != "bfloat16":
         return None
     return next((peak for kind, peak in PEAKS.items() if device_kind.startswith(kind)), None)
 
 
 def describe(*versions: str) -> str:
-    """What the numbers depend on, in a line.
+    """The date, the machine and the versions of the libraries, in one line.
 
     Args:
-      versions: of libraries, beside JAX's.
+      versions: of the libraries beside JAX.
     """
     import jax
 
@@ -49,12 +49,12 @@ def describe(*versions: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line about the progress, beside the tables."""
+    """Reports progress on stderr: stdout holds the tables."""
     print(text, file=sys.stderr, flush=True)
 
 
 def peak_memory(device: Any) -> int | None:
-    """Bytes that the device had in use at most since the process began, where it says."""
+    """The most bytes that the device has held since the process began; None if it does not say."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 

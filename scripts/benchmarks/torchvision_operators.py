@@ -1,7 +1,7 @@
-"""Lets torchvision be imported where its compiled operators are missing; import this before it.
+"""Makes torchvision importable if its compiled operators are missing. Import this module first.
 
-They are missing where they were built for another torch than the installed one. Declared, they let the rest of it be
-imported, and neither its transforms nor timm's networks use them.
+They are missing if torchvision was built for another version of torch. Declaring them is enough: neither torchvision's
+transforms nor timm's networks call them.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""PyTorch's networks of scripts/peer_networks.py are ours: as many parameters, and the same logits."""
+"""The PyTorch networks of the benchmarks are ours: they have as many parameters and give the same logits."""
 
 import json
 import re
@@ -27,9 +27,9 @@ STAGES = {"resnet": "layer{stage1}", "seresnet": "layer{stage1}", "regnet": "s{s
 @pytest.fixture(scope="module")
 def peer_networks():
     pytest.importorskip("torch")
-    pytest.importorskip("scripts.torchvision_operators")
+    pytest.importorskip("scripts.benchmarks.torchvision_operators")
     pytest.importorskip("timm")
-    from scripts import peer_networks
+    from scripts.benchmarks import peer_networks
 
     return peer_networks
 

@@ -1,4 +1,4 @@
-"""How long it takes until a network is there, and until it trains: each in a process of its own."""
+"""Times the initialisation of a network and the start of training, each in a process of its own."""
 
 import json
 import os
@@ -10,21 +10,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from scripts import machine
+from scripts.benchmarks import machine
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 WAYS = ("init_variables", "lazy_init", "init", "jit")
 PARTS = ("import", "init", "trace and lower", "compile", "first step", "whole process")
-CACHES = {"empty": "cold", "filled": "again"}  # of compiled programs
+CACHES = ("empty", "filled")  # the compilation cache
 
 
 def print_init(models: Sequence[str], repeats: int) -> None:
-    """Prints a table of seconds until a network is initialised, by the way that it is done."""
+    """Prints a table of the seconds that each way to initialise a network takes."""
     print(f"| network | {' | '.join(WAYS)} |")
     print(f"| --- |{' ---: |' * len(WAYS)}")
     for name in models:
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for _ in range(repeats):  # in alternation, so that a busy minute hits all ways alike
+        for _ in range(repeats):  # in alternation, so that a busy minute affects all ways alike
             for way in WAYS:
                 seconds[way].append(_in_fresh_process(f"time_init({name!r}, {way!r})", {}))
         print(f"| {name} | {' | '.join(f'{statistics.median(seconds[way]):.1f}' for way in WAYS)} |", flush=True)
@@ -53,12 +53,11 @@ def time_init(name: str, way: str) -> float:
 
 
 def print_start(models: Sequence[str], *, batch: int, image_size: int, dtype: str, repeats: int) -> None:
-    """Prints a table of seconds until a training step is done, first with an empty cache, then with the filled one.
+    """Prints a table of the seconds until one training step is done, with an empty cache and with the filled one.
 
     Args:
-      models: names of networks.
-      batch, image_size, dtype: see `step_contenders.Setting`.
-      repeats: how often, each time from an empty cache.
+      batch, image_size, dtype: see `contenders.Setting`.
+      repeats: how often to start from an empty cache.
     """
     seconds: dict[tuple[str, str, str], list[float]] = {}
     for number in range(repeats):
@@ -94,16 +93,16 @@ def _starts(
 
 
 def time_start(name: str, batch: int, image_size: int, dtype: str) -> dict[str, float]:
-    """Seconds of the parts of a start, in this process, which has to be fresh."""
+    """Seconds of each part of a start, in this process, which must be fresh."""
     begin = time.perf_counter()
-    from scripts.step_contenders import Setting, Steps
+    from scripts.benchmarks.contenders import Setting, Steps
 
     imported = time.perf_counter()
-    one = Steps(name, Setting(batch, image_size, dtype))
-    init = one.init()
-    facts = one.compile("train")
+    steps = Steps(name, Setting(batch, image_size, dtype))
+    init = steps.init()
+    facts = steps.compile("train")
     compiled = time.perf_counter()
-    one.train(1)
+    steps.train(1)
     return {
         "import": imported - begin,
         "init": init,
@@ -114,12 +113,12 @@ def time_start(name: str, batch: int, image_size: int, dtype: str) -> dict[str, 
 
 
 def _in_fresh_process(call: str, environment: Mapping[str, str]):
-    """What a function of this file returns there, with nothing compiled, and no cache but one that is given."""
-    code = f"from scripts import start_benchmark as b; import json; print(json.dumps(b.{call}))"
+    """Calls a function of this file in a new process, with no compilation cache but the given one."""
+    code = f"from scripts.benchmarks import starts; import json; print(json.dumps(starts.{call}))"
     inherited = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=inherited | environment, stdout=subprocess.PIPE, text=True
     )
-    if result.returncode:  # it has said why
+    if result.returncode:  # the process has printed the reason
         raise SystemExit(result.returncode)
     return json.loads(result.stdout)

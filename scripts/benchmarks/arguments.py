@@ -1,4 +1,4 @@
-"""What the command line of `benchmark.py` takes, and how it says what is wrong with it."""
+"""Types of command-line arguments, and a parser whose errors take one line."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -6,14 +6,14 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports an error without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A whole number that is not too small, from the command line."""
+    """The type of a whole number that is not too small."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -24,7 +24,7 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """A number above 0, from the command line."""
+    """The type of a number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -35,7 +35,7 @@ def positive(text: str) -> float:
 
 
 def network(name: str) -> str:
-    """A network's name, from the command line."""
+    """The type of a network's name."""
     from skipnet_jax.models import model_info
 
     try:
@@ -46,23 +46,22 @@ def network(name: str) -> str:
 
 
 def networks(text: str) -> list[str]:
-    """Names with commas, from the command line."""
-    return different(text, [network(name) for name in text.split(",")])
+    """The type of several names, separated by commas."""
+    return _different([network(name) for name in text.split(",")])
 
 
 def some_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    """Some of a few words, from the command line."""
+    """The type of one or more of these words, separated by commas."""
 
     def parse(text: str) -> list[str]:
         if not set(text.split(",")) <= set(choices):
             raise argparse.ArgumentTypeError(f"got {text!r}, expected {' or '.join(choices)}, or several with commas")
-        return different(text, text.split(","))
+        return _different(text.split(","))
 
     return parse
 
 
-def different(text: str, chosen: list[str]) -> list[str]:
-    """Nothing twice."""
+def _different(chosen: list[str]) -> list[str]:
     if len(set(chosen)) < len(chosen):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected each only once")
+        raise argparse.ArgumentTypeError(f"got {','.join(chosen)!r}, expected each only once")
     return chosen

@@ -1,8 +1,8 @@
-"""The input that a PyTorch user would write, to compare with: DataLoader, Pillow and torchvision, for the same work.
+"""The input pipeline as a PyTorch user would write it, for comparison: DataLoader, Pillow and torchvision.
 
     pip install -e ".[peer]"
 
-Workers are started afresh (spawn), since a process with TensorFlow's and JAX's threads cannot be forked safely.
+Workers are spawned, because a process with TensorFlow's and JAX's threads cannot be forked safely.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import scripts.torchvision_operators  # noqa: F401
+import scripts.benchmarks.torchvision_operators  # noqa: F401
 
 # isort: split
 import torchvision
@@ -32,16 +32,14 @@ _COMPONENT_STDS = torch.tensor([0.2175, 0.0188, 0.0045])
 def batches(
     source: Files | InMemory, spec: DataSpec, *, batch_size: int, workers: int, normalize: bool
 ) -> Iterator[Any]:
-    """Batches without end, in random order.
+    """Endless batches in random order.
 
-    Examples are drawn with replacement, so that no end of an epoch ever lets the workers run dry.
+    Examples are drawn with replacement, so that the workers never run dry at the end of an epoch.
 
     Args:
-      source: the images.
       spec: says which augmentation.
-      batch_size: examples per batch.
-      workers: processes that make them.
-      normalize: subtract the mean and divide by the standard deviation here, as such programs do.
+      workers: processes.
+      normalize: subtract the mean and divide by the standard deviation on the host, as PyTorch users do.
     """
     dataset = _Images(source, _transform(spec, normalize))
     sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**9)
@@ -57,7 +55,7 @@ def batches(
     try:
         yield from iterator
     finally:
-        # A worker that is stopped in the middle of its work may abort, of which torch makes an error.
+        # A worker that is stopped at work may abort, which torch reports as an error.
         with contextlib.suppress(RuntimeError):
             iterator._shutdown_workers()
 
@@ -88,7 +86,7 @@ class _Lighting:
 
 
 def _transform(spec: DataSpec, normalize: bool) -> Any:
-    """The operations of the spec in torchvision's words, and in the order of the recipes."""
+    """The operations of the spec as torchvision's transforms, in the order of the recipes."""
     steps: list[Any] = []
     if spec.auto_augment != "none":
         steps.append(transforms.AutoAugment(transforms.AutoAugmentPolicy(spec.auto_augment)))

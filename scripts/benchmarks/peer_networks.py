@@ -1,9 +1,9 @@
-"""The same networks in PyTorch, to compare with.
+"""The same networks in PyTorch, for comparison.
 
     pip install -e ".[peer]"
 
-timm's network of the same name where it has one. The gated ones are timm's too, with a gate in the place of each
-addition, and the CIFAR ResNets are written here: both as a PyTorch user would write them, without tricks.
+Plain networks are timm's, except the CIFAR ResNets, which are written here. Gated networks replace each addition by a
+gate. Gates and CIFAR ResNets are written as a PyTorch user would write them, without tricks.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-import scripts.torchvision_operators  # noqa: F401
+import scripts.benchmarks.torchvision_operators  # noqa: F401
 
 # isort: split
 import timm
 from timm.models import convnext, regnet, resnet
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.interop import timm_weights
 from skipnet_jax.models import model_info
 
@@ -25,52 +26,52 @@ VERSIONS = (f"PyTorch {torch.__version__}", f"timm {timm.__version__}")
 CIFAR = {"resnet20": 3, "resnet110": 18}  # blocks per stage
 CIFAR_WIDTHS = (16, 32, 64)
 CIFAR_REDUCTION, IMAGENET_REDUCTION = 2, 8  # of the gates
-UNGATED = (timm_weights.SWIN,)  # families whose gated form is not written here
+UNGATED = (timm_weights.SWIN,)  # families without a gated form here
 
 Parts = tuple[torch.Tensor, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]  # branch, shortcut, activation
 
 
 def create(name: str, image_size: int) -> nn.Module:
-    """Builds a network with the same number of parameters as ours of this name.
+    """Builds the network of this name, with as many parameters as ours.
 
     Args:
-      name: of `skipnet_jax.models.list_models()`.
       image_size: side of the square images, in pixels.
 
     Raises:
-      ValueError: there is none, or it has another number of parameters.
+      UserError: there is no such network, or its number of parameters differs.
     """
     require(name, image_size)
     return _build(name, image_size)
 
 
 def require(name: str, image_size: int) -> None:
-    """Finds out, without making any array, whether `create` will work; raises as it does."""
+    """Raises as `create` would, without making any array."""
     with torch.device("meta"):
         params = count_params(_build(name, image_size))
-    if params != (ours := model_info(name).params):
-        raise ValueError(
-            f"--peer: PyTorch's {name} has {params:,} parameters at {image_size} px, expected the {ours:,} of ours."
-        )
+    ours = model_info(name).params
+    if params != ours:
+        raise UserError("--peer", f"{params:,} parameters in PyTorch's {name} at {image_size} px", f"{ours:,}, as here")
 
 
 def names() -> list[str]:
-    """All that there is a peer for."""
+    """All networks that exist here in PyTorch."""
     plain = [*CIFAR, *timm_weights.NETWORKS]
     gated = [f"skip_{name}" for name in plain if name in CIFAR or timm_weights.NETWORKS[name][1] not in UNGATED]
     return [*plain, *gated]
 
 
 def count_params(network: nn.Module) -> int:
-    """Statistics excluded."""
+    """The number of parameters, without running statistics."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _build(name: str, image_size: int) -> nn.Module:
     if name not in names():
-        raise ValueError(
-            f"--peer: got {name!r}, which has none here. These have one: {', '.join(CIFAR)}, all ResNets for ImageNet, "
-            f"RegNets and ConvNeXts, plain and as skip_; Swins, plain only."
+        raise UserError(
+            "--peer",
+            f"{name}",
+            f"a network that exists in PyTorch: {', '.join(CIFAR)}, all ResNets for ImageNet, RegNets and ConvNeXts, "
+            f"plain and skip_; Swins, plain only",
         )
     plain = name.removeprefix("skip_")
     if plain in CIFAR:
@@ -79,7 +80,7 @@ def _build(name: str, image_size: int) -> nn.Module:
     num_classes = model_info(name).num_classes
     if naming is timm_weights.SWIN:
         return timm.create_model(timm_name, num_classes=num_classes, img_size=image_size)
-    if naming in (timm_weights.RESNET, timm_weights.RESNET_D):  # ours do not begin with zeros in the last norm either
+    if naming in (timm_weights.RESNET, timm_weights.RESNET_D):  # as here: no zeros in the last norm
         network = timm.create_model(timm_name, num_classes=num_classes, zero_init_last=False)
     else:
         network = timm.create_model(timm_name, num_classes=num_classes)
@@ -109,10 +110,10 @@ class Gate(nn.Module):
 
 
 class GatedStage(nn.Module):
-    """The blocks of one section, which are as many as see each other's states.
+    """The blocks of one section, which see each other's states.
 
     Args:
-      downsample: what comes before the first block.
+      downsample: is applied before the first block.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class GatedStage(nn.Module):
 
 
 def distances(reach: int) -> list[int]:
-    """To the states that a block sees, with so many blocks of its section before it."""
+    """Distances to the states that a block sees, with `reach` blocks of its section before it."""
     return [2**k - 1 for k in range(10) if 2**k - 1 <= reach]
 
 
@@ -167,7 +168,10 @@ class CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """He et al., CVPR 2016, section 4.2, with 1x1 convolutions as shortcuts between stages."""
+    """The CIFAR ResNet, with 1x1 convolutions as shortcuts between stages.
+
+    Source: He et al., CVPR 2016, section 4.2.
+    """
 
     def __init__(self, depth: int, num_classes: int, *, gated: bool):
         super().__init__()
@@ -190,7 +194,7 @@ class CifarResNet(nn.Module):
 
 
 def _with_gates(network: nn.Module) -> nn.Module:
-    """Puts a gate in the place of each addition of timm's network."""
+    """Replaces each addition in timm's network by a gate."""
     widths = [stage["num_chs"] for stage in network.feature_info[-4:]]
     if isinstance(network, convnext.ConvNeXt):
         for i, (stage, width) in enumerate(zip(network.stages, widths, strict=True)):

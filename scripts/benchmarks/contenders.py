@@ -1,4 +1,4 @@
-"""Our side of the step benchmark: a network's real training and evaluation steps, compiled, with a batch in place."""
+"""JAX's side of the step benchmark: a network's real training and evaluation steps, compiled, with a batch in place."""
 
 import dataclasses
 import time
@@ -7,23 +7,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from skipnet_jax.data.statistics import IMAGENET
 from skipnet_jax.models import build_network, model_info
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 from skipnet_jax.training import sharding, steps
 
-# ImageNet's, for pixels scaled to 0..1; which numbers they are does not matter here.
-
-# SGD with Nesterov momentum and decay of kernels, as in the recipes. The rate is small and constant: hundreds of steps
-# on noise shall end in no number that is not finite.
+# As in the recipes, but with a small constant rate: hundreds of steps on noise must not diverge.
 OPTIM = OptimSpec(name="sgd", lr=1e-3, schedule="constant", momentum=0.9, nesterov=True, weight_decay=5e-4)
 
-TINY_BATCH = 2  # the least that a gate's batch norm takes
+TINY_BATCH = 2  # the smallest that a gate's batch norm takes
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What every contender of a run has in common.
+    """What all contenders have in common.
 
     Args:
       batch: examples per step.
@@ -40,12 +38,12 @@ class Setting:
     remat: bool = False
 
     def size_of(self, name: str) -> int:
-        """Side of this network's images, in pixels."""
+        """The side of this network's images, in pixels."""
         return self.image_size or model_info(name).image_size
 
 
 def plain_spec(name: str, setting: Setting) -> TrainSpec:
-    """A network's recipe without mixing, on as many classes as in its published table."""
+    """A recipe for a network without mixing, with as many classes as in its published table."""
     return TrainSpec(
         model=ModelSpec(
             name=name,
@@ -63,19 +61,14 @@ def plain_spec(name: str, setting: Setting) -> TrainSpec:
 
 
 def noise(name: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [b, s, s, 3] and labels int32 [b], the same for ours and the peer."""
+    """Images uint8 [b, s, s, 3] and labels int32 [b], the same for JAX and PyTorch."""
     random, size = np.random.default_rng(0), setting.size_of(name)
     images = random.integers(0, 256, (setting.batch, size, size, 3), np.uint8)
     return images, random.integers(0, model_info(name).num_classes, setting.batch, np.int32)
 
 
 class Steps:
-    """A network on one device, with its steps as the trainer makes them.
-
-    Args:
-      name: of the network.
-      setting: see there.
-    """
+    """A network on one device, with the trainer's own steps."""
 
     def __init__(self, name: str, setting: Setting) -> None:
         self.spec = spec = plain_spec(name, setting)
@@ -92,11 +85,10 @@ class Steps:
         self.batch = sharding.to_global(rows, self.mesh)
         self.eval_batch = sharding.to_global(rows | {"mask": np.ones(len(labels), bool)}, self.mesh)
         self.state: Any = None
-        self.facts: dict[str, dict[str, float | None]] = {}  # of a mode: seconds and bytes
         self._compiled: dict[str, Any] = {}
 
     def init(self) -> float:
-        """Makes the state; returns the seconds that it took."""
+        """Makes the state, and returns the seconds that it took."""
         begin = time.perf_counter()
         size = self.spec.data.image_size
         self.state = steps.init_state(self.model, self.optimizer, image_size=size, seed=0, mesh=self.mesh)
@@ -107,8 +99,8 @@ class Steps:
         """Compiles the step of a mode.
 
         Returns:
-          "lower_s" and "compile_s" in seconds, and "memory" in bytes: what the program's arguments, results and
-          intermediate arrays take on the device, by the compiler's account.
+          "lower_s" and "compile_s" in seconds, and "memory": the bytes that the program's arguments, results and
+          intermediate arrays take on the device, as the compiler counts them.
         """
         begin = time.perf_counter()
         if mode == "train":
@@ -121,20 +113,20 @@ class Steps:
         return {"lower_s": middle - begin, "compile_s": end - middle, "memory": program_memory(compiled)}
 
     def train(self, count: int) -> None:
-        """Takes so many steps. They wait for each other, so it is enough to wait for the last state."""
+        """Takes so many steps. Each needs the state of the one before, so waiting for the last state is enough."""
         metrics = None
         for _ in range(count):
             self.state, metrics = self._compiled["train"](self.state, self.batch)
         jax.block_until_ready((self.state, metrics))
 
     def evaluate(self, count: int) -> None:
-        """Scores the batch so often, each after the other: a CPU would run several at once."""
+        """Scores the batch so often, one after the other: a CPU would run several at once."""
         for _ in range(count):
             jax.block_until_ready(self._compiled["eval"](self.state.variables, self.eval_batch))
 
 
 def program_memory(compiled: Any) -> int | None:
-    """Bytes of a compiled program's arguments, results and intermediate arrays; shared ones count once."""
+    """Bytes of a compiled program's arguments, results and intermediate arrays; aliased buffers count once."""
     sizes = compiled.memory_analysis()
     if sizes is None:
         return None
@@ -143,18 +135,13 @@ def program_memory(compiled: Any) -> int | None:
 
 
 class HostCalls:
-    """How long Python is busy with a training step.
+    """Times how long Python is busy with a training step.
 
-    The jitted step is called as the training loop calls it, with the state that it returned, on a batch so small that
-    the device has next to nothing to do, and each call is timed from outside until it returns. JAX returns before the
-    result is there, on a CPU too, whose threads then compute. Each call begins when the last one's state is
-    ready, so that no queue can hold it up. So this is what a step costs the host, whatever the batch: where it is
-    less than the step's time, an accelerator never waits for Python. On a CPU the computing threads already share the
-    cores with the call, so it is an upper bound there. Fetching a batch and bringing it to the device are not in it.
-
-    Args:
-      name: of the network.
-      dtype: of the computation.
+    It calls the jitted step as the training loop does, on a batch so small that the device has next to nothing to do,
+    and times each call until it returns; JAX returns before the result is ready, on CPUs too. Each call begins when the
+    last state is ready, so that no queue delays it. The time does not depend on the batch size: if it is shorter than a
+    step, an accelerator never waits for Python. On a CPU the computing threads share the cores with the call, so the
+    time is an upper bound. Fetching a batch and copying it to the device are not included.
     """
 
     def __init__(self, name: str, dtype: str) -> None:
@@ -165,14 +152,13 @@ class HostCalls:
         self.time(2)  # compiles
 
     def time(self, count: int) -> tuple[list[float], list[float]]:
-        """Seconds of each of so many calls, and until the state that it returned was ready."""
-        calls, wholes = [], []
-        one = self._steps
+        """Seconds of each call until it returns, and until its state is ready."""
+        returned, ready = [], []
+        steps = self._steps
         for _ in range(count):
             begin = time.perf_counter()
-            one.state, _ = one.train_step(one.state, one.batch)
-            called = time.perf_counter()
-            jax.block_until_ready(one.state)
-            calls.append(called - begin)
-            wholes.append(time.perf_counter() - begin)
-        return calls, wholes
+            steps.state, _ = steps.train_step(steps.state, steps.batch)
+            returned.append(time.perf_counter() - begin)
+            jax.block_until_ready(steps.state)
+            ready.append(time.perf_counter() - begin)
+        return returned, ready

@@ -1,7 +1,7 @@
-"""PyTorch's side of the step benchmark: the whole step that its user would write, with a batch in place.
+"""PyTorch's side of the step benchmark: the whole step as a PyTorch user would write it, with a batch in place.
 
-On a CPU, PyTorch runs as it comes, in both of its memory formats. On CUDA: channels last, compiled, TensorFloat-32
-where JAX uses it too. bfloat16 is its autocast everywhere.
+On a CPU, PyTorch runs with its defaults, in both memory formats. On CUDA it runs channels last and compiled, with
+TensorFloat-32 where JAX uses it too. bfloat16 means autocast.
 """
 
 import time
@@ -10,25 +10,27 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional
 
-from scripts import machine, peer_networks
-from scripts.step_contenders import IMAGENET, OPTIM, Setting, noise
+from scripts.benchmarks import machine, peer_networks
+from scripts.benchmarks.contenders import OPTIM, Setting, noise
+from skipnet_jax.data.statistics import IMAGENET
+from skipnet_jax.errors import UserError
 
 FORMATS = {"PyTorch": torch.contiguous_format, "PyTorch, channels last": torch.channels_last}
 
 
 def frameworks(device: str) -> list[str]:
-    """Names of what is measured on a device, "cpu" or "cuda"."""
+    """The memory formats to measure on a device, "cpu" or "cuda"."""
     return list(FORMATS) if device == "cpu" else ["PyTorch, channels last"]
 
 
 def prepare(device: str, sizes: Mapping[str, int]) -> None:
-    """As many threads as JAX has; on CUDA the fastest kernels, and products as JAX makes them by default.
+    """Gives PyTorch as many threads as JAX has, and on CUDA the fastest kernels and JAX's default precision.
 
     Args:
-      sizes: of the images, by the name of each network that is going to be made.
+      sizes: network -> side of its images, in pixels.
 
     Raises:
-      ValueError: PyTorch does not see the device, or has no such network.
+      UserError: PyTorch does not see the device, or has no such network.
     """
     for name, size in sizes.items():
         peer_networks.require(name, size)
@@ -36,24 +38,22 @@ def prepare(device: str, sizes: Mapping[str, int]) -> None:
     torch.manual_seed(0)
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError("--peer: got torch, which sees no CUDA device, expected the one that JAX sees.")
+            raise UserError("--peer", "a torch without CUDA device", "the device that JAX sees")
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-        # All networks of a class count together, and beyond the limit they would silently run uncompiled.
+        # The limit counts all networks of a class; beyond it they would silently run uncompiled.
         torch._dynamo.config.recompile_limit = 64
 
 
 class PeerSteps:
-    """A network of PyTorch on one device, with a training and an evaluation step.
+    """A network in PyTorch on one device, with a training and an evaluation step.
 
     Args:
-      name: of ours.
-      setting: see there.
       framework: one of `frameworks(device)`.
       device: "cpu" or "cuda".
 
     Raises:
-      ValueError: there is no such peer, or it has another number of parameters.
+      UserError: see `peer_networks.create`.
     """
 
     def __init__(self, name: str, setting: Setting, framework: str, device: str) -> None:
@@ -74,8 +74,8 @@ class PeerSteps:
         """Takes one step.
 
         Returns:
-          As of `step_contenders.Steps.compile`, with the whole first step in the place of the compilation; the memory
-          is what the allocator had handed out at most, and known on CUDA only.
+          As `contenders.Steps.compile`, with the time of the whole first step as "compile_s". "memory" is the
+          allocator's peak, known on CUDA only.
         """
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -103,7 +103,7 @@ class PeerSteps:
             self._wait()
 
     def rest(self) -> None:
-        """Leaves the device's memory to the others."""
+        """Returns cached memory to the device, for the other contenders."""
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
@@ -119,7 +119,7 @@ class PeerSteps:
 
 
 def _optimizer(network: torch.nn.Module, *, fused: bool) -> torch.optim.Optimizer:
-    """Kernels decay, norms and biases do not."""
+    """SGD that decays kernels, but not norms and biases."""
     kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": OPTIM.weight_decay}, {"params": others, "weight_decay": 0.0}]
