@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop: `train_and_evaluate` trains a network in a workdir, and resumes a run that was interrupted."""
 
 import contextlib
 import sys
@@ -15,6 +15,7 @@ from orbax import checkpoint as ocp
 from skipnet_jax import config
 from skipnet_jax.analysis import curves
 from skipnet_jax.data import pipeline, sources
+from skipnet_jax.errors import SavingError, UserError
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
@@ -30,23 +31,23 @@ from skipnet_jax.training import sharding, steps
 def train_and_evaluate(
     spec: Any, workdir: epath.PathLike, *, allow_change: Sequence[str] = ()
 ) -> dict[str, float | int]:
-    """Trains a network, or goes on where an earlier call with this workdir was interrupted.
+    """Trains a network, or resumes the run in this workdir.
 
     Args:
-      spec: TrainSpec, or the ConfigDict of a recipe.
-      workdir: `workdir.py` lists what it will hold.
-      allow_change: fields, as in optim.lr, in which spec may differ from that of the earlier call.
+      spec: a TrainSpec, or the ConfigDict of a recipe.
+      workdir: `runs/workdir.py` lists the files in it.
+      allow_change: fields, such as optim.lr, that may differ from the config of the run that is resumed.
 
     Returns:
       Exact results of the last epoch on the test images: "accuracy" and "top5_accuracy" (0..1), "loss" (nats), "count"
-      (examples), "epoch"; with `ema_decay`, "average_accuracy" and so on of the moving average. If there was
-      nothing left to do, those of the call that finished the run.
+      (examples) and "epoch". With `ema_decay` the moving average has results too, such as "average_accuracy". For a
+      run that is already complete, the results are read from its last checkpoint.
 
     Raises:
-      ValueError: the config does not fit the data, the devices or the workdir.
-      FloatingPointError: the loss, the gradient or the network is no longer finite.
-      OSError: the last state could not be saved.
-      signals.Stopped: SIGTERM, or Ctrl-C, which it is a kind of; its text says what is saved.
+      UserError: the config does not fit the data, the devices or the workdir.
+      DivergedError: the loss, the gradient or the network is no longer finite.
+      SavingError: the last state could not be saved.
+      signals.Stopped: SIGTERM or Ctrl-C arrived. It is a KeyboardInterrupt, and its text says what is saved.
     """
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
     hosts.require_shared(workdirs.locate(workdir))
@@ -56,36 +57,42 @@ def train_and_evaluate(
     with Saver(workdir / workdirs.CHECKPOINTS, every_minutes=spec.checkpoint_every_minutes) as saver:
         mesh = sharding.make_mesh()
         complete = _results_if_complete(saver.manager, spec, mesh)
-        if complete:
-            _draw(workdir)
         results = complete or _train(spec, workdir, saver, mesh)
-    _finish("complete already" if complete else "finished", results, workdir)
+    if complete:
+        _plot_curves(workdir)
+    if jax.process_index() == 0:
+        status = "already complete" if complete else "finished"
+        print(f"{status}: {results['epoch']} epochs, {scoring.summary(results)}, in {workdir}", flush=True)
     return results
 
 
 def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> dict[str, float | int]:
-    """Makes the steps that are left; the results of the last epoch.
+    """Makes the remaining steps of a run, and returns the results of its last epoch.
 
-    The order of operations: step; every `log_every_steps`, and at the end of an epoch, fetch the numbers, check them,
-    write them; at the end of an epoch evaluate on the test images, check, write. Then, if it is time or a signal has
-    come, check the state and save. So nothing that is not finite is ever saved. Between two fetches the device runs
-    ahead of the host. A step that an earlier call has saved without its evaluation begins with that.
+    Each pass of the loop
+      1. trains on the next batch;
+      2. at every `log_every_steps`-th step and at the end of an epoch, fetches the metrics, checks and logs them;
+      3. at the end of an epoch, evaluates on the test images, checks and logs the results;
+      4. if a checkpoint is due or a signal has arrived, checks the state and saves it.
+
+    Every number is checked before it is saved, so a checkpoint is always finite. Between two fetches the device runs
+    ahead of the host. If the last checkpoint was saved but not evaluated, resuming evaluates it first.
     """
     train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
-    _require_fit(spec, train_source, mesh)
+    steps_per_epoch = _require_fit(spec, train_source, mesh)
+    total = spec.epochs * steps_per_epoch
     workdirs.require_same_data(
         workdir,
         class_names=train_source.class_names,
         training_images=train_source.num_examples,
         started=saver.manager.latest_step() is not None,
     )
-    steps_per_epoch = train_source.num_examples // spec.batch_size
-    total = spec.epochs * steps_per_epoch
-    state, train_step, eval_step = _compile(spec, train_source, test_source, mesh)
+    state, train_step, eval_step = _compile(spec, train_source, test_source, steps_per_epoch, mesh)
     state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
-    evaluated = saver.manager.metrics(start) is not None  # then nothing of the epoch is left to be told
+    evaluated = saver.manager.metrics(start) is not None
     unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
-    _require_left(start + 1 - unevaluated, total, steps_per_epoch)
+    first = start if unevaluated else start + 1
+    _require_remaining(first, total, spec)
     workdirs.remember(workdir, spec)
 
     def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -94,7 +101,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
             train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **share
         )
 
-    guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _saved(saver, steps_per_epoch))
+    guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _last_saved(saver, steps_per_epoch))
     console = Console(
         workdir,
         start=start,
@@ -104,70 +111,73 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         unevaluated=unevaluated,
         wandb_project=spec.wandb_project,
     )
-    _introduce(console, spec, state.params, train_source, test_source, mesh, workdir)
+    _introduce(console, spec, state.params, train_source, test_source, steps_per_epoch, mesh, workdir)
     if start:
-        console.say(f"going on from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
+        console.say(f"resuming from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
         state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
         console.say(str(taken))
     batches = batches_from(start)
     with (
-        contextlib.ExitStack() as last,
+        contextlib.ExitStack() as at_exit,
         events.recorded(workdir, lambda: console.done),
         signals.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as stop_signals,
     ):
-        last.callback(_draw, workdir)
-        last.callback(console.close)
-        for step in range(start if unevaluated else start + 1, total + 1):
+        at_exit.callback(_plot_curves, workdir)
+        at_exit.callback(console.close)
+        for step in range(first, total + 1):
             results: dict[str, float | int] = {}
-            at_end = step % steps_per_epoch == 0
-            fetch = at_end or step % spec.log_every_steps == 0
+            end_of_epoch = step % steps_per_epoch == 0
+            fetch = end_of_epoch or step % spec.log_every_steps == 0
             if step > start:
-                state, sums = train_step(state, sharding.to_global(next(batches), mesh))
-                console.step(sums)
+                state, metrics = train_step(state, sharding.to_global(next(batches), mesh))
+                console.step(metrics)
                 stop_signals.agree()
                 if fetch:
                     guard.check_steps(console.fetch(), step)
-            if at_end:
-                with contextlib.suppress(signals.Requested):
+            if end_of_epoch:
+                with contextlib.suppress(signals.Requested):  # a signal breaks off the evaluation
                     stop_signals.check()
                     results = scoring.evaluate_state(
                         eval_step, state, test_source, spec, mesh, check=stop_signals.check
                     )
-            if results:
-                guard.check_results(results, step)
-                console.epoch(results)
-                results["epoch"] = step // steps_per_epoch
-            by_epoch = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
-            stopping = stop_signals.number  # asked once a step: a signal that comes after this is the next one's
-            if by_epoch or stopping or saver.due(fetched=fetch):
+                    guard.check_results(results, step)
+                    console.epoch(results)
+                    results["epoch"] = step // steps_per_epoch
+            epoch_due = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
+            stopping = stop_signals.number  # read once: the next step takes up a signal that arrives after this line
+            if epoch_due or stopping or saver.due(fetched=fetch):
                 snapshot = console.snapshot()
                 guard.check_steps(snapshot["window"], step)
                 guard.check_state(state, step)
                 saver.save(step, state, snapshot, results or None)
             saver.poll()
             if stopping and not (results and step == total):
-                raise _stopped(stop_signals, step, total, saver, steps_per_epoch)
-        _require_saved(saver)
+                raise _stopped(stop_signals, step, total, _last_saved(saver, steps_per_epoch))
+        if not saver.finish():
+            raise SavingError(
+                f"training is complete, but its last state could not be saved. Make room in {saver.manager.directory} "
+                f"and run the same command again."
+            )
     return results
 
 
-def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> None:
+def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> int:
+    """Checks the config against the training data and the devices, and returns the number of steps per epoch."""
     if spec.model.num_classes != source.num_classes:
-        raise ValueError(
-            f"model.num_classes: got {spec.model.num_classes}, expected {source.num_classes}, the classes of "
-            f"{source.name}. Give --config.model.num_classes={source.num_classes}, or another --config.data.name."
+        raise UserError(
+            "model.num_classes",
+            f"{spec.model.num_classes}",
+            f"{source.num_classes}, the number of classes of {source.name}",
+            f"Set `model.num_classes`={source.num_classes}, or choose another `data.name`.",
         )
-    if spec.batch_size > source.num_examples:
-        raise ValueError(
-            f"batch_size: got {spec.batch_size}, expected at most the {source.num_examples} training images of "
-            f"{source.name}. Lower --config.batch_size."
-        )
-    sharding.require_divisible("batch_size", spec.batch_size, mesh)
+    steps_per_epoch = spec.steps_per_epoch(source.num_examples)
+    sharding.require_divisible(spec.batch_size, mesh)
+    return steps_per_epoch
 
 
 def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec, mesh: Mesh) -> dict[str, float | int] | None:
-    """Results of a run that there is nothing left to do for: its last checkpoint is whole."""
+    """Returns the results of a run whose last checkpoint is intact and ends the last epoch, otherwise None."""
     step = manager.latest_step()
     results = None if step is None else manager.metrics(step)
     everywhere = sharding.replicated(mesh)
@@ -176,10 +186,9 @@ def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec, mesh: 
 
 
 def _compile(
-    spec: TrainSpec, train_source: sources.Source, test_source: sources.Source, mesh: Mesh
+    spec: TrainSpec, train_source: sources.Source, test_source: sources.Source, steps_per_epoch: int, mesh: Mesh
 ) -> tuple[steps.TrainState, Callable[..., Any], Callable[..., Any]]:
-    """The state before the first step, the training step and the evaluation step."""
-    steps_per_epoch = train_source.num_examples // spec.batch_size
+    """Makes the initial state, the training step and the evaluation step."""
     model = build_network(spec.model)
     schedule = schedules.make_schedule(
         spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
@@ -195,36 +204,30 @@ def _compile(
     return state, train_step, steps.make_eval_step(model, statistics=statistics, mesh=mesh, classes=test_source.classes)
 
 
-def _require_left(first: int, total: int, steps_per_epoch: int) -> None:
-    """After epochs were changed there may be nothing left to do."""
+def _require_remaining(first: int, total: int, spec: TrainSpec) -> None:
+    """Refuses to resume with fewer epochs than the run already has."""
     if first > total:
-        raise ValueError(
-            f"epochs: got {total // steps_per_epoch}, which end at step {total}, expected more, since the run is at "
-            f"step {first - 1} already. Raise --config.epochs, or evaluate it with --mode=evaluate."
+        raise UserError(
+            "epochs",
+            f"{spec.epochs}, which end at step {total}",
+            f"more, since the run is at step {first - 1} already",
+            "Raise `epochs`, or evaluate the run as it is.",
         )
 
 
-def _require_saved(saver: Saver) -> None:
-    if not saver.finish():
-        raise OSError(
-            f"the run is done, but its last state could not be saved. Make room in {saver.manager.directory} and run "
-            f"the same command again."
-        )
-
-
-def _saved(saver: Saver, steps_per_epoch: int) -> str:
+def _last_saved(saver: Saver, steps_per_epoch: int) -> str:
+    """Waits for the checkpoint that is being written, and says in words which one is the last."""
     saver.finish()
     step = saver.manager.latest_step()
     if step is None:
         return "nothing is saved yet"
-    return f"saved is step {step} (epoch {step / steps_per_epoch:g}) in {saver.manager.directory}"
+    return f"the last checkpoint is step {step} (epoch {step / steps_per_epoch:g}) in {saver.manager.directory}"
 
 
-def _stopped(
-    stop_signals: signals.Signals, step: int, total: int, saver: Saver, steps_per_epoch: int
-) -> signals.Stopped:
-    where = f", as a signal asked host {' and '.join(map(str, stop_signals.hosts))} to" if stop_signals.hosts else ""
-    text = f"stopped at step {step} of {total}{where}; {_saved(saver, steps_per_epoch)}. Run the same command to go on."
+def _stopped(stop_signals: signals.Signals, step: int, total: int, saved: str) -> signals.Stopped:
+    named = " and ".join(map(str, stop_signals.hosts))
+    where = f" because of a signal to host {named}" if named else ""
+    text = f"stopped at step {step} of {total}{where}; {saved}. Run the same command to resume."
     return signals.Stopped(text, stop_signals.number)
 
 
@@ -234,9 +237,11 @@ def _introduce(
     params: Mapping[str, Any],
     train_source: sources.Source,
     test_source: sources.Source,
+    steps_per_epoch: int,
     mesh: Mesh,
     workdir: epath.Path,
 ) -> None:
+    """Writes the table of parameters, and prints what is about to be trained."""
     if jax.process_index() == 0:
         overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / workdirs.PARAMETERS).write_text(overview + "\n")
@@ -244,20 +249,15 @@ def _introduce(
         f"{spec.model.name}: {parameter_overview.count_parameters(params):,} parameters, {spec.model.dtype}\n"
         f"{spec.data.name}: {train_source.num_examples:,} training and {test_source.num_examples:,} test images of "
         f"{spec.data.image_size} px, {train_source.num_classes} classes\n"
-        f"{mesh.size} x {mesh.devices.flat[0].device_kind}: {spec.epochs} epochs of "
-        f"{train_source.num_examples // spec.batch_size} steps of {spec.batch_size} images\n"
+        f"{mesh.size} x {mesh.devices.flat[0].device_kind}: {spec.epochs} epochs of {steps_per_epoch} steps of "
+        f"{spec.batch_size} images\n"
         f"workdir: {workdir}"
     )
 
 
-def _draw(workdir: epath.Path) -> None:
+def _plot_curves(workdir: epath.Path) -> None:
     if jax.process_index() == 0:
         try:
             curves.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
-        except OSError as error:  # a picture is no reason to fail: its numbers are in the metrics
+        except OSError as error:  # not worth failing for: the numbers in the picture are saved in the metrics
             print(f"WARNING: {workdir / workdirs.CURVES} could not be written ({error})", file=sys.stderr, flush=True)
-
-
-def _finish(how: str, results: Mapping[str, float | int], workdir: epath.Path) -> None:
-    if jax.process_index() == 0:
-        print(f"{how}: {results['epoch']} epochs, {scoring.summary(results)}, in {workdir}", flush=True)

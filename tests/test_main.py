@@ -194,7 +194,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
     assert "stopping after this step" in err and "Run the same command to go on" in err and "Traceback" not in err
     again = call(*train)
     assert again.returncode == 0 and again.stderr == "", again.stderr
-    assert "going on from step" in again.stdout
+    assert "resuming from step" in again.stdout
     stop, start = events.read(path)[1:3]
     assert stop["why"] == signal.Signals(number).name and stop["step"] == start["step"]
     assert [line["step"] for line in workdir.read_metrics(path) if "train/loss" in line] == list(range(1, 45))
@@ -227,7 +227,7 @@ def test_killed_run_again_evaluated(tmp_path):
     again = call(*train, env=env)
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
-    assert "going on from step" in again.stdout
+    assert "resuming from step" in again.stdout
     steps = [line["step"] for line in workdir.read_metrics(path) if "test/accuracy" in line]
     assert steps == [22, 44, 66, 88]  # every epoch once
 
@@ -244,5 +244,5 @@ def test_killed_run_again_evaluated(tmp_path):
     for file in (path / workdir.CHECKPOINTS / "88" / "state").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:100])
     again = call(*train, env=env)
-    assert again.returncode == 0 and "going on from step 66" in again.stdout, again.stderr
-    assert re.fullmatch(r"WARNING: .*88 is damaged .*going on from step 66\.\n", again.stderr)  # and nothing of Orbax's
+    assert again.returncode == 0 and "resuming from step 66" in again.stdout, again.stderr
+    assert re.fullmatch(r"WARNING: .*88 is damaged .*resuming from step 66\.\n", again.stderr)  # and nothing of Orbax's

@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_does_nothing(whole, capsys, monkeypatch):
     (path / workdir.CURVES).unlink()  # as if killed before the last touch
     monkeypatch.setattr(steps, "make_train_step", None)
     assert train.train_and_evaluate(make_spec(), path) == first
-    assert capsys.readouterr().out.startswith("complete already: 3 epochs, test accuracy")
+    assert capsys.readouterr().out.startswith("already complete: 3 epochs, test accuracy")
     assert workdir.read_metrics(path) == lines
     assert (path / workdir.CURVES).exists()
 
@@ -105,13 +105,13 @@ def test_interrupted_at_any_step_and_run_again_equals_never_interrupted(whole, t
         with pytest.raises(signals.Stopped) as stop:
             train.train_and_evaluate(make_spec(), parts)
     assert stop.value.exit_status == 128 + number
-    assert f"stopped at step {step} of 15; saved is step {step} (epoch {step / 5:g})" in str(stop.value)
+    assert f"stopped at step {step} of 15; the last checkpoint is step {step} (epoch {step / 5:g})" in str(stop.value)
     assert {name for line in workdir.read_metrics(parts) for name in line if line["step"] == step} <= {
         name for line in workdir.read_metrics(whole) for name in line if line["step"] == step
     }
     capsys.readouterr()
     assert train.train_and_evaluate(make_spec(), parts) == expected
-    assert f"going on from step {step} of 15" in capsys.readouterr().out
+    assert f"resuming from step {step} of 15" in capsys.readouterr().out
     require_equal(parts, whole)
     assert [(event["event"], event["step"], event.get("why")) for event in events.read(parts)] == [
         ("start", 0, None),
@@ -135,7 +135,7 @@ def test_stopped_at_every_step_and_every_random_part_on(tmp_path):
     for step in range(1, 6):
         with pytest.MonkeyPatch.context() as patch:
             interrupt_in(patch, step)
-            with pytest.raises(KeyboardInterrupt, match=f"saved is step {step} "):
+            with pytest.raises(KeyboardInterrupt, match=f"the last checkpoint is step {step} "):
                 train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")
@@ -156,7 +156,7 @@ def test_a_network_of_the_project_with_drop_path_goes_on_bit_for_bit(tmp_path, m
     expected = train.train_and_evaluate(spec, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_in(patch, 5, signal.SIGTERM)
-        with pytest.raises(signals.Stopped, match="saved is step 5 "):
+        with pytest.raises(signals.Stopped, match="the last checkpoint is step 5 "):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")
@@ -185,7 +185,7 @@ def test_damage_to_the_newest_costs_its_steps_and_nothing_else(whole, tmp_path, 
     assert train.train_and_evaluate(make_spec(), path) == expected
     said = capsys.readouterr()
     gc.collect()  # what is left of the readings tells its error when it goes: here, and not in another test
-    assert f"WARNING: checkpoint {folder} is damaged" in said.err and "going on from step 10 of 15" in said.out
+    assert f"WARNING: checkpoint {folder} is damaged" in said.err and "resuming from step 10 of 15" in said.out
     require_equal(path, whole)
 
 
@@ -200,7 +200,7 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_later(whole, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "batches", batches)
-        with pytest.raises(signals.Stopped, match="saved is step 5"):
+        with pytest.raises(signals.Stopped, match="the last checkpoint is step 5"):
             train.train_and_evaluate(make_spec(), parts)
     assert not any("test/loss" in line for line in workdir.read_metrics(parts))
     with checkpoint.open_manager(parts / workdir.CHECKPOINTS) as manager:
@@ -219,7 +219,7 @@ def test_a_signal_after_the_time_to_save_is_taken_up_by_the_next_step(tmp_path, 
         original(self)
 
     monkeypatch.setattr(saver.Saver, "poll", poll)
-    with pytest.raises(signals.Stopped, match=r"stopped at step 3 of .*saved is step 3 "):
+    with pytest.raises(signals.Stopped, match=r"stopped at step 3 of .*the last checkpoint is step 3 "):
         train.train_and_evaluate(make_spec(), tmp_path)
 
 
@@ -235,7 +235,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, monkeypatch, step, found, n
     poison_after(monkeypatch, step)
     with pytest.raises(FloatingPointError, match=f"at step {found} got .*{number} .*expected finite") as error:
         train.train_and_evaluate(make_spec(), tmp_path)
-    assert "saved is step 5 (epoch 1)" in str(error.value)
+    assert "the last checkpoint is step 5 (epoch 1)" in str(error.value)
     assert "(learning rate 0.0375" in str(error.value)
     assert "--config.optim.lr (now 0.05)" in str(error.value)
     saved, _, state = last_checkpoint(tmp_path)
@@ -258,7 +258,7 @@ def test_a_stop_after_a_bad_update_saves_nothing(tmp_path, step):
     with pytest.MonkeyPatch.context() as patch:
         poison_after(patch, 7)
         interrupt_in(patch, step)
-        with pytest.raises(FloatingPointError, match="saved is step 5"):
+        with pytest.raises(FloatingPointError, match="the last checkpoint is step 5"):
             train.train_and_evaluate(make_spec(), tmp_path)
     assert last_checkpoint(tmp_path)[0] == 5
 

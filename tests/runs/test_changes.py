@@ -47,7 +47,7 @@ def test_longer_and_shorter(tmp_path, capsys):
     assert train.train_and_evaluate(SPEC, tmp_path)["epoch"] == 2
     capsys.readouterr()
     assert train.train_and_evaluate(changed(epochs=4), tmp_path, allow_change=["epochs"])["epoch"] == 4
-    assert "going on from step 10 of 20, epoch 2 of 4" in capsys.readouterr().out
+    assert "resuming from step 10 of 20, epoch 2 of 4" in capsys.readouterr().out
     rates = {line["step"]: line["learning_rate"] for line in workdir.read_metrics(tmp_path) if "learning_rate" in line}
     assert rates[12] == pytest.approx(0.05 * 0.5)  # in the third of four epochs, halfway down the cosine
     with pytest.raises(ValueError, match=r"epochs: got 3, which end at step 15, expected more.*step 20 already"):
@@ -116,7 +116,7 @@ def test_updates_left_out_stay_left_out_when_the_run_goes_on(tmp_path, monkeypat
     expected = train.train_and_evaluate(spec, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, bad)
-        with pytest.raises(signals.Stopped, match=f"saved is step {bad}"):
+        with pytest.raises(signals.Stopped, match=f"the last checkpoint is step {bad}"):
             train.train_and_evaluate(spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")

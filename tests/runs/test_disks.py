@@ -126,10 +126,10 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_mend
         status, said = run(path)
     assert status == 1 and "Traceback" not in said.err
     last = said.err.splitlines()[-1]
-    assert last.startswith("error: the run is done, but its last state could not be saved. Make room in ")
+    assert last.startswith("error: training is complete, but its last state could not be saved. Make room in ")
     (disk / "ballast").unlink()
     status, said = run(path)
-    assert status == 0 and "going on from step 5 of 20" in said.out
+    assert status == 0 and "resuming from step 5 of 20" in said.out
     require_equal(path, whole)
     recorded = [event["event"] for event in events.read(path)]
     assert recorded in (["start", "start", "stop"], ["start", "stop"] * 2)  # there may have been no room for a stop

@@ -40,7 +40,7 @@ def guard(tmp_path):
             yield batch_of(step)
 
     return divergence.Guard(
-        SPEC, epath.Path(tmp_path), batches_from=batches_from, saved=lambda: "saved is step 5 (epoch 1)"
+        SPEC, epath.Path(tmp_path), batches_from=batches_from, saved=lambda: "the last checkpoint is step 5 (epoch 1)"
     )
 
 
@@ -58,7 +58,7 @@ def test_the_first_bad_step_of_several_is_named_with_its_rate_norm_and_batch(gua
     text = str(error.value)
     file = tmp_path / "nonfinite_step_8.npz"
     assert "at step 8 got loss inf (learning rate 0.125, gradient norm 9)" in text
-    assert str(file) in text and "saved is step 5 (epoch 1)" in text
+    assert str(file) in text and "the last checkpoint is step 5 (epoch 1)" in text
     for remedy in (
         "--config.optim.lr (now 0.3)",
         "--config.optim.warmup_epochs, now 2",
@@ -132,7 +132,7 @@ def test_a_run_that_really_diverges_and_what_its_message_says_to_do(tmp_path):
     wild = ["--config.optim.lr=1e30", "--config.epochs=3"]
     done = call(path, *wild, "--allow_change=epochs,optim.lr")
     assert done.returncode == 2 and done.stderr.startswith("error: training diverged: at step "), done.stderr
-    assert "Traceback" not in done.stderr and "saved is step 5 (epoch 1)" in done.stderr
+    assert "Traceback" not in done.stderr and "the last checkpoint is step 5 (epoch 1)" in done.stderr
     assert {file: (path / file).read_bytes() for file in content} == content
     step = int(re.search(r"at step (\d+)", done.stderr)[1])
     assert step > 5 and events.read(path)[-1]["why"].startswith("FloatingPointError: training diverged")
@@ -146,7 +146,7 @@ def test_a_run_that_really_diverges_and_what_its_message_says_to_do(tmp_path):
 
     tamed = call(path, "--config.optim.lr=0.1", "--config.epochs=2", "--allow_change=epochs,optim.lr")
     assert tamed.returncode == 0, tamed.stderr
-    assert "going on from step 5 of 10" in tamed.stdout
+    assert "resuming from step 5 of 10" in tamed.stdout
     lines = workdir.read_metrics(path)
     assert [line["step"] for line in lines if "test/loss" in line] == [5, 10]
     assert all(value is not None for line in lines for value in line.values())

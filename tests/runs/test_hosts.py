@@ -292,13 +292,13 @@ def test_the_number_of_hosts_may_change(start, train, whole, data, tmp_path):
     with start(*flags, f"--workdir={path}", hosts=2) as running:
         running.send_once(lambda: saved(1), signal.SIGINT)
         assert running.wait() == [130, 130], running.said()
-        assert all("saved is step" in text and "Traceback" not in text for text in running.said())
+        assert all("the last checkpoint is step" in text and "Traceback" not in text for text in running.said())
     with start(*flags, f"--workdir={path}", hosts=1) as running:
         running.send_once(lambda: saved(2), signal.SIGKILL)
         assert running.wait() == [-signal.SIGKILL], running.said()
-        assert "going on from step" in running.said()[0] and "finished" not in running.said()[0]
+        assert "resuming from step" in running.said()[0] and "finished" not in running.said()[0]
     said = train(path, *flags, hosts=2)
-    assert "going on from step" in said[0]
+    assert "resuming from step" in said[0]
     require_same_run(path, whole)
     require_first_host_alone_writes(path, said, [2, 1, 2])
 
@@ -313,7 +313,7 @@ def test_a_signal_to_one_host_stops_all_after_the_same_step(start, tmp_path, ask
     step = events.read(tmp_path)[-1]["step"]
     assert step > 0 and events.read(tmp_path)[-1]["why"] == number.name
     for text in texts:
-        assert f"stopped at step {step} of 22000, as a signal asked host {asked} to; saved is step {step} (" in text
+        assert f"stopped at step {step} of 22000 because of a signal to host {asked}; the last checkpoint is step {step} (" in text
         assert "Traceback" not in text
     assert texts[asked].count(f"{number.name}: stopping") == 1 and texts[1 - asked].count(": stopping") == 0
     assert last_checkpoint(tmp_path)[0] == step
@@ -332,7 +332,7 @@ def test_a_killed_host_ends_the_other_and_the_same_command_goes_on(start, tmp_pa
     with start(*saving, "--config.epochs=1000", hosts=2, program=TINY_MAIN) as running:
         running.send_once(running.training, signal.SIGTERM)
         assert running.wait() == [143, 143], running.said()
-        assert int(re.search(r"going on from step (\d+) of", running.said()[0])[1]) >= 44
+        assert int(re.search(r"resuming from step (\d+) of", running.said()[0])[1]) >= 44
 
 
 @pytest.mark.slow
@@ -354,7 +354,7 @@ def test_hosts_put_aside_what_is_damaged_and_evaluate_what_was_not(start, tmp_pa
     with start(*flags, hosts=2, program=TINY_MAIN) as running:
         assert running.wait() == [0, 0], running.said()
         said = running.said()
-    assert f"checkpoint {second} is damaged" in said[0] and "going on from step 22 of 44" in said[0]
+    assert f"checkpoint {second} is damaged" in said[0] and "resuming from step 22 of 44" in said[0]
     assert "training: loss 0.5000, accuracy  75.00%" in said[0] and said[1] == ""
     again = workdir.read_metrics(tmp_path)
     assert [line["step"] for line in again if "test/loss" in line] == [22, 44]

@@ -154,9 +154,9 @@ def newest_whole(path: pathlib.Path) -> int | None:
 
 def require_goes_on_from(life: Life, newest: int | None) -> bool:
     """Whether the life lasted long enough to tell where it goes on; if so, that has to be the newest whole one."""
-    said = [line for line in life.said().splitlines() if line.startswith(("going on from step", "compiled"))]
+    said = [line for line in life.said().splitlines() if line.startswith(("resuming from step", "compiled"))]
     if said and newest:
-        assert said[0].startswith(f"going on from step {newest} of"), life.said()
+        assert said[0].startswith(f"resuming from step {newest} of"), life.said()
     elif said:
         assert said[0].startswith("compiled"), life.said()
     assert "Traceback" not in life.said() and "error" not in life.said(), life.said()

@@ -78,7 +78,7 @@ def test_a_damaged_one_is_put_aside_loudly_and_the_one_before_is_taken(run, dama
     assert restore(run) == (10, {"epoch": {"count": 10}})
     assert (run / workdir.DAMAGED / "20").is_dir()
     warning = capsys.readouterr().err
-    assert warning.startswith("WARNING: checkpoint ") and "going on from step 10" in warning
+    assert warning.startswith("WARNING: checkpoint ") and "resuming from step 10" in warning
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -213,7 +213,7 @@ def test_a_training_run_that_is_stopped_and_goes_on(offline, tmp_path, monkeypat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(console.Console, "step", step)
-        with pytest.raises(signals.Stopped, match="saved is step 7"):
+        with pytest.raises(signals.Stopped, match="the last checkpoint is step 7"):
             train.train_and_evaluate(spec, tmp_path / "run")
     train.train_and_evaluate(spec, tmp_path / "run")
     first, second = read_back(tmp_path / "run")

@@ -67,7 +67,7 @@ def run(path, devices, *, model=None, stop_at=None):
         if stop_at is None:
             train.train_and_evaluate(SPEC, path)
         else:
-            with pytest.raises(signals.Stopped, match=f"saved is step {stop_at} "):
+            with pytest.raises(signals.Stopped, match=f"the last checkpoint is step {stop_at} "):
                 train.train_and_evaluate(SPEC, path)
     return made
 
