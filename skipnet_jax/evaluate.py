@@ -57,9 +57,10 @@ def evaluate_workdir(
       UserError: the workdir, the checkpoint or a data set is missing or does not fit, or the workdir cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = weights.read_spec(workdir)
+    spec = workdirs.read_spec(workdir)
     class_names = workdirs.read_class_names(workdir)
-    _require_writable(workdir)
+    if files.is_local(workdir) and not os.access(workdir, os.W_OK):
+        raise workdirs.unwritable(workdir)  # before the long work whose results go there
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     wanted = [_describe(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
     for data in wanted:
@@ -90,17 +91,6 @@ def evaluate_workdir(
     if jax.process_index() == 0:
         print(f"written to {workdir / workdirs.RESULTS}", flush=True)
     return records
-
-
-def _require_writable(workdir: epath.Path) -> None:
-    """Checks before the long work that its results can be written."""
-    if files.is_local(workdir) and not os.access(workdir, os.W_OK):
-        raise UserError(
-            "workdir",
-            f"{workdir}, which cannot be written",
-            f"a folder that {workdirs.RESULTS} can be written to",
-            "Change its permissions, or evaluate a copy.",
-        )
 
 
 def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
@@ -189,7 +179,7 @@ def _with_earlier_details(record: dict[str, Any], workdir: epath.Path) -> dict[s
     Both are of the same weights if they agree in all but the losses, whose last digits vary, and the workdir's place.
     """
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
-    for earlier in files.read_records(workdir / workdirs.RESULTS, {}):
+    for earlier in files.read_records(workdir / workdirs.RESULTS, {}, mend=workdirs.MEND):
         if same.items() <= earlier.items():
             return record | {name: earlier[name] for name in DETAILS if name in earlier and name not in record}
     return record

@@ -1,18 +1,17 @@
-"""`--mode=explain`: what the gates of a trained network let through, as pictures and as numbers.
+"""What the gates of a trained network let through (`--mode=explain`), as pictures and as numbers.
 
     gates.png            the mean over the run's test images
     gates_by_class.png   how each class differs from it
     gates_image_0.png    single images, each beside its map
     gates.json           all of these numbers
 
-Each picture is there as .svg too.
+Each picture is written as .svg too.
 """
 
 import dataclasses
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +20,9 @@ from jaxtyping import UInt8
 
 from skipnet_jax import files
 from skipnet_jax.data import sources
+from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import gate_maps, gates, heat_maps, preprocessing, scoring
-from skipnet_jax.evaluation.predictor import Predictor, load_workdir
+from skipnet_jax.evaluation.predictor import Predictor, from_weights
 from skipnet_jax.models import build_network, model_info
 from skipnet_jax.models.network import Network
 from skipnet_jax.runs import weights
@@ -32,7 +32,7 @@ from skipnet_jax.training import sharding
 
 FOLDER = "explain"
 MAPS, CLASS_MAPS, IMAGE_MAPS, NUMBERS = "gates", "gates_by_class", "gates_image_", "gates.json"
-SINGLE_IMAGES = 3  # where the user names none
+SINGLE_IMAGES = 3  # if the user names none
 DIGITS = 5
 
 
@@ -50,11 +50,11 @@ def explain_workdir(
     out: epath.PathLike | None = None,
     data_dir: str | None = None,
 ) -> gates.Gates:
-    """Draws and writes the gate weights of a run over its test images, and over single ones; on one host.
+    """Draws and writes the gate weights of a run, over its test images and for single ones. Runs on one host.
 
     Args:
-      path: the workdir of a run.
-      checkpoint: best (by validation accuracy), latest, or a step.
+      path: the workdir of a run, or of converted weights.
+      checkpoint: best (by validation accuracy, the average's if there is one), latest, or a step.
       images: files to explain one by one; none = the first test images of different classes.
       out: the folder for the results; None = WORKDIR/explain.
       data_dir: where the data set is; None = where the run has it.
@@ -63,16 +63,17 @@ def explain_workdir(
       The weights over the test images.
 
     Raises:
-      ValueError: there is no run or no such checkpoint, its network has no gates, an image cannot be read, or the
-        folder cannot be written.
+      UserError: there is no run or no such checkpoint, its network has no gates, an image cannot be read, or the folder
+        cannot be written.
     """
     workdir = workdirs.locate(path)
-    spec = weights.read_spec(workdir)
+    loaded = weights.load(workdir, checkpoint)
+    spec = loaded.spec
     if data_dir is not None:
         spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, dir=data_dir))
-    predictor = load_workdir(workdir, checkpoint)
     model = build_network(spec.model)
-    gates.find_sections(model)  # an error if it has no gates, before anything long
+    gates.find_sections(model)  # refuses a network without gates, before the long work
+    predictor = from_weights(workdir, loaded)
     singles = [
         _Image(epath.Path(file).name, preprocessing.load_image(file, predictor.preprocessing)) for file in images
     ]
@@ -88,7 +89,7 @@ def explain_workdir(
         statistics=source.statistics,
         mesh=mesh,
     )
-    singles = singles or list(_one_of_each_class(source, spec))
+    singles = singles or list(_first_of_each_class(source, spec))
     _write(folder, model, predictor, measured, singles, f"{measured.counts.sum():,} test images of {source.name}")
     return measured
 
@@ -97,18 +98,15 @@ def _make(folder: epath.Path) -> None:
     """Makes the folder for the results, before the long work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        local = "://" not in str(folder)
-        if local and not os.access(folder, os.W_OK):
+        if files.is_local(folder) and not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise ValueError(
-            f"--out: got {folder}, which cannot be written ({error.strerror or error}), expected a folder that can. "
-            f"Give another --out=DIR."
-        ) from error
+        got = f"{folder}, which cannot be written ({error.strerror or error})"
+        raise UserError("out", got, "a folder that can", "Give another `out`.") from error
 
 
-def _one_of_each_class(source: sources.Source, spec: TrainSpec) -> Iterator[_Image]:
-    """The first test image of each of the first classes that come."""
+def _first_of_each_class(source: sources.Source, spec: TrainSpec) -> Iterator[_Image]:
+    """Yields the first test images of different classes."""
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     seen: set[int] = set()
     number = 0
@@ -130,19 +128,20 @@ def _write(
     singles: Sequence[_Image],
     images: str,
 ) -> None:
-    """Writes all pictures and the numbers."""
-    network = model_info(predictor.preprocessing.model).published_name
-    class_names = predictor.preprocessing.class_names
+    """Writes all pictures, and the numbers behind them."""
+    settings = predictor.preprocessing
+    network, class_names = model_info(settings.model).published_name, settings.class_names
     gate_maps.draw_gates(measured, f"{network}: what each block draws from earlier states, {images}", folder / MAPS)
     gate_maps.draw_classes(measured, class_names, f"{network}: how classes differ, {images}", folder / CLASS_MAPS)
     records = []
     for i, single in enumerate(singles):
-        weights, prediction, probability = _look_at(model, predictor, single)
+        own = gates.measure_image(model, predictor.variables, single.pixels, statistics=settings.statistics)
+        [[(prediction, probability)]] = predictor.predict(single.pixels[None], top=1)
         title = f"{network} on {single.name}: predicts {prediction!r} ({probability:.0%})"
-        gate_maps.draw_image(single.pixels, measured.sections, weights, title, folder / f"{IMAGE_MAPS}{i}")
-        records.append({"image": single.name, "prediction": prediction, **_record(weights)})
+        gate_maps.draw_image(single.pixels, measured.sections, own, title, folder / f"{IMAGE_MAPS}{i}")
+        records.append({"image": single.name, "prediction": prediction, **_record(own)})
     numbers = {
-        "model": predictor.preprocessing.model,
+        "model": settings.model,
         "images": int(measured.counts.sum()),
         "links": [
             {"block": block, "output_of": heat_maps.state_name(state)}
@@ -152,9 +151,9 @@ def _write(
         "overall": _record(measured.overall),
         "spread": [round(number, DIGITS) for number in measured.spread.tolist()],
         "classes": [
-            {"class": name, "images": int(count), **_record(weights)}
-            for name, count, weights in zip(class_names, measured.counts, measured.by_class, strict=True)
-            if weights is not None
+            {"class": name, "images": int(count), **_record(mean)}
+            for name, count, mean in zip(class_names, measured.counts, measured.by_class, strict=True)
+            if mean is not None
         ],
         "single_images": records,
     }
@@ -162,15 +161,7 @@ def _write(
     print(f"gates of {network} over {images}: written to {folder}", flush=True)
 
 
-def _look_at(model: Network, predictor: Predictor, image: _Image) -> tuple[gates.Weights, str, float]:
-    """The weights of one image, and what the network takes it for, with what probability."""
-    settings = predictor.preprocessing
-    weights = gates.measure_image(model, predictor.variables, image.pixels, statistics=settings.statistics)
-    [[(prediction, probability)]] = predictor.predict(image.pixels[None], top=1)
-    return weights, prediction, probability
-
-
-def _record(weights: gates.Weights) -> dict[str, Any]:
-    """As JSON: the states in the order of the links, the branches in that of the blocks."""
-    parts = {"states": weights.states} | ({} if weights.branch is None else {"branch": weights.branch})
+def _record(mean: gates.GateWeights) -> dict[str, list[float]]:
+    """For JSON: the states' weights in the order of the links, the branches' in the order of the blocks."""
+    parts = {"states": mean.states} | ({} if mean.branch is None else {"branch": mean.branch})
     return {name: [round(number, DIGITS) for number in values.tolist()] for name, values in parts.items()}

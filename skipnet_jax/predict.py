@@ -1,19 +1,19 @@
-"""Says what images show.
+"""Classifies images.
 
-Of a file, of all images in a folder and below, of what comes by standard input:
+A file, all images in a folder and below it, or an image on standard input:
   python -m skipnet_jax.predict photo.jpg --workdir=runs/skip_resnet50
   python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --top=1
   curl -s https://example.org/photo.jpg | python -m skipnet_jax.predict - --workdir=runs/skip_resnet50
 
-For programs, one line of JSON per image:
+One line of JSON per image, for programs:
   python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
 
 With an exported network:
   python -m skipnet_jax.predict photo.jpg --artifact=runs/skip_resnet50/export/onnx
 
-Images are decoded and cropped as in evaluation. One that cannot be read is told on standard error, and by a line with
-"error" in JSON; the others come all the same. Exit status: 0, 1 if an image could not be read, 2 for a mistake in the
-command.
+Images are decoded and cropped as in evaluation. An image that cannot be read is reported on standard error, and in JSON
+also by a line with "error"; the others are classified all the same. Exit status: 0, 1 if an image could not be read, 2
+for a mistake in the command.
 """
 
 import argparse
@@ -29,26 +29,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipnet_jax.data import folders
+from skipnet_jax.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
 
 STDIN = "-"
-# What counts as an image in a folder. Some of them cannot be read: better to say so than to leave them out in silence.
+# What counts as an image in a folder. Some of these cannot be read; users should hear that rather than miss results.
 IMAGES = (*folders.EXTENSIONS, ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic")
 UNREADABLE, USER_ERROR = 1, 2  # exit statuses
-INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells do: 128 + the number of the signal
-NAME_WIDTH = 60  # of the column with the names of files, in characters; longer ones push the rest to the right
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as in shells: 128 + the number of the signal
+NAME_WIDTH = 60  # of the column of file names, in characters; longer names push the rest to the right
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of an image: classes, or an error.
+    """The classes of an image, or an error.
 
     Args:
-      file: as the user called it, or the path below the folder that the user called.
+      file: as the user named it, or its path in the folder that the user named.
       predictions: (name of the class, probability 0..1), most probable first.
-      error: what is wrong; empty = nothing.
+      error: empty = none.
     """
 
     file: str
@@ -57,20 +58,20 @@ class Result:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the command line says.
+    """Runs the command.
 
     Args:
       argv: the command line without the program's name.
 
     Returns:
-      Exit status.
+      The exit status.
     """
     arguments = _parse(argv)
     try:
         files = find_images(arguments.images)
         network = _load(arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error.message(_spell)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -78,26 +79,26 @@ def main(argv: Sequence[str]) -> int:
         unreadable = _print(predict(network, files, arguments.top, arguments.batch_size), files, arguments.format)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever reads has seen enough, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python may flush what is left
+    except BrokenPipeError:  # the reader has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left into this
         return PIPE_CLOSED
     return UNREADABLE if unreadable else 0
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """The files that are meant.
+    """Finds the images to classify.
 
     Args:
-      paths: files, which need not be there; folders, whose images are meant, hidden ones left out; - = standard input.
+      paths: files, which need not exist; folders, for all images in them that are not hidden; - = standard input.
 
     Returns:
-      Paths in the order given, those of a folder sorted.
+      Files in the order given, a folder's sorted.
 
     Raises:
-      ValueError: a folder without images, or standard input twice.
+      UserError: a folder without images, or standard input twice.
     """
     if paths.count(STDIN) > 1:
-        raise ValueError("IMAGE: got - more than once, expected one image on standard input. Leave the others out.")
+        raise UserError("images", "- more than once", "one image on standard input", "Leave the others out.")
     found = []
     for path in paths:
         if not os.path.isdir(path):
@@ -105,28 +106,26 @@ def find_images(paths: Sequence[str]) -> list[str]:
             continue
         inside = sorted(_images_below(path))
         if not inside:
-            raise ValueError(
-                f"IMAGE: got {path}, a folder without images, expected some ({', '.join(folders.EXTENSIONS)}) in it or "
-                f"below. Give another."
-            )
+            expected = f"some ({', '.join(folders.EXTENSIONS)}) in it or below"
+            raise UserError("images", f"{path}, a folder without images", expected, "Give another.")
         found += inside
     return found
 
 
 def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
-    """Classifies images, while the next ones are being decoded.
+    """Classifies images while the next ones are being decoded.
 
-    All batches have one size, so that one program is compiled: the last one is padded, and so is one with images that
-    cannot be read.
+    All batches have the same size, so that only one program is compiled. A batch that lacks images is padded, because it
+    is the last or because some images cannot be read.
 
     Args:
       network: a run's, or an exported one.
       files: paths, or - for standard input.
-      top: how many classes of each image.
+      top: classes per image.
       batch_size: images at once.
 
     Yields:
-      Results of one batch after the other, in the order of the files.
+      The results of one batch at a time, in the order of the files.
     """
     import numpy as np
 
@@ -148,7 +147,7 @@ def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: i
 
 
 def as_json(result: Result) -> str:
-    """One line: {"file": ..., "predictions": [{"class": ..., "probability": ...}, ...]}, or "file" and "error"."""
+    """Makes one line, {"file": ..., "predictions": [{"class": ..., "probability": ...}, ...]} or "file" and "error"."""
     if result.error:
         return json.dumps({"file": result.file, "error": result.error})
     predictions = [{"class": name, "probability": float(f"{share:.6g}")} for name, share in result.predictions]
@@ -156,13 +155,12 @@ def as_json(result: Result) -> str:
 
 
 def as_text(result: Result, width: int) -> str:
-    """One line per class, the file's name before the first; nothing for an error.
+    """Makes one line per class, the first with the file's name; nothing for an error.
 
     Args:
-      result: of an image.
-      width: of the column with the names, in characters.
+      width: of the column of names, in characters.
     """
-    file = result.file.encode(errors="backslashreplace").decode()  # a name may be no text at all
+    file = result.file.encode(errors="backslashreplace").decode()  # a file's name may not be valid text
     names = [file, *itertools.repeat("", len(result.predictions))]
     return "\n".join(
         f"{name:{width}}  {share:7.2%}  {label}"
@@ -171,11 +169,7 @@ def as_text(result: Result, width: int) -> str:
 
 
 def _print(batches: Iterable[list[Result]], files: Sequence[str], form: str) -> int:
-    """Prints results as they come, with a bar on a terminal.
-
-    Returns:
-      How many images could not be read.
-    """
+    """Prints results as they come, with a bar on a terminal, and returns how many images could not be read."""
     import tqdm
 
     unreadable = 0
@@ -196,7 +190,7 @@ def _print(batches: Iterable[list[Result]], files: Sequence[str], form: str) -> 
 
 
 def _read_ahead(files: Sequence[str], network: "Classifier", ahead: int) -> Iterator[tuple[str, Any]]:
-    """(file, image or what is wrong with it) in order; so many files are being read at once, by several threads."""
+    """Yields (file, image or error) in order, while threads read the next `ahead` files."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         waiting: collections.deque[tuple[str, concurrent.futures.Future[Any]]] = collections.deque()
         for file in files:
@@ -209,8 +203,7 @@ def _read_ahead(files: Sequence[str], network: "Classifier", ahead: int) -> Iter
 
 
 def _read(file: str, network: "Classifier") -> Any:
-    """The image as uint8 [s, s, 3], or what is wrong with it, in words."""
-    from skipnet_jax.errors import DataError
+    """Reads an image as uint8 [s, s, 3], or returns the error as text."""
     from skipnet_jax.evaluation.preprocessing import load_image
 
     try:
@@ -234,7 +227,7 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
 
     from skipnet_jax import libraries
 
-    libraries.quieten_tensorflow(level=3)  # it tells of bad images its own way
+    libraries.quieten_tensorflow(level=3)  # this module reports bad images itself
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
     libraries.hide_accelerators()
@@ -257,7 +250,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", help="folder of a run or of converted weights, local or gs://...")
     where.add_argument("--artifact", help="folder of an exported network")
-    parser.add_argument("--checkpoint", help="of the workdir: best (the default), latest or a step")
+    parser.add_argument("--checkpoint", help="in the workdir: best (the default), latest or a step")
     parser.add_argument("--top", type=_count, default=5, help="classes per image (default: 5)")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a line of JSON per image")
     parser.add_argument("--batch_size", type=_count, default=64, help="images at once (default: 64)")
@@ -265,6 +258,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.artifact and arguments.checkpoint:
         parser.error("argument --checkpoint: got one, but an exported network has just one. Leave it out.")
     return arguments
+
+
+def _spell(field: str) -> str:
+    """A field as the user types it."""
+    if field == "images":
+        return "IMAGE"
+    return f"--{field}" if field in ("workdir", "artifact", "checkpoint") else field
 
 
 def _count(text: str) -> int:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -21,7 +21,7 @@ MISTAKES = 30  # shown instead of a larger matrix
 NAME_LENGTH = 28
 
 
-def new_figure(width: float | int, height: float | int, layout: str | None = "constrained") -> Any:
+def new_figure(width: float | int, height: float | int, layout: Literal["constrained"] | None = "constrained") -> Any:
     """Makes an empty matplotlib figure, without pyplot: no global state, no window system.
 
     Args:

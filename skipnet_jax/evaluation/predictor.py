@@ -1,4 +1,4 @@
-"""A trained network that classifies images: what a notebook loads, and what `predict.py` and explanations stand on.
+"""A trained network that classifies images, for notebooks, `predict.py` and `explain.py`.
 
 predictor = load_workdir("runs/digits")
 images = np.stack([load_image(file, predictor.preprocessing) for file in files])
@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation.preprocessing import Preprocessing
 from skipnet_jax.models import build_network
 from skipnet_jax.runs import weights
@@ -29,15 +30,15 @@ BATCH_SIZE = 64
 
 
 class Classifier(Protocol):
-    """What predicting needs: a `Predictor`, or an exported network of `exports.artifacts.load_artifact`."""
+    """Anything that predicts: a `Predictor`, or an exported network of `exports.artifacts.load_artifact`."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What the network takes, and what it tells apart."""
+        """What the network takes, and which classes it knows."""
         ...
 
     def logits(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b k"]:
-        """One row per image, one column per class."""
+        """Returns one row per image, with one column per class."""
         ...
 
 
@@ -48,9 +49,9 @@ class Predictor:
     Args:
       model: of `models.create_model`.
       variables: its "params" and "batch_stats".
-      preprocessing: how its images are made and its classes called.
-      batch_size: images that go through the network at once. Fewer images make a batch of their own; of more, the last
-        batch is padded, so that each number of images up to this one compiles one program, and there is no other.
+      preprocessing: how to prepare its images, and the names of its classes.
+      batch_size: the most images that go through the network at once. The last of several batches is padded, so a call
+        compiles at most one program.
     """
 
     model: nn.Module
@@ -59,41 +60,38 @@ class Predictor:
     batch_size: int = BATCH_SIZE
 
     def logits(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b k"]:
-        """Classifies images as `preprocessing.load_image` makes them, with the numbers that evaluation has.
+        """Classifies images that `preprocessing.load_image` made, with the same numbers as evaluation.
 
         Raises:
-          ValueError: there are no images.
+          UserError: there are no images.
         """
         return np.concatenate(list(self._run(self._logits, images)))
 
     def predict(self, images: UInt8[np.ndarray, "b h w 3"], top: int = 5) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each image, most probable first.
+        """Returns the most probable classes of each image, as `most_probable` does.
 
         Args:
           images: as for `logits`.
-          top: how many classes; of a network that has fewer: all.
-
-        Returns:
-          For each image (name of the class, probability 0..1).
+          top: how many classes; all of a network that has fewer.
         """
         return most_probable(self.logits(images), self.preprocessing.class_names, top)
 
     def features(self, images: UInt8[np.ndarray, "b h w 3"]) -> tuple[Float32[np.ndarray, "b _h _w _c"], ...]:
-        """The last output of each section of the network, in order: a feature pyramid, largest map first.
+        """Returns the last output of each section of the network: a feature pyramid, largest map first.
 
         Args:
           images: as for `logits`.
 
         Raises:
-          ValueError: there are no images.
+          UserError: there are no images.
         """
         batches = self._run(self._features, images)
         return tuple(np.concatenate(stages) for stages in zip(*batches, strict=True))
 
     def _run(self, program: Callable[..., PyTree], images: np.ndarray) -> Iterator[PyTree]:
-        """Results of the program, batch by batch, without those of padding."""
+        """Runs a program batch by batch, and yields its results without those of the padding."""
         if not len(images):
-            raise ValueError("images: got none, expected at least one. Give an array [b, h, w, 3].")
+            raise UserError("images", "none", "at least one", "Give an array [b, h, w, 3].")
         size = min(len(images), self.batch_size)
         for start in range(0, len(images), size):
             batch = images[start : start + size]
@@ -121,28 +119,28 @@ class Predictor:
 
 
 def pad(images: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """The images, and black ones after them until there are `size`."""
+    """Appends black images until there are `size`."""
     return np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
 
 
 def most_probable(
     logits: Float32[np.ndarray, "b k"], class_names: Sequence[str], top: int
 ) -> list[list[tuple[str, float]]]:
-    """What logits say, in words.
+    """Turns logits into names and probabilities.
 
     Args:
-      logits: of a `Classifier`.
       class_names: in the order of the columns.
-      top: how many classes; if there are fewer: all.
+      top: how many classes; all if there are fewer.
 
     Returns:
-      For each image (name of the class, probability 0..1), most probable first; of equals, the first class first.
+      For each image the pairs (name of the class, probability 0..1), most probable first; of equals, the first class
+      first.
 
     Raises:
-      ValueError: top is less than 1.
+      UserError: top is less than 1.
     """
     if top < 1:
-        raise ValueError(f"top: got {top}, expected at least 1 class. Give another top (--top=5).")
+        raise UserError("top", f"{top}", "at least 1")
     scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     scores /= scores.sum(axis=1, keepdims=True)
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
@@ -153,35 +151,30 @@ def most_probable(
 
 
 def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: int = BATCH_SIZE) -> Predictor:
-    """Reads the network of a run, or converted weights.
+    """Loads the network of a run, or converted weights.
 
-    Where the run keeps a moving average, that is the network: the best checkpoint is the best average's, too. Images
-    are prepared as evaluation prepares those of the run's own data.
+    If the run keeps a moving average, the average is loaded. Images are prepared as evaluation prepares the run's own
+    test images.
 
     Args:
       path: the workdir, local or gs://...
-      checkpoint: best (by validation accuracy), latest, or a step.
+      checkpoint: best (by validation accuracy, the average's if there is one), latest, or a step.
       batch_size: see `Predictor`.
 
     Raises:
-      ValueError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
+      UserError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
     """
     return from_weights(path, weights.load(path, checkpoint), batch_size=batch_size)
 
 
-def from_weights(path: epath.PathLike, read: weights.Weights, *, batch_size: int = BATCH_SIZE) -> Predictor:
-    """Makes a predictor of weights that `weights.load` has read.
+def from_weights(path: epath.PathLike, loaded: weights.Weights, *, batch_size: int = BATCH_SIZE) -> Predictor:
+    """Makes a predictor from weights that `weights.load` has loaded.
 
     Args:
-      path: their workdir, which tells the names of the classes.
-      read: the weights.
+      path: their workdir, which knows the names of the classes; classes without a name are called by their number.
       batch_size: see `Predictor`.
     """
-    model, data = read.spec.model, read.spec.data
-    names = workdirs.read_class_names(workdirs.locate(path)) or _numbers(model.num_classes)
-    return Predictor(build_network(model), read.variables, Preprocessing.of_data(model.name, data, names), batch_size)
-
-
-def _numbers(num_classes: int) -> tuple[str, ...]:
-    """Names of classes that nothing names."""
-    return tuple(str(number) for number in range(num_classes))
+    model, data = loaded.spec.model, loaded.spec.data
+    names = workdirs.read_class_names(workdirs.locate(path)) or tuple(map(str, range(model.num_classes)))
+    preprocessing = Preprocessing.of_data(model.name, data, names)
+    return Predictor(build_network(model), loaded.variables, preprocessing, batch_size)
