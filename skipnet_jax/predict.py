@@ -115,8 +115,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
 def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
     """Classifies images while the next ones are being decoded.
 
-    All batches have the same size, so that only one program is compiled. A batch that lacks images is padded, because it
-    is the last or because some images cannot be read.
+    All batches have the same size, so that only one program is compiled: the last one is padded, and so are those with
+    images that cannot be read.
 
     Args:
       network: a run's, or an exported one.
