@@ -1,4 +1,4 @@
-"""What other libraries are told before they are used: to keep off the screen, and off the accelerators."""
+"""What other libraries must be told before they are used: stay quiet, and leave the accelerators to JAX."""
 
 import logging
 import os
@@ -9,20 +9,20 @@ from absl import logging as absl_logging
 
 
 def quieten_orbax() -> None:
-    """Keeps Orbax and TFDS off the screen, which tell every move, and pages of what they then raise."""
+    """Silences Orbax and TFDS, which report every move and print pages about each error before they raise it."""
     absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of a full disk, once per array
-    _quieten_broken_readings()
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # otherwise a full disk gives one message per array
+    _quieten_abandoned_reads()
 
 
 def quieten_tensorflow(level: int) -> None:
-    """Keeps TensorFlow off the screen; before it is imported.
+    """Silences TensorFlow; call it before TensorFlow is imported.
 
     Args:
-      level: 2 = only errors are told; 3 = nothing.
+      level: 2 = show errors only, 3 = show nothing.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", str(level))
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with it a notice is printed that the level does not hide
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN prints a notice that the level does not hide
 
 
 def hide_accelerators() -> None:
@@ -33,15 +33,16 @@ def hide_accelerators() -> None:
         tf.config.set_visible_devices([], kind)
 
 
-def _quieten_broken_readings() -> None:
-    """Keeps thousands of lines off the screen, among which nobody would see ours: those of a damaged checkpoint.
+def _quieten_abandoned_reads() -> None:
+    """Suppresses Python's report for each read that Orbax abandons.
 
-    When the first array cannot be read, Orbax drops the readings of the others, and Python tells each one's error.
+    When one array of a damaged checkpoint cannot be read, Orbax drops the reads of all others. Python would print
+    thousands of lines about them, and nobody would see our one line.
     """
-    otherwise = sys.unraisablehook
+    report = sys.unraisablehook
 
-    def tell(unraisable: Any) -> None:
+    def report_others(unraisable: Any) -> None:
         if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
-            otherwise(unraisable)
+            report(unraisable)
 
-    sys.unraisablehook = tell
+    sys.unraisablehook = report_others

@@ -1,10 +1,9 @@
 """Every hyperparameter of a run, documented and validated once.
 
-A leaf: anyone may import it, it imports nothing of the project. A recipe in `configs/` fills these
-dataclasses, `config.py` reads them back from a ConfigDict or a workdir, and from there a field keeps
-its name down to the layer that uses it.
+A recipe in `configs/` fills these dataclasses, and `config.py` reads them back from a ConfigDict or a workdir. From
+here a field keeps its name down to the layer that uses it.
 
-Workdirs of earlier versions lack the newest fields, so a new field has a default, which means: as before.
+Workdirs of earlier versions lack newer fields. So a new field needs a default that means "as before".
 """
 
 import dataclasses
@@ -39,20 +38,19 @@ class ModelSpec:
     """Which network, and how it computes.
 
     Args:
-      name: a name of `skipnet_jax.models.list_models()`.
-      num_classes: width of the classifier; has to equal the data set's number of classes.
-      dtype: of the computation: float32, bfloat16 or float64 (needs JAX_ENABLE_X64=1). Parameters
-        and statistics stay in float32 (float64 in float64).
-      bn_group_size: examples that one batch norm normalises together; 0 = the whole batch.
+      name: one of `skipnet_jax.models.list_models()`.
+      num_classes: width of the classifier; must equal the data set's number of classes.
+      dtype: of the computation: float32, bfloat16 or float64 (needs JAX_ENABLE_X64=1). Parameters and statistics stay
+        in float32 (float64 in float64).
+      bn_group_size: examples that batch norm normalises together; 0 = the whole batch.
       gate_reduction: divides a gate's hidden width; 0 = the network's own (8, or 2 for CIFAR ResNets).
       dropout: probability of dropping a feature before the classifier.
-      drop_path: probability of dropping the last block's branch (stochastic depth; earlier blocks
-        linearly less).
-      shake_drop: probability of shaking the last block's branch by a random factor (ShakeDrop; earlier
-        blocks linearly less).
-      drop_block: probability of dropping a place of a map, in squares (DropBlock), at the end of training; it
-        grows linearly over the epochs. In the blocks after the last-but-one stride.
-      drop_block_size: side of those squares, in places of the map.
+      drop_path: probability of dropping the last block's branch (stochastic depth). It grows linearly with the depth.
+      shake_drop: probability of scaling the last block's branch by a random factor (ShakeDrop). It grows linearly with
+        the depth.
+      drop_block: probability of dropping a pixel of a feature map, in squares (DropBlock), at the end of training. It
+        grows linearly over the epochs, and applies from the last but one strided block on.
+      drop_block_size: side of those squares, in pixels of the feature map.
       signal_augment: standard deviation of a random gain on each sample's branch (signal augmentation).
       remat: recompute each block in the backward pass: less memory, about a third more time.
     """
@@ -88,28 +86,28 @@ class DataSpec:
     """Which images, and what the host does to them.
 
     Args:
-      name: digits, a data set of TensorFlow Datasets (cifar10, cifar100, imagenet2012, and for evaluation
-        imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2, imagenet2012_real), or your own: tfrecords (made by
-        scripts/make_tfrecords.py) or folder (one folder of images per class, under train/ and test/).
-      dir: where the data are, local or gs://. Of TensorFlow Datasets: empty = its default (~/tensorflow_datasets).
-      pattern: of tfrecords: train only on the shards whose names match this shell pattern.
-      classes: only these classes, numbered anew in this order; empty = all. Not for data read in shards.
-      eval_classes: of imagenet_a and imagenet_r: a prediction is one of `all` 1000 classes of the network, or the best
+      name: digits; a data set of TensorFlow Datasets (cifar10, cifar100, fashion_mnist, imagenet2012, and for
+        evaluation imagenet_a, imagenet_r, imagenet_sketch, imagenet_v2, imagenet2012_real); or your own images:
+        tfrecords (made by scripts/make_tfrecords.py) or folder (one folder per class, under train/ and test/).
+      dir: where the data lie, local or gs://; empty = the default of TensorFlow Datasets (~/tensorflow_datasets).
+      pattern: for tfrecords: train only on the shards whose names match this shell pattern.
+      classes: keep only these classes and renumber them in this order; empty = all. Not for data in shards.
+      eval_classes: for imagenet_a and imagenet_r: the prediction is the best of `all` 1000 classes of the network, or
         of the data set's `own` 200.
       image_size: side of the square images that the network sees, in pixels.
-      pad_crop: training images are padded by this many pixels (by reflection) and cropped at random
-        to `image_size`; 0 = off.
-      crop_min_area: training images are random rectangles (aspect 3/4..4/3) of at least this share of the image,
-        resized to `image_size`; 0 = off, 0.08 = as published for ImageNet.
+      pad_crop: pad training images by this many pixels (by reflection), then crop them at random to `image_size`;
+        0 = off.
+      crop_min_area: crop training images to random rectangles (aspect 3/4..4/3) of at least this share of the image,
+        then resize them to `image_size`; 0 = off, 0.08 = as published for ImageNet.
       flip: mirror training images left to right with probability 1/2.
       auto_augment: none, or a policy of AutoAugment: cifar10, imagenet or svhn.
       rand_augment_ops: operations of RandAugment on each training image; 0 = off.
-      rand_augment_magnitude, rand_augment_std: mean and deviation of their strength, 0..10.
+      rand_augment_magnitude, rand_augment_std: mean and standard deviation of their strength, 0..10.
       rand_augment_prob: probability that an operation is applied.
-      color_jitter: brightness, contrast and saturation change by factors of 1 - x..1 + x, in random order; 0 = off.
+      color_jitter: scale brightness, contrast and saturation by 1 - x..1 + x, in random order; 0 = off.
       lighting: standard deviation of the noise along the principal components of ImageNet's colours; 0 = off.
-      on_corrupt: a training image that cannot be decoded: `error` = stop and name it; `skip` = it counts for nothing,
-        and how many there were is reported. Evaluation always stops.
+      on_corrupt: what to do with a training image that cannot be decoded: `error` = stop and name it; `skip` = leave it
+        out and report the number. Evaluation always stops.
     """
 
     name: str
@@ -169,10 +167,10 @@ class MixingSpec:
 
     Args:
       cutmix_prob: share of the examples that get CutMix, 0..1.
-      cutmix_alpha: of lambda ~ Beta(alpha, alpha), of which the larger of lambda and 1 - lambda is kept.
+      cutmix_alpha: lambda ~ Beta(alpha, alpha); the image keeps the larger of lambda and 1 - lambda.
       mixup_prob: share of the examples that get Mixup, 0..1.
       mixup_alpha: as cutmix_alpha.
-      erasing_prob: share of the examples of which a random rectangle becomes noise (random erasing), 0..1.
+      erasing_prob: share of the examples in which noise replaces a random rectangle (random erasing), 0..1.
       label_smoothing: k in (1 - k) * target + k / classes, after mixing.
     """
 
@@ -206,24 +204,24 @@ class OptimSpec:
         (TensorFlow's).
       lr: base learning rate, for the batch size of the recipe.
       lr_scale: none = `lr` as it is, whatever the batch size; linear = times batch_size / lr_batch_size.
-      lr_batch_size: the batch size that `lr` is meant for.
-      schedule: cosine, exponential or constant (which has no warm-up).
+      lr_batch_size: the batch size that `lr` was chosen for.
+      schedule: cosine, exponential or constant (without warm-up).
       schedule_unit: the rate changes every `epoch`, as published, or every `step`, along the same curve.
-      warmup_epochs: the rate of epoch e < W is multiplied by (e + 1) / (W + 1).
+      warmup_epochs: W; the rate of epoch e < W is multiplied by (e + 1) / (W + 1).
       last_lr: where the curve ends; 0 = at 0 (cosine) or at 1 % of `lr` (exponential).
-      layer_lr_ratio: the stem learns at this share of the rate, the classifier at the whole, blocks geometrically
-        between; 1 = all alike.
-      momentum: 0..1; of adamw: its first beta.
-      nesterov: Nesterov's form of momentum, of sgd and sam.
-      beta2: of adamw: decay of its mean square.
-      smoothing: of rmsprop and rmsprop_tf: decay of the mean square.
-      eps: of adamw, rmsprop and rmsprop_tf: keeps the division finite.
-      rho: of sam: length of the step uphill.
-      weight_decay: added to the gradient (coupled, as in torch; of adamw: taken off the parameter, times the rate), for
-        convolution and linear kernels and for the static junction's table; not for norms and biases.
-      decay_bias: decay biases too, those of norms included.
-      clip_value: gradients are cut to -x..x each; 0 = off.
-      clip_norm: gradients are scaled to at most this norm all together; 0 = off.
+      layer_lr_ratio: share of the rate at which the stem learns. The classifier learns at the full rate, and the blocks
+        in between follow a geometric series; 1 = all alike.
+      momentum: 0..1; adamw's first beta.
+      nesterov: use Nesterov's momentum (sgd, sam).
+      beta2: decay of adamw's mean square.
+      smoothing: decay of the mean square of rmsprop and rmsprop_tf.
+      eps: keeps the division finite (adamw, rmsprop, rmsprop_tf).
+      rho: length of sam's step uphill.
+      weight_decay: for the kernels of convolutions and linear layers and for the static junction's table, not for norms
+        and biases. It is added to the gradient, as in torch; adamw subtracts it from the parameter, times the rate.
+      decay_bias: decay biases too, including those of norms.
+      clip_value: cut each gradient to -x..x; 0 = off.
+      clip_norm: scale all gradients together to at most this norm; 0 = off.
     """
 
     name: str = "sgd"
@@ -267,25 +265,22 @@ class TrainSpec:
     """A whole run.
 
     Args:
-      model, data, mixing, optim: see there.
       batch_size: training examples per step, over all devices and hosts. An epoch is
         floor(training examples / batch_size) steps.
-      eval_batch_size: the same for evaluation; the result does not depend on it.
-      epochs: length of the run.
-      accumulate_steps: the gradient of a step is made in this many parts, one after the other, for batches that do not
-        fit into memory at once. The update is the same but for batch norm, which sees the parts.
-      ema_decay: weight of the old in a moving average of parameters and batch statistics, which is evaluated
-        beside the network itself; in step s at most (1 + s) / (10 + s), so that the random beginning is soon
-        forgotten; 0 = no average.
-      init_from: a workdir, of a run or of converted weights, whose network this one starts from: all that
-        fits is taken, the classifier is made anew where the classes differ; empty = random initial numbers.
-      seed: of initialisation, order, augmentation and mixing; 0..2^32 - 1.
+      eval_batch_size: examples per evaluation step; the results do not depend on it.
+      accumulate_steps: make the gradient of a step in this many parts, one after the other, for batches that do not fit
+        into memory. The update is the same except for batch norm, which sees the parts.
+      ema_decay: decay of a moving average of parameters and batch statistics, which is evaluated beside the network. In
+        step s it is at most (1 + s) / (10 + s), so that the average soon forgets the random start; 0 = no average.
+      init_from: a workdir, of a run or of converted weights, to start from. The classifier is new if the classes
+        differ; empty = random initial weights.
+      seed: for initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
-      checkpoint_every_epochs: the last epoch is always saved.
-      checkpoint_every_minutes: and so long after the last save, in the middle of an epoch too; 0 = off.
-      on_nonfinite: a loss, gradient or update that is not finite: `stop` = with a report and the last good checkpoint
-        intact; `skip` = that update is left out, counted and reported.
-      wandb_project: send the metrics to this project at Weights & Biases too; empty = not. Needs the extra `wandb`.
+      checkpoint_every_epochs: how often a checkpoint is written; the last epoch always is.
+      checkpoint_every_minutes: also save when the last save is this old, even within an epoch; 0 = off.
+      on_nonfinite: what to do if a loss, gradient or update is not finite: `stop` = report it and keep the last good
+        checkpoint; `skip` = leave the update out, count it and report it.
+      wandb_project: send the metrics to this project at Weights & Biases too; empty = do not. Needs the extra `wandb`.
     """
 
     model: ModelSpec

@@ -4,10 +4,10 @@ import types
 from skipnet_jax import libraries
 
 
-def test_of_readings_that_break_off_nothing_is_told_and_of_other_bugs_all(monkeypatch):
+def test_only_abandoned_reads_are_silenced(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    libraries._quieten_broken_readings()
+    libraries._quieten_abandoned_reads()
     dropped = RuntimeError("Event loop is closed"), Exception("Encountered error while reading array index: (0). See")
     for error in (*dropped, RuntimeError("another")):
         sys.unraisablehook(types.SimpleNamespace(exc_value=error))
