@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from skipnet_jax.models import list_models, model_info
+from skipnet_jax.errors import UserError
+from skipnet_jax.models import table, zoo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -12,8 +13,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
       argv: the command line without the program's name; None = the process's own.
     """
-    from skipnet_jax.analysis import tables  # which reads the networks: the networks do not need it
-
     parser = argparse.ArgumentParser(
         prog="python -m skipnet_jax.models",
         description="The networks: parameters, FLOPs (a multiply-add counts 1), size of the published training images "
@@ -26,26 +25,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--xla", action="store_true", help="add XLA's estimate of the FLOPs (a multiply-add counts 2)")
     arguments = parser.parse_args(argv)
 
-    names = list_models(arguments.pattern)
-    if not names:
+    infos = [table.model_info(name) for name in zoo.list_models(arguments.pattern)]
+    if not infos:
         try:
-            model_info(arguments.pattern)  # knows the nearest names
-        except ValueError as error:
-            parser.error(str(error))
+            zoo.find(arguments.pattern)  # its error lists the nearest names
+        except UserError as error:
+            parser.error(error.message(lambda _: "pattern"))
     if arguments.published:
-        names = [name for name in names if model_info(name).published_name in tables.published_results()]
-        if not names:
+        infos = [info for info in infos if info.published_name in table.published_results()]
+        if not infos:
             parser.error(f"--published: none of the networks {arguments.pattern} is in the published tables.")
-    rows = (tables.make_row(name, xla=arguments.xla) for name in names)
-    columns = tables.columns(xla=arguments.xla, features=arguments.features)
+    columns = table.columns(xla=arguments.xla, features=arguments.features)
     if arguments.format == "json":
-        lines = tables.json_lines(rows)
+        lines = table.json_lines(infos, xla=arguments.xla)
     elif arguments.format == "markdown":
-        lines = tables.markdown_lines(rows, columns)
+        lines = table.markdown_lines(infos, columns)
     else:
-        lines = tables.text_lines(rows, columns)
+        lines = table.text_lines(infos, columns)
     for line in lines:
-        print(line, flush=True)  # every line takes its time
+        print(line, flush=True)  # tracing a network takes up to a second or two
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The residual block: shortcut, operation, noise, junction.
+"""The residual block: a shortcut and an operation, joined by a junction.
 
-Source: He et al., CVPR 2016, with the addition generalised to a junction (Takeda, MIRU2020).
+Source: He et al., CVPR 2016; Takeda, MIRU2020, for the junction in place of the addition.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from skipnet_jax.models.junctions import State, fit_channels, make_state
 from skipnet_jax.models.layers import Layers
-from skipnet_jax.models.noise import BranchNoise, Progress
+from skipnet_jax.models.noise import BranchNoise, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockArchitecture:
-    """What a family says about one block.
+    """One block as its family describes it.
 
     Args:
       stride: 1 or 2; a block with a stride starts a section.
@@ -28,22 +28,22 @@ class BlockArchitecture:
     operation: Callable[..., nn.Module]
 
 
-def stage_strides(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields (stage, stride) of each block: the first of a stage has stride 2, except in the first stage.
+def stage_strides(depths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields (stage, stride) of each block; the first block of every stage but the first has stride 2.
 
     Args:
-      blocks: number of blocks per stage.
+      depths: blocks per stage.
     """
-    for stage, count in enumerate(blocks):
-        for i in range(count):
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
             yield stage, 2 if stage and not i else 1
 
 
 class Block(nn.Module):
-    """One block: returns its output and the state that later blocks of the section may see.
+    """One block; returns its output, and the state that later blocks of the section may see.
 
     Args:
-      junction: module factory that takes `name=`; it ends with the activation after the addition, if there is one.
+      junction: module factory that takes `name=`.
       noise: on the branch, in training.
       shortcut_first: the operation reads the shortcut's output (ConvNeXt, Swin), not the block's input.
     """
@@ -56,12 +56,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool, progress: Progress = 1.0
+        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool, progress: Scalar
     ) -> tuple[Float[Array, "b h2 w2 d"], State]:
         z = self.architecture.shortcut(layers=self.layers, name="shortcut")(x, train=train)
-        y = self.architecture.operation(layers=self.layers, name="operation")(
-            z if self.shortcut_first else x, train=train
-        )
+        operation = self.architecture.operation(layers=self.layers, name="operation")
+        y = operation(z if self.shortcut_first else x, train=train)
         y = self.noise.add(y, progress, train=train)
         state = make_state(z)
         states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]

@@ -1,15 +1,14 @@
-"""Counts of a network, by the rules of the published tables and by XLA's.
+"""Counts a network's parameters and FLOPs, by the rules of the published tables.
 
-The network itself is traced, without computing anything: every module that is called adds what it does beyond its
-children, by the rule of its class in `RULES`. A class without a rule is an error, not a zero.
+The network is traced, but nothing is computed. Each module that is called adds what it does beyond its children, by the
+rule of its class in `RULES`. A class without a rule is an error, not a zero.
 
-The rules: a multiply-add 1 (a bias 1 per output), batch norm 2 per element, layer norm 9 per element and 2 per
-normalised vector, ReLU 2, GELU 8, sigmoid 4, softmax over n 3n - 1, an addition or multiplication 1, average
-pool k^2 and max pool k^2 - 1 per output, global average pool 1 per input element; all else 0. The count is that
-of the definition, however cleverly it is computed: a gate pools all that it looks at.
+The rules: a multiply-add counts 1 (a bias 1 per output), batch norm 2 per element, layer norm 9 per element and 2 per
+normalised vector, ReLU 2, GELU 8, sigmoid 4, softmax over n 3n - 1, an addition or multiplication 1, average pool k^2
+and max pool k^2 - 1 per output, global average pool 1 per input element; all else 0. They count the definition, however
+cleverly it is computed: a gate pools everything that it sees.
 
-Source: the published tables of SkipResNet (Takeda, MIRU2020). They have no count for Swin; the one here follows
-the same rules.
+Source: the published tables of SkipResNet (Takeda, MIRU2020). They have no count for Swin; the same rules apply to it.
 """
 
 import dataclasses
@@ -25,12 +24,11 @@ from flax.linen.module import InterceptorContext
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from skipnet_jax.models import block, create_model, junctions, layers, model_info, network, noise, shortcuts, stems
+from skipnet_jax.models import block, initializers, junctions, layers, network, noise, ops, shortcuts, stems, zoo
 from skipnet_jax.models.families import convnext, regnet, resnet, swin, wide_resnet
-from skipnet_jax.models.ops.activations import gelu, relu
 
 RELU, GELU, SIGMOID = 2, 8, 4  # per element
-ACTIVATIONS: dict[Callable[..., Array], int] = {relu: RELU, gelu: GELU}
+ACTIVATIONS: dict[Callable[..., Array], int] = {ops.relu: RELU, ops.gelu: GELU}
 
 MAX_POOL = 3**2 - 1  # per output, of the stems
 
@@ -45,12 +43,12 @@ def _squeeze_excite(module: layers.SqueezeExcite, out: Array, x: Array) -> int:
 
 
 def _weighted_sum(y: Array, n: int) -> int:
-    """Of the branch and n weighted states: the published count starts the sum from zero times the first state."""
+    """The branch plus n weighted states; the published count starts from zero times the first state."""
     return (2 * n + 2) * y.size
 
 
 def _gate(module: junctions.Gate, out: Array, y: Array, states: Sequence[junctions.State]) -> int:
-    """The rest of it, two linear layers with norm and activation between, are counted where they are called."""
+    """The linear layers, the norm and the activation count where they are called."""
     n, channels = len(states), y.shape[-1]
     pool = (1 + n) * y.size
     branch = SIGMOID * channels + y.size if module.weigh_branch else 0
@@ -78,7 +76,7 @@ def _attention(module: swin.AttentionOperation, out: Array, x: Array) -> int:
     return scale + products + position_bias_and_mask + softmax
 
 
-# What a call adds beyond its children: (module, output, *positional arguments) -> count.
+# What a call adds beyond its children: (module, output, *inputs) -> count.
 RULES: dict[type[nn.Module], Callable[..., int]] = {
     layers.Conv: lambda conv, y, x: y.size * (conv.kernel**2 * x.shape[-1] // conv.groups + conv.use_bias),
     layers.Dense: lambda dense, y, x: y.size * (x.shape[-1] + dense.use_bias),
@@ -95,7 +93,7 @@ RULES: dict[type[nn.Module], Callable[..., int]] = {
     stems.DeepStem: lambda stem, out, x: MAX_POOL * out.size,
     convnext.ConvNeXtOperation: lambda operation, out, x: out.size,  # layer scale
     swin.AttentionOperation: _attention,
-    network.Network: lambda network, logits, images: 0,  # its global pool is added by `count`
+    network.Network: lambda network, logits, images: 0,  # `count` adds its global pool
     # These only call others; activations count where they are called.
     **dict.fromkeys(
         (
@@ -129,7 +127,7 @@ class Complexity:
     Args:
       params: number of parameters, running statistics excluded.
       flops: of classifying one image, by the rules of the published tables.
-      features: height, width and channels of the outputs of `method="features"`, in order.
+      features: height, width and channels of each output of `method="features"`, in order.
     """
 
     params: int
@@ -138,61 +136,45 @@ class Complexity:
 
 
 def count(name: str, *, image_size: int | None = None, num_classes: int | None = None) -> Complexity:
-    """Counts a network's parameters and FLOPs, and finds its feature pyramid.
+    """Counts a network's parameters and FLOPs, and finds the shapes of its feature pyramid.
 
     Args:
-      image_size: side of the image in pixels; None = the network's own, as in the published tables.
-      num_classes: None = the network's own, as in the published tables.
+      image_size: side of the image in pixels; None = as in the published tables.
+      num_classes: None = as in the published tables.
 
     Raises:
-      ValueError: the name is unknown; the message lists the nearest ones.
-      TypeError: the network has a module or an activation that no rule counts.
+      UserError: the name is unknown; the message lists the nearest ones.
+      TypeError: no rule counts one of the network's modules or activations.
     """
-    size = model_info(name).image_size if image_size is None else image_size
-    model = create_model(name, num_classes=num_classes)
+    model = zoo.create_model(name, num_classes=num_classes)
     counter = _Counter()
     counting = functools.partial(counter.counting_layers, model.architecture.layers)
-    architecture = dataclasses.replace(model.architecture, layers=counting)
+    counted = model.clone(architecture=dataclasses.replace(model.architecture, layers=counting))
     with nn.intercept_methods(counter.intercept):
-        variables = _trace_init(model.clone(architecture=architecture), size)
+        variables = initializers.abstract_variables(counted, image_size or model.architecture.image_size)
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     global_pool = math.prod(counter.features[-1])
     return Complexity(params, counter.flops + global_pool, tuple(counter.features))
 
 
 def xla_flops(name: str) -> int | None:
-    """XLA's own estimate for one image at the network's size: it counts 2 per multiply-add, and not the padding.
+    """XLA's own estimate for one image at the network's size: a multiply-add counts 2, and padding counts nothing.
 
-    It reads the program as it is before any optimisation; nothing is compiled.
+    XLA reads the program before any optimisation; nothing is compiled.
 
     Returns:
-      None where the backend gives no estimate.
-
-    Raises:
-      ValueError: the name is unknown; the message lists the nearest ones.
+      None if the backend gives no estimate.
     """
-    model, size = create_model(name), model_info(name).image_size
-    variables = _trace_init(model, size)
+    model = zoo.create_model(name)
+    size = model.architecture.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     apply = jax.jit(functools.partial(model.apply, train=False))
-    costs = apply.lower(variables, _image(size)).cost_analysis()
+    costs = apply.lower(initializers.abstract_variables(model, size), image).cost_analysis()
     return int(costs["flops"]) if isinstance(costs, Mapping) and "flops" in costs else None
 
 
-def _image(size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-
-
-def _trace_init(model: network.Network, size: int) -> Any:
-    """Shapes of the variables."""
-
-    def init(image: Array) -> Any:  # a new function for every trace: JAX would remember it, and not call it again
-        return model.init(jax.random.key(0), image, train=False)
-
-    return jax.eval_shape(init, _image(size))
-
-
 class _Counter:
-    """Adds up what the modules of one network do, while it is traced."""
+    """Adds up what the modules of a network do while it is traced."""
 
     def __init__(self) -> None:
         self.flops = 0
@@ -202,13 +184,13 @@ class _Counter:
     def counting_layers(
         self, make: Callable[..., layers.Layers], dtype: DTypeLike, bn_group_size: int
     ) -> layers.Layers:
-        """The network's own layers, with an activation that counts."""
+        """The network's layers, with an activation that counts."""
         own = make(dtype, bn_group_size)
         return dataclasses.replace(own, act=functools.partial(self._activate, own.act), norm_and_act=None)
 
     def _activate(self, act: Callable[..., Array], x: Array) -> Array:
         if act not in ACTIVATIONS:
-            raise TypeError(f"no rule counts the activation {act}: add one to analysis.complexity.ACTIVATIONS.")
+            raise TypeError(f"no rule counts the activation {act}: add one to models.complexity.ACTIVATIONS.")
         self.flops += ACTIVATIONS[act] * x.size
         return act(x)
 
@@ -219,12 +201,12 @@ class _Counter:
         kwargs: dict[str, Any],
         context: InterceptorContext,
     ) -> Any:
-        """Calls a module's method, and counts it by the rule of its class."""
+        """Calls a module, and counts it by the rule of its class."""
         module = context.module
         if context.method_name != "__call__" or (self._inside and self._inside[-1] is module):  # super().__call__
             return call(*args, **kwargs)
         if type(module) not in RULES:
-            raise TypeError(f"no rule counts the module {type(module)}: add one to analysis.complexity.RULES.")
+            raise TypeError(f"no rule counts the module {type(module)}: add one to models.complexity.RULES.")
         self._inside.append(module)
         out = call(*args, **kwargs)
         self._inside.pop()

@@ -1,39 +1,26 @@
-"""Which earlier states a block sees: pure Python, no arrays.
+"""Wiring: which states of its section each block sees. Pure Python, no arrays.
 
-A section starts at block 0 and at every block with a stride. Inside a section, block i sees the state
-of block j at distance d = i - j; distance 0, its own shortcut, always comes first.
+A section starts at block 0 and at every block with a stride. Block i sees the state of block j at distance i - j.
+Distance 0, the block's own shortcut, always comes first. `reach` counts the earlier blocks of the section, and the
+distances increase.
 
-Source: Takeda, MIRU2020 (skip wiring); DenseNet (Huang et al., CVPR 2017) for the idea of the dense one.
+Source: Takeda, MIRU2020 (skip); Huang et al., DenseNet, CVPR 2017 (the idea of dense).
 """
 
 DENSE_CONNECTIONS = 4
 
 
 def own_distance(reach: int) -> tuple[int, ...]:
-    """The wiring of a plain residual network: its own shortcut only, whatever the reach."""
+    """A plain residual network: only the block's own shortcut."""
     del reach
     return (0,)
 
 
 def skip_distances(reach: int) -> tuple[int, ...]:
-    """Distances 0, 1, 3, 7, 15, ... = 2^k - 1, as far as the section reaches back.
-
-    Args:
-      reach: number of earlier blocks in the section, 0 for its first.
-
-    Returns:
-      Distances in increasing order.
-    """
+    """Distances 0, 1, 3, 7, 15, ... = 2^k - 1, as far back as the section reaches."""
     return tuple(2**k - 1 for k in range((reach + 1).bit_length()))
 
 
 def dense_distances(reach: int) -> tuple[int, ...]:
-    """Distances 0, 1, 2, ..., `DENSE_CONNECTIONS`, as far as the section reaches back.
-
-    Args:
-      reach: number of earlier blocks in the section, 0 for its first.
-
-    Returns:
-      Distances in increasing order.
-    """
+    """Distances 0, 1, 2, ..., `DENSE_CONNECTIONS`, as far back as the section reaches."""
     return tuple(range(min(reach, DENSE_CONNECTIONS) + 1))

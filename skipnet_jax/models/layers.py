@@ -1,9 +1,8 @@
-"""The layers that the networks are made of, with torch's conventions.
+"""The networks' layers, with torch's conventions.
 
-Flax's own defaults differ from torch's in padding, initialisation, epsilon and running variance, and
-each difference shows in the last digits (or in the first). So the convolution, the linear layer and the
-norms are spelled out here. The blocks get them as one `Layers`, bound to the network's precision, norm
-and activation, and so carry none of these settings themselves.
+Flax's defaults differ from torch's in padding, initialisation, epsilon and running variance, which changes the
+results. So the convolution, the linear layer and the norms are written out here. Blocks get them as one `Layers`, which
+binds the network's precision, norm and activation, so blocks carry none of these settings.
 """
 
 import dataclasses
@@ -17,31 +16,29 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from skipnet_jax.errors import UserError
+from skipnet_jax.models import ops
 from skipnet_jax.models.initializers import uniform_by_fan_in
-from skipnet_jax.models.ops.activations import gelu, relu
-from skipnet_jax.models.ops.convolution import convolve
-from skipnet_jax.models.ops.normalization import layer_normalize, normalize
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
 
 
 def param_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Parameters and statistics are float32 whatever the computation, and float64 in float64."""
+    """The type of parameters and statistics: float32, or float64 if the network computes in float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def per_channel(vector: Float[Array, "c"], x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-    """Gives a vector over channels the rank of x, so that the two broadcast, in the type of x."""
+    """Gives a vector over channels the rank and the type of x, so that the two broadcast."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape).astype(x.dtype)
 
 
 class Conv(nn.Module):
-    """Convolution with explicit, symmetric padding (flax's SAME pads even sizes on one side only).
+    """Convolution with symmetric padding (flax's SAME pads even sizes on one side only).
 
     Args:
-      features: output channels.
-      kernel: side of the kernel.
+      kernel: its side.
       padding: pixels on every side; None = kernel // 2.
     """
 
@@ -60,11 +57,13 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, shape, param_dtype(self.dtype))
         pad = self.kernel // 2 if self.padding is None else self.padding
         if min(x.shape[1:3]) + 2 * pad < self.kernel:
-            raise ValueError(
-                f"image size: got a map of {x.shape[1]} x {x.shape[2]} pixels at a {self.kernel} x {self.kernel} "
-                f"convolution, expected at least its size. Use larger images: --config.data.image_size."
+            raise UserError(
+                "data.image_size",
+                f"images that shrink to {x.shape[1]} x {x.shape[2]} pixels",
+                f"at least the size of the network's {self.kernel} x {self.kernel} convolution",
+                "Raise `data.image_size`.",
             )
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad, self.groups)
+        y = ops.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, pad, self.groups)
         if self.use_bias:
             y += per_channel(self.param("bias", init, (self.features,), param_dtype(self.dtype)), y)
         return y
@@ -90,18 +89,18 @@ class Dense(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm over groups of examples, the same on any number of devices.
 
-    The published runs normalised over the examples of one device. Under `jit` the plain layer would see
-    the global batch instead, so the batch axis is cut into groups of `group_size` consecutive examples.
-    Groups that do not straddle devices need no communication. The running statistics move by the mean
-    over the groups, the variance with the unbiased estimate n / (n - 1), as in torch.
+    The published runs normalised over the examples of one device. Under `jit` the plain layer would normalise over the
+    global batch, so this one cuts the batch into groups of `group_size` consecutive examples. Groups within a device
+    need no communication. The running statistics move by the mean over the groups, and the running variance is the
+    unbiased estimate, n / (n - 1), as in torch.
 
     Args:
-      group_size: examples per group; 0, or a batch smaller than this: one group.
-      relu: followed by a ReLU.
+      group_size: 0, or more than the batch: the whole batch.
+      relu: end with a ReLU.
 
     Raises:
-      ValueError: in training, if the batch is not a multiple of the group, or if a group has a single
-        value per channel, which has no variance.
+      UserError: in training, the batch is not a multiple of the group, or a group has a single value per channel and
+        thus no variance.
     """
 
     group_size: int
@@ -119,15 +118,17 @@ class BatchNorm(nn.Module):
             x = x.astype(dtype)
             factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
             y = (x - per_channel(running_mean.value, x)) * per_channel(factor, x) + per_channel(bias, x)
-            return (relu(y) if self.relu else y).astype(self.dtype)
+            return (ops.relu(y) if self.relu else y).astype(self.dtype)
         groups = x.astype(self.dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
         count = groups.size // (groups.shape[0] * groups.shape[-1])
         if count < 2:
-            raise ValueError(
-                f"batch norm in training: got one value per channel (input {x.shape}), which has no variance; "
-                f"expected at least 2. Use a larger --config.batch_size or --config.model.bn_group_size."
+            raise UserError(
+                "batch_size",
+                f"batch norm with one value per channel (a map of shape {x.shape})",
+                "at least 2 values, since one has no variance",
+                "Raise `batch_size`, `model.bn_group_size` or `data.image_size`.",
             )
-        y, mean, var = normalize(groups, scale, bias, BATCH_NORM_EPSILON, self.relu)
+        y, mean, var = ops.batch_norm(groups, scale, bias, BATCH_NORM_EPSILON, self.relu)
         if not self.is_initializing():
             unbiased = var.mean(0) * (count / (count - 1))
             running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0) - running_mean.value)
@@ -138,9 +139,11 @@ class BatchNorm(nn.Module):
         if not self.group_size or batch <= self.group_size:
             return 1
         if batch % self.group_size:
-            raise ValueError(
-                f"batch norm in training: got a batch of {batch}, expected a multiple of the group "
-                f"({self.group_size}). Change --config.batch_size or --config.model.bn_group_size (0 = whole batch)."
+            raise UserError(
+                "batch_size",
+                f"a batch of {batch} for batch norm",
+                f"a multiple of model.bn_group_size ({self.group_size})",
+                "Change `batch_size` or `model.bn_group_size` (0 = whole batch).",
             )
         return batch // self.group_size
 
@@ -157,18 +160,16 @@ class LayerNorm(nn.Module):
         dtype, shape = param_dtype(self.dtype), (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
-        return layer_normalize(x.astype(self.dtype), scale, bias, self.epsilon)
+        return ops.layer_norm(x.astype(self.dtype), scale, bias, self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers of one network, bound to its precision: what blocks build themselves from.
+    """The layers of one network, bound to its precision: blocks build themselves from these.
 
     Args:
-      norm: makes the network's norm layer: `norm(name=...)(x, train=...)`.
-      act: the network's activation.
-      dtype: of the computation.
-      norm_and_act: makes one layer of both, called as a norm, whose gradients share their work; None = there is none.
+      norm: makes the network's norm, which is called as `norm(name=...)(x, train=...)`.
+      norm_and_act: the same for norm and activation in one layer, whose gradients share their work, if there is one.
     """
 
     norm: Callable[..., nn.Module]
@@ -179,15 +180,15 @@ class Layers:
     def conv(
         self, features: int, kernel: int, *, stride: int = 1, groups: int = 1, use_bias: bool = False, name: str
     ) -> Conv:
-        """A convolution that keeps the size (at stride 1)."""
+        """A convolution that keeps the size at stride 1."""
         return Conv(features, kernel, stride, groups, use_bias, dtype=self.dtype, name=name)
 
     def patch_conv(self, features: int, patch: int, *, name: str) -> Conv:
-        """A convolution with bias that turns each patch of pixels into one."""
+        """A convolution with bias that turns each patch x patch pixels into one."""
         return Conv(features, patch, stride=patch, use_bias=True, padding=0, dtype=self.dtype, name=name)
 
     def norm_act(self, x: Float[Array, "*b c"], *, train: bool, name: str) -> Float[Array, "*b c"]:
-        """Norm, and the activation of that."""
+        """Norm, then activation."""
         if self.norm_and_act is not None:
             return self.norm_and_act(name=name)(x, train=train)
         return self.act(self.norm(name=name)(x, train=train))
@@ -198,23 +199,19 @@ class Layers:
 
 
 def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
-    """Batch norm and ReLU: every family but ConvNeXt and Swin."""
+    """The layers of every family but ConvNeXt and Swin."""
     norm = functools.partial(BatchNorm, bn_group_size, dtype)
-    return Layers(norm, relu, dtype, norm_and_act=functools.partial(norm, relu=True))
+    return Layers(norm, ops.relu, dtype, norm_and_act=functools.partial(norm, relu=True))
 
 
 def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Layers:
-    """Layer norm and the exact (not the tanh) GELU: ConvNeXt and Swin, with an epsilon each."""
+    """The layers of ConvNeXt and Swin, which have an epsilon each; the GELU is the exact one, not the one by tanh."""
     del bn_group_size
-
-    return Layers(functools.partial(LayerNorm, epsilon, dtype), gelu, dtype)
+    return Layers(functools.partial(LayerNorm, epsilon, dtype), ops.gelu, dtype)
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a sigmoid of all channels' means.
-
-    Args:
-      hidden: width of the layer between.
+    """Scales each channel by a sigmoid computed from the means of all channels.
 
     Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
     """
@@ -230,5 +227,5 @@ class SqueezeExcite(nn.Module):
 
 
 def mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """Global average pool, summed in float32 at least."""
+    """Global average pool; it sums in float32 at least."""
     return x.mean((1, 2), dtype=param_dtype(x.dtype))

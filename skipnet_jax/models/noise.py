@@ -1,7 +1,7 @@
 """Noise on the residual branch, in training only: stochastic depth, ShakeDrop, DropBlock, signal augmentation.
 
-All of it is drawn from the random stream `dropout`, and differently for each sample. A rate of zero leaves nothing in
-the compiled program, not even a random bit.
+Each sample draws its own noise from the random stream `dropout`. A rate of zero leaves nothing in the compiled
+program, not even a random bit.
 """
 
 import dataclasses
@@ -12,25 +12,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-Progress = float | Float[Array, ""]  # share of the training that is done, 0..1
+Scalar = float | Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
 class BranchNoise:
-    """The noise on one block's branch: the network's settings, resolved for this block.
+    """The noise on one block's branch: settings as in `specs.ModelSpec`, resolved for the block."""
 
-    Args:
-      drop_path, shake_drop, drop_block, drop_block_size, signal_augment: `rate`, `size` and `std` of the modules below.
-    """
+    drop_path: float
+    shake_drop: float
+    drop_block: float
+    drop_block_size: int
+    signal_augment: float
 
-    drop_path: float = 0.0
-    shake_drop: float = 0.0
-    drop_block: float = 0.0
-    drop_block_size: int = 7
-    signal_augment: float = 0.0
-
-    def add(self, y: Float[Array, "b h w c"], progress: Progress, *, train: bool) -> Float[Array, "b h w c"]:
-        """Applies it, from within a block: places of the map first, then what concerns the branch as a whole."""
+    def add(self, y: Float[Array, "b h w c"], progress: Scalar, *, train: bool) -> Float[Array, "b h w c"]:
+        """Adds the noise, from within a block's `__call__`: first to places of the map, then to the whole branch."""
         y = DropBlock(self.drop_block, self.drop_block_size, name="drop_block")(y, progress, train=train)
         y = SignalAugment(self.signal_augment, name="signal_augment")(y, train=train)
         y = ShakeDrop(self.shake_drop, name="shake_drop")(y, train=train)
@@ -38,7 +34,7 @@ class BranchNoise:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a sample's whole branch, and rescales the rest to keep the mean.
+    """Stochastic depth: drops the whole branch of some samples, and rescales the others' to keep the mean.
 
     Args:
       rate: probability of dropping, 0..1.
@@ -57,10 +53,10 @@ class DropPath(nn.Module):
 
 
 class ShakeDrop(nn.Module):
-    """Multiplies a sample's branch by a random factor now and then, and its gradient by another one.
+    """Shakes some samples: multiplies their branch by a random factor, and its gradient by another one.
 
-    Where a sample is shaken, the branch is multiplied by alpha, uniform in -1..1, and the gradient by beta, uniform in
-    0..1 and drawn on its own. In evaluation the branch is scaled by the expected factor, 1 - rate.
+    The branch's factor alpha is uniform in -1..1; the gradient's factor beta is uniform in 0..1 and independent. In
+    evaluation the branch is scaled by the mean factor, 1 - rate.
 
     Args:
       rate: probability of shaking, 0..1.
@@ -85,15 +81,15 @@ class ShakeDrop(nn.Module):
 
 
 class DropBlock(nn.Module):
-    """Drops squares of a map, for each sample and channel on its own, and rescales what is left to keep the mean.
+    """Drops squares of a map, for each sample and channel, and rescales the rest to keep the mean.
 
-    The squares lie within the map, so that places near its border are dropped less often; overlaps make the dropped
-    share a little smaller than the rate. Both are the paper's. Its factor, all places over those left, is taken over
-    one sample rather than over the batch: samples, and devices, do not depend on each other.
+    As in the paper, squares lie within the map, so places near the border are dropped less often, and overlaps make
+    the dropped share a little smaller than the rate. Unlike the paper, the rescaling factor (all places / kept places)
+    is taken over each sample, not over the batch, so samples and devices do not depend on each other.
 
     Args:
-      rate: probability of dropping a place at the end of training, 0..1; before, it grows linearly from 0.
-      size: side of the squares, in places of the map; where the map is smaller, its side.
+      rate: probability of dropping a place at the end of training, 0..1; it grows linearly from 0.
+      size: side of the squares, in places of the map; clipped to the map's own sides.
 
     Source: Ghiasi et al., DropBlock, NeurIPS 2018, algorithm 1 and equation 1.
     """
@@ -102,22 +98,22 @@ class DropBlock(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], progress: Progress, *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array, "b h w c"], progress: Scalar, *, train: bool) -> Float[Array, "b h w c"]:
         if not train or not self.rate:
             return x
         keep = _outside_squares(self.make_rng("dropout"), self.rate * progress, self.size, x.shape)
-        left = jnp.sum(keep, axis=(1, 2, 3), keepdims=True, dtype=jnp.float32)
-        factor = math.prod(x.shape[1:]) / jnp.maximum(left, 1)  # a sample that has lost everything stays zero
+        kept = jnp.sum(keep, axis=(1, 2, 3), keepdims=True, dtype=jnp.float32)
+        factor = math.prod(x.shape[1:]) / jnp.maximum(kept, 1)  # a sample that lost everything stays zero
         return jnp.where(keep, x * factor.astype(x.dtype), jnp.zeros_like(x))
 
 
 class SignalAugment(nn.Module):
-    """Signal augmentation: a random gain on each sample's branch; the gradient passes as if there were none.
+    """Signal augmentation: multiplies each sample's branch by a random gain, but not its gradient.
 
     Args:
       std: standard deviation of the gain, which is normal with mean 1.
 
-    Source: published method (Takeda, MIRU2020).
+    Source: Takeda, MIRU2020.
     """
 
     std: float
@@ -131,36 +127,31 @@ class SignalAugment(nn.Module):
 
 
 def _per_sample(x: Float[Array, "b *hw c"]) -> tuple[int, ...]:
-    """The shape of one number per sample, which broadcasts over the rest of x."""
+    """The shape of one number per sample, which broadcasts over x."""
     return (x.shape[0],) + (1,) * (x.ndim - 1)
 
 
 @jax.custom_vjp
 def _scale(x: Array, forward: Array, backward: Array) -> Array:
-    """`forward * x`, whose gradient with respect to x is `backward` times the incoming one."""
+    """`forward * x`, with `backward` as its derivative."""
     del backward
     return forward * x
 
 
-def _scale_forward(x: Array, forward: Array, backward: Array) -> tuple[Array, Array]:
-    return forward * x, backward
+_scale.defvjp(
+    lambda x, forward, backward: (forward * x, backward),
+    lambda backward, grad: (backward * grad, None, None),  # factors are drawn, not learned
+)
 
 
-def _scale_backward(backward: Array, grad: Array) -> tuple[Array, None, None]:
-    return backward * grad, None, None  # factors are drawn, not learned
-
-
-_scale.defvjp(_scale_forward, _scale_backward)
-
-
-def _outside_squares(key: PRNGKeyArray, rate: Progress, size: int, shape: tuple[int, ...]) -> Bool[Array, "b h w c"]:
-    """True where a map of this shape [b, h, w, c] is kept."""
+def _outside_squares(key: PRNGKeyArray, rate: Scalar, size: int, shape: tuple[int, ...]) -> Bool[Array, "b h w c"]:
+    """True where a map of this shape is kept."""
     batch, height, width, channels = shape
     rows, columns = min(size, height), min(size, width)
     corners = (height - rows + 1, width - columns + 1)  # where a square may begin
     gamma = rate * (height * width) / (rows * columns * corners[0] * corners[1])
     dropped = jax.random.bernoulli(key, gamma, (batch, *corners, channels))
-    for axis, side in ((1, rows), (2, columns)):  # one axis after the other: the same at a fraction of the reads
+    for axis, side in ((1, rows), (2, columns)):  # one axis after the other reads far less than a square window
         window = tuple(side if i == axis else 1 for i in range(4))
         padding = tuple((side - 1, side - 1) if i == axis else (0, 0) for i in range(4))
         dropped = jax.lax.reduce_window(dropped, False, jax.lax.bitwise_or, window, (1, 1, 1, 1), padding)

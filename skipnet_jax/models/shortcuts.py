@@ -1,4 +1,4 @@
-"""The shortcuts: the identity, unless the stride or the width changes."""
+"""Shortcuts: the identity, unless the stride or the width changes."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ from skipnet_jax.models.layers import Layers
 
 
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
-    """Means over windows of stride x stride; a partial window at the edge averages the pixels it has."""
+    """Means over windows of stride x stride pixels; a partial window at the edge averages the pixels it has."""
     if stride == 1:
         return x
     pad = ((0, -x.shape[1] % stride), (0, -x.shape[2] % stride))
     pooled = nn.avg_pool(x, (stride, stride), (stride, stride), padding=pad, count_include_pad=False)
-    return pooled.astype(x.dtype)  # the counts that it divides by are float32
+    return pooled.astype(x.dtype)  # flax divides by float32 counts
 
 
 class LinearShortcut(nn.Module):
-    """1x1 convolution with the block's stride, and norm."""
+    """1x1 convolution with the block's stride, then norm."""
 
     features: int
     stride: int
@@ -51,7 +51,7 @@ class AverageLinearShortcut(nn.Module):
 
 
 class AverageShortcut(nn.Module):
-    """Average pool, then zeros for the channels that are missing: no parameters (PyramidNet).
+    """Average pool, then zeros for the missing channels: no parameters (PyramidNet).
 
     Source: Han et al., Deep Pyramidal Residual Networks, CVPR 2017.
     """

@@ -1,18 +1,17 @@
-"""The stems: from the image to the first block's input."""
+"""Stems: from the image to the first block's input."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from skipnet_jax.models import ops
 from skipnet_jax.models.layers import Layers
-from skipnet_jax.models.ops.max_pool import max_pool
 
 
 class SmallStem(nn.Module):
     """One 3x3 convolution at full resolution (CIFAR).
 
     Args:
-      features: output channels.
-      act: pre-activation networks leave the activation to their first block.
+      act: False for pre-activation networks, whose first block begins with the activation.
     """
 
     features: int
@@ -36,11 +35,11 @@ class LargeStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h4 w4 d"]:
         x = self.layers.conv(self.features, 7, stride=2, name="conv")(x)
-        return max_pool(self.layers.norm_act(x, train=train, name="norm"))
+        return ops.max_pool(self.layers.norm_act(x, train=train, name="norm"))
 
 
 class DeepStem(nn.Module):
-    """Three 3x3 convolutions in place of the 7x7 one, the first two at half the width (ResNet-D).
+    """Three 3x3 convolutions instead of one 7x7, the first two at half the width, then max pool (ResNet-D).
 
     Source: He et al., Bag of Tricks for Image Classification, CVPR 2019.
     """
@@ -54,7 +53,7 @@ class DeepStem(nn.Module):
         for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.features, 1)), start=1):
             x = self.layers.conv(features, 3, stride=stride, name=f"conv{i}")(x)
             x = self.layers.norm_act(x, train=train, name=f"norm{i}")
-        return max_pool(x)
+        return ops.max_pool(x)
 
 
 class RegNetStem(nn.Module):
@@ -70,7 +69,7 @@ class RegNetStem(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Patches of 4x4 pixels (ConvNeXt, Swin)."""
+    """A linear map of each patch of 4x4 pixels, then norm (ConvNeXt, Swin)."""
 
     features: int
     layers: Layers

@@ -2,9 +2,9 @@
 
 Source: Liu et al., A ConvNet for the 2020s, CVPR 2022.
 
-Deviations, as in the published SkipResNet tables: the downsampling between stages is the shortcut of the next
-stage's first block, so that it makes the state that gates see; convolutions and linear layers start from
-torch's default and not from a truncated normal.
+Deviations, as in the published SkipResNet tables: the downsampling between stages is the shortcut of the next stage's
+first block, so gates see its output as a state; convolutions and linear layers start from torch's default, not from a
+truncated normal.
 """
 
 import functools
@@ -22,7 +22,7 @@ LAYER_SCALE_INIT = 1e-6
 
 
 class ConvNeXtOperation(nn.Module):
-    """Depthwise 7x7 convolution, norm, and a two-layer perceptron of four times the width, per pixel."""
+    """Depthwise 7x7 convolution, norm, and per pixel a two-layer perceptron of four times the width."""
 
     features: int
     layers: Layers
@@ -39,7 +39,7 @@ class ConvNeXtOperation(nn.Module):
 
 
 class ConvNeXtShortcut(nn.Module):
-    """Norm and a 2x2 convolution with stride 2, where the width changes."""
+    """Norm and a 2x2 convolution with stride 2 if the width changes, else the identity."""
 
     features: int
     layers: Layers
@@ -52,18 +52,18 @@ class ConvNeXtShortcut(nn.Module):
         return self.layers.patch_conv(self.features, 2, name="conv")(x)
 
 
-def _plan(name: str, blocks: tuple[int, ...], width: int) -> Architecture:
-    plans = []
-    for stage, stride in stage_strides(blocks):
+def _architecture(name: str, depths: tuple[int, ...], width: int) -> Architecture:
+    blocks = []
+    for stage, stride in stage_strides(depths):
         features = width * 2**stage
         shortcut = functools.partial(ConvNeXtShortcut, features)
-        plans.append(BlockArchitecture(stride, shortcut, functools.partial(ConvNeXtOperation, features)))
+        blocks.append(BlockArchitecture(stride, shortcut, functools.partial(ConvNeXtOperation, features)))
     return Architecture(
         name,
         224,
         1000,
         functools.partial(PatchStem, width),
-        tuple(plans),
+        tuple(blocks),
         layers=functools.partial(layer_norm_gelu, LAYER_NORM_EPSILON),
         classifier_norm=True,
         shortcut_first=True,
@@ -72,8 +72,8 @@ def _plan(name: str, blocks: tuple[int, ...], width: int) -> Architecture:
 
 
 NETWORKS = {
-    "convnext_tiny": _plan("ConvNeXt-T", (3, 3, 9, 3), 96),
-    "convnext_small": _plan("ConvNeXt-S", (3, 3, 27, 3), 96),
-    "convnext_base": _plan("ConvNeXt-B", (3, 3, 27, 3), 128),
-    "convnext_large": _plan("ConvNeXt-L", (3, 3, 27, 3), 192),
+    "convnext_tiny": _architecture("ConvNeXt-T", (3, 3, 9, 3), 96),
+    "convnext_small": _architecture("ConvNeXt-S", (3, 3, 27, 3), 96),
+    "convnext_base": _architecture("ConvNeXt-B", (3, 3, 27, 3), 128),
+    "convnext_large": _architecture("ConvNeXt-L", (3, 3, 27, 3), 192),
 }

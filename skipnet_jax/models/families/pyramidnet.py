@@ -2,8 +2,8 @@
 
 Source: Han et al., Deep Pyramidal Residual Networks, CVPR 2017.
 
-Deviation, as in the published SkipResNet tables: the operation is WideResNet's, without the paper's third norm
-at the end of the branch.
+Deviation, as in the published SkipResNet tables: the operation is WideResNet's, without the paper's third norm at the
+end of the branch.
 """
 
 import functools
@@ -15,17 +15,17 @@ from skipnet_jax.models.shortcuts import AverageShortcut
 from skipnet_jax.models.stems import SmallStem
 
 
-def _plan(name: str, blocks: tuple[int, ...], added: int) -> Architecture:
-    plans = []
-    for i, (_, stride) in enumerate(stage_strides(blocks), start=1):
-        features = round(16 + added * i / sum(blocks))
+def _architecture(name: str, depths: tuple[int, ...], added: int) -> Architecture:
+    blocks = []
+    for i, (_, stride) in enumerate(stage_strides(depths), start=1):
+        features = round(16 + added * i / sum(depths))
         shortcut = functools.partial(AverageShortcut, features, stride)
-        plans.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
+        blocks.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
     stem = functools.partial(SmallStem, 16, act=False)
-    return Architecture(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
+    return Architecture(name, 32, 100, stem, tuple(blocks), head_norm=True, head_act=True, post_activation=False)
 
 
 NETWORKS = {
-    "pyramidnet110_a48": _plan("PyramidNet-110-a48", (18, 18, 18), 48),
-    "pyramidnet110_a270": _plan("PyramidNet-110-a270", (18, 18, 18), 270),
+    "pyramidnet110_a48": _architecture("PyramidNet-110-a48", (18, 18, 18), 48),
+    "pyramidnet110_a270": _architecture("PyramidNet-110-a270", (18, 18, 18), 270),
 }

@@ -1,10 +1,9 @@
 """RegNetX and RegNetY: stages whose widths follow a quantised line.
 
-Source: Radosavovic et al., Designing Network Design Spaces, CVPR 2020 (section 3.3, and the tables of its
-appendix for the numbers below).
+Source: Radosavovic et al., Designing Network Design Spaces, CVPR 2020 (section 3.3; the numbers are in its appendix).
 
-Deviations, as in the published SkipResNet tables: the widths are 8 * round(w0 * wm^k / 8), then rounded to a
-multiple of the group width by the number of groups; every network is trained with the same recipe.
+Deviations, as in the published SkipResNet tables: the widths are 8 * round(w0 * wm^k / 8), then rounded to a multiple
+of the group width; every network is trained with the same recipe.
 """
 
 import functools
@@ -24,12 +23,10 @@ SQUEEZE_REDUCTION = 4  # of the block's input width
 
 
 class RegNetOperation(nn.Module):
-    """A grouped 3x3 convolution between two 1x1 ones, all of the same width.
+    """A grouped 3x3 convolution between two 1x1 convolutions of the same width.
 
     Args:
-      features: of all three convolutions.
-      groups: of the 3x3 convolution.
-      squeeze_excite: whether one follows the second activation (RegNetY).
+      squeeze_excite: put one after the second activation (RegNetY).
     """
 
     features: int
@@ -62,25 +59,29 @@ def stage_widths(*, depth: int, w0: int, wa: float, wm: float, group_width: int)
     return widths
 
 
-def _plan(
-    name: str, *, depth: int, w0: int, wa: float, wm: float, group_width: int, squeeze_excite: bool
+def _architecture(
+    name: str, *, depth: int, w0: int, wa: float, wm: float, group_width: int, squeeze_excite: bool = False
 ) -> Architecture:
-    plans = []
+    blocks = []
     previous = STEM_FEATURES
     for features, groups in stage_widths(depth=depth, w0=w0, wa=wa, wm=wm, group_width=group_width):
         stride = 2 if features != previous else 1
         shortcut = functools.partial(LinearShortcut, features, stride)
         operation = functools.partial(RegNetOperation, features, stride, groups, squeeze_excite)
-        plans.append(BlockArchitecture(stride, shortcut, operation))
+        blocks.append(BlockArchitecture(stride, shortcut, operation))
         previous = features
-    return Architecture(name, 224, 1000, functools.partial(RegNetStem, STEM_FEATURES), tuple(plans))
+    return Architecture(name, 224, 1000, functools.partial(RegNetStem, STEM_FEATURES), tuple(blocks))
 
 
 NETWORKS = {
-    "regnetx_008": _plan("RegNetX-0.8", depth=16, w0=56, wa=35.73, wm=2.28, group_width=16, squeeze_excite=False),
-    "regnetx_016": _plan("RegNetX-1.6", depth=18, w0=80, wa=34.01, wm=2.25, group_width=24, squeeze_excite=False),
-    "regnetx_032": _plan("RegNetX-3.2", depth=25, w0=88, wa=26.31, wm=2.25, group_width=48, squeeze_excite=False),
-    "regnety_008": _plan("RegNetY-0.8", depth=14, w0=56, wa=38.84, wm=2.4, group_width=16, squeeze_excite=True),
-    "regnety_016": _plan("RegNetY-1.6", depth=27, w0=48, wa=20.71, wm=2.65, group_width=24, squeeze_excite=True),
-    "regnety_032": _plan("RegNetY-3.2", depth=21, w0=80, wa=42.63, wm=2.66, group_width=24, squeeze_excite=True),
+    "regnetx_008": _architecture("RegNetX-0.8", depth=16, w0=56, wa=35.73, wm=2.28, group_width=16),
+    "regnetx_016": _architecture("RegNetX-1.6", depth=18, w0=80, wa=34.01, wm=2.25, group_width=24),
+    "regnetx_032": _architecture("RegNetX-3.2", depth=25, w0=88, wa=26.31, wm=2.25, group_width=48),
+    "regnety_008": _architecture("RegNetY-0.8", depth=14, w0=56, wa=38.84, wm=2.4, group_width=16, squeeze_excite=True),
+    "regnety_016": _architecture(
+        "RegNetY-1.6", depth=27, w0=48, wa=20.71, wm=2.65, group_width=24, squeeze_excite=True
+    ),
+    "regnety_032": _architecture(
+        "RegNetY-3.2", depth=21, w0=80, wa=42.63, wm=2.66, group_width=24, squeeze_excite=True
+    ),
 }

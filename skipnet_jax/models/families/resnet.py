@@ -1,15 +1,14 @@
-"""ResNet and its kin: ResNeXt, SE-ResNet, SE-ResNeXt, ResNet-D, and the CIFAR ResNets.
+"""ResNet and its variants: ResNeXt, SE-ResNet, SE-ResNeXt, ResNet-D, and the CIFAR ResNets.
 
 Sources: He et al., Deep Residual Learning, CVPR 2016; Xie et al., ResNeXt, CVPR 2017; Hu et al.,
 Squeeze-and-Excitation, CVPR 2018; He et al., Bag of Tricks (ResNet-D), CVPR 2019.
 
-Deviations from the papers, as in the published SkipResNet tables: the stride of a bottleneck is in its 3x3
-convolution (as in torchvision); a CIFAR ResNet's shortcut is a 1x1 convolution where the width changes, not
-zero padding; no zero initialisation of the last norm.
+Deviations, as in the published SkipResNet tables: a bottleneck has its stride in the 3x3 convolution (as in
+torchvision); a CIFAR ResNet's shortcut is a 1x1 convolution where the width changes, not zero padding; the last norm of
+a block does not start at zero.
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -25,14 +24,13 @@ class BasicOperation(nn.Module):
     """Two 3x3 convolutions.
 
     Args:
-      features: output channels.
-      squeeze_excite: channels -> hidden width of the squeeze-excite after the last norm; None = without.
+      squeeze_excite: hidden width of the squeeze-excite after the last norm; 0 = none.
     """
 
     features: int
     stride: int
     layers: Layers
-    squeeze_excite: Callable[[int], int] | None = None
+    squeeze_excite: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
@@ -40,19 +38,16 @@ class BasicOperation(nn.Module):
         x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.features, 3, name="conv2")(x)
         x = self.layers.norm(name="norm2")(x, train=train)
-        if self.squeeze_excite is None:
-            return x
-        return SqueezeExcite(self.squeeze_excite(self.features), self.layers, name="squeeze_excite")(x)
+        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x) if self.squeeze_excite else x
 
 
 class BottleneckOperation(nn.Module):
-    """A 3x3 convolution at a smaller width between two 1x1 ones.
+    """A 3x3 convolution at a smaller width between two 1x1 convolutions.
 
     Args:
-      features: output channels.
       inner: channels of the 3x3 convolution.
       groups: of the 3x3 convolution.
-      squeeze_excite: channels -> hidden width of the squeeze-excite after the last norm; None = without.
+      squeeze_excite: hidden width of the squeeze-excite after the last norm; 0 = none.
     """
 
     features: int
@@ -60,7 +55,7 @@ class BottleneckOperation(nn.Module):
     stride: int
     layers: Layers
     groups: int = 1
-    squeeze_excite: Callable[[int], int] | None = None
+    squeeze_excite: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
@@ -70,62 +65,52 @@ class BottleneckOperation(nn.Module):
         x = self.layers.norm_act(x, train=train, name="norm2")
         x = self.layers.conv(self.features, 1, name="conv3")(x)
         x = self.layers.norm(name="norm3")(x, train=train)
-        if self.squeeze_excite is None:
-            return x
-        return SqueezeExcite(self.squeeze_excite(self.features), self.layers, name="squeeze_excite")(x)
+        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x) if self.squeeze_excite else x
 
 
-def _imagenet_se(channels: int) -> int:
-    """Reduction 16, a multiple of 8."""
-    return max(round(channels / 16 / 8), 1) * 8
-
-
-def _cifar_se(channels: int) -> int:
-    """Reduction 8."""
-    return max(round(channels / 8), 1)
+def _squeeze_width(channels: int, *, small: bool = False) -> int:
+    """A 16th of the channels as a multiple of 8, or an 8th for `small` networks."""
+    return max(round(channels / 8), 1) if small else max(round(channels / 16 / 8), 1) * 8
 
 
 def _basic(
-    name: str,
-    blocks: tuple[int, ...],
-    *,
-    width: int = 64,
-    small: bool = False,
-    squeeze_excite: Callable[[int], int] | None = None,
+    name: str, depths: tuple[int, ...], *, width: int = 64, small: bool = False, squeeze_excite: bool = False
 ) -> Architecture:
-    """ResNets of two 3x3 convolutions a block; `small` ones are for CIFAR."""
-    plans = []
-    for stage, stride in stage_strides(blocks):
+    """ResNets with two 3x3 convolutions in a block; `small` ones are for CIFAR."""
+    blocks = []
+    for stage, stride in stage_strides(depths):
         features = width * 2**stage
         shortcut = functools.partial(LinearShortcut, features, stride)
-        operation = functools.partial(BasicOperation, features, stride, squeeze_excite=squeeze_excite)
-        plans.append(BlockArchitecture(stride, shortcut, operation))
+        hidden = _squeeze_width(features, small=small) if squeeze_excite else 0
+        operation = functools.partial(BasicOperation, features, stride, squeeze_excite=hidden)
+        blocks.append(BlockArchitecture(stride, shortcut, operation))
     if small:
         stem = functools.partial(SmallStem, width)
-        return Architecture(name, 32, 100, stem, tuple(plans), gate_reduction=2)
-    return Architecture(name, 224, 1000, functools.partial(LargeStem, width), tuple(plans))
+        return Architecture(name, 32, 100, stem, tuple(blocks), gate_reduction=2)
+    return Architecture(name, 224, 1000, functools.partial(LargeStem, width), tuple(blocks))
 
 
 def _bottleneck(
     name: str,
-    blocks: tuple[int, ...],
+    depths: tuple[int, ...],
     *,
     groups: int = 1,
     group_width: int = 64,
-    squeeze_excite: Callable[[int], int] | None = None,
+    squeeze_excite: bool = False,
     variant_d: bool = False,
 ) -> Architecture:
-    """ResNets of a 3x3 between two 1x1 convolutions a block, for ImageNet."""
+    """ResNets with a 3x3 convolution between two 1x1 convolutions in a block, for ImageNet."""
     make_shortcut = AverageLinearShortcut if variant_d else LinearShortcut
-    plans = []
-    for stage, stride in stage_strides(blocks):
+    blocks = []
+    for stage, stride in stage_strides(depths):
         features, inner = 256 * 2**stage, groups * group_width * 2**stage
         shortcut = functools.partial(make_shortcut, features, stride)
+        hidden = _squeeze_width(features) if squeeze_excite else 0
         operation = functools.partial(
-            BottleneckOperation, features, inner, stride, groups=groups, squeeze_excite=squeeze_excite
+            BottleneckOperation, features, inner, stride, groups=groups, squeeze_excite=hidden
         )
-        plans.append(BlockArchitecture(stride, shortcut, operation))
-    return Architecture(name, 224, 1000, functools.partial(DeepStem if variant_d else LargeStem, 64), tuple(plans))
+        blocks.append(BlockArchitecture(stride, shortcut, operation))
+    return Architecture(name, 224, 1000, functools.partial(DeepStem if variant_d else LargeStem, 64), tuple(blocks))
 
 
 NETWORKS = {
@@ -136,22 +121,22 @@ NETWORKS = {
     "resnet152": _bottleneck("ResNet-152", (3, 8, 36, 3)),
     "resnet20": _basic("ResNet-20", (3, 3, 3), width=16, small=True),
     "resnet110": _basic("ResNet-110", (18, 18, 18), width=16, small=True),
-    "seresnet34": _basic("SE-ResNet-34", (3, 4, 6, 3), squeeze_excite=_imagenet_se),
-    "seresnet50": _bottleneck("SE-ResNet-50", (3, 4, 6, 3), squeeze_excite=_imagenet_se),
-    "seresnet101": _bottleneck("SE-ResNet-101", (3, 4, 23, 3), squeeze_excite=_imagenet_se),
-    "seresnet152": _bottleneck("SE-ResNet-152", (3, 8, 36, 3), squeeze_excite=_imagenet_se),
-    "seresnet110": _basic("SE-ResNet-110", (18, 18, 18), width=16, small=True, squeeze_excite=_cifar_se),
+    "seresnet34": _basic("SE-ResNet-34", (3, 4, 6, 3), squeeze_excite=True),
+    "seresnet50": _bottleneck("SE-ResNet-50", (3, 4, 6, 3), squeeze_excite=True),
+    "seresnet101": _bottleneck("SE-ResNet-101", (3, 4, 23, 3), squeeze_excite=True),
+    "seresnet152": _bottleneck("SE-ResNet-152", (3, 8, 36, 3), squeeze_excite=True),
+    "seresnet110": _basic("SE-ResNet-110", (18, 18, 18), width=16, small=True, squeeze_excite=True),
     "resnext50_32x4d": _bottleneck("ResNeXt-50-32x4d", (3, 4, 6, 3), groups=32, group_width=4),
     "resnext101_32x4d": _bottleneck("ResNeXt-101-32x4d", (3, 4, 23, 3), groups=32, group_width=4),
     "resnext101_32x8d": _bottleneck("ResNeXt-101-32x8d", (3, 4, 23, 3), groups=32, group_width=8),
     "seresnext50_32x4d": _bottleneck(
-        "SE-ResNeXt-50-32x4d", (3, 4, 6, 3), groups=32, group_width=4, squeeze_excite=_imagenet_se
+        "SE-ResNeXt-50-32x4d", (3, 4, 6, 3), groups=32, group_width=4, squeeze_excite=True
     ),
     "seresnext101_32x4d": _bottleneck(
-        "SE-ResNeXt-101-32x4d", (3, 4, 23, 3), groups=32, group_width=4, squeeze_excite=_imagenet_se
+        "SE-ResNeXt-101-32x4d", (3, 4, 23, 3), groups=32, group_width=4, squeeze_excite=True
     ),
     "seresnext101_32x8d": _bottleneck(
-        "SE-ResNeXt-101-32x8d", (3, 4, 23, 3), groups=32, group_width=8, squeeze_excite=_imagenet_se
+        "SE-ResNeXt-101-32x8d", (3, 4, 23, 3), groups=32, group_width=8, squeeze_excite=True
     ),
     "resnet50d": _bottleneck("ResNetD-50", (3, 4, 6, 3), variant_d=True),
     "resnet101d": _bottleneck("ResNetD-101", (3, 4, 23, 3), variant_d=True),

@@ -2,10 +2,9 @@
 
 Source: Liu et al., Swin Transformer, ICCV 2021.
 
-Deviations, as in the published SkipResNet tables: attention and perceptron are blocks of their own, each with its
-own junction; patch merging is the shortcut of a stage's first block; linear layers start from torch's
-default. Any image size works: maps are padded to whole windows, and windows shift unless the (padded) map is
-a single one.
+Deviations, as in the published SkipResNet tables: attention and perceptron are separate blocks, each with its own
+junction; patch merging is the shortcut of a stage's first block; linear layers start from torch's default. Any image
+size works: maps are padded to whole windows, and windows shift unless the padded map is a single window.
 """
 
 import functools
@@ -22,18 +21,18 @@ from skipnet_jax.models.stems import PatchStem
 
 LAYER_NORM_EPSILON = 1e-5
 POSITION_BIAS_INIT = nn.initializers.truncated_normal(0.02)
-MASKED = -100.0  # what pairs of different regions get, before the softmax
+MASKED = -100.0  # added to the logits of pairs in different regions
 
 
 def position_index(window: int) -> Int[np.ndarray, "n n"]:
-    """Row of the position bias table for each pair of pixels of a window (n = window^2)."""
+    """For each pair of pixels in a window (n = window^2), its row in the position bias table."""
     row, column = np.divmod(np.arange(window**2), window)
     down, right = (axis[:, None] - axis[None] + window - 1 for axis in (row, column))
     return down * (2 * window - 1) + right
 
 
 def region_mask(height: int, width: int, window: int, shift: int) -> Bool[np.ndarray, "windows n n"]:
-    """Which pairs of pixels of each shifted window lie in the same region of the unshifted map.
+    """True for pairs of pixels in a shifted window that lie in the same region of the unshifted map.
 
     Args:
       height, width: of the padded map.
@@ -52,9 +51,8 @@ class AttentionOperation(nn.Module):
     """Multi-head attention inside windows, with a learned bias for each relative position.
 
     Args:
-      features: width, in and out.
-      window: side of a window in pixels.
-      shifted: whether windows are shifted by half a window.
+      window: its side in pixels.
+      shifted: shift the windows by half a window.
     """
 
     features: int
@@ -97,7 +95,7 @@ class AttentionOperation(nn.Module):
 
 
 class PerceptronOperation(nn.Module):
-    """Norm, and a two-layer perceptron of four times the width, per pixel."""
+    """Norm, and per pixel a two-layer perceptron of four times the width."""
 
     features: int
     layers: Layers
@@ -110,7 +108,7 @@ class PerceptronOperation(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 neighbours become one pixel, where the width changes; odd sizes are padded with zeros."""
+    """Merges 2x2 pixels into one if the width changes, else the identity; odd sizes are padded with zeros."""
 
     features: int
     layers: Layers
@@ -125,25 +123,25 @@ class PatchMerging(nn.Module):
         return self.layers.dense(self.features, use_bias=False, name="reduction")(x)
 
 
-def _plan(
+def _architecture(
     name: str, pairs: tuple[int, ...], width: int, heads: int, *, window: int = 7, image_size: int = 224
 ) -> Architecture:
-    """`pairs` of an attention and a perceptron block per stage."""
-    plans = []
+    """Each stage has `pairs` of an attention block and a perceptron block."""
+    blocks = []
     for stage, count in enumerate(pairs):
         features = width * 2**stage
         shortcut = functools.partial(PatchMerging, features)
         for i in range(count):
             stride = 2 if stage and not i else 1
             attention = functools.partial(AttentionOperation, features, heads * 2**stage, window, i % 2 == 1)
-            plans.append(BlockArchitecture(stride, shortcut, attention))
-            plans.append(BlockArchitecture(1, shortcut, functools.partial(PerceptronOperation, features)))
+            blocks.append(BlockArchitecture(stride, shortcut, attention))
+            blocks.append(BlockArchitecture(1, shortcut, functools.partial(PerceptronOperation, features)))
     return Architecture(
         name,
         image_size,
         1000,
         functools.partial(PatchStem, width),
-        tuple(plans),
+        tuple(blocks),
         layers=functools.partial(layer_norm_gelu, LAYER_NORM_EPSILON),
         head_norm=True,
         shortcut_first=True,
@@ -152,8 +150,8 @@ def _plan(
 
 
 NETWORKS = {
-    "swin_tiny": _plan("SwinTinyPatch4-224", (2, 2, 6, 2), 96, 3),
-    "swin_small": _plan("SwinSmallPatch4-224", (2, 2, 18, 2), 96, 3),
-    "swin_base": _plan("SwinBasePatch4-224", (2, 2, 18, 2), 128, 4),
-    "swin_base_384": _plan("SwinBasePatch4-384", (2, 2, 18, 2), 128, 4, window=12, image_size=384),
+    "swin_tiny": _architecture("SwinTinyPatch4-224", (2, 2, 6, 2), 96, 3),
+    "swin_small": _architecture("SwinSmallPatch4-224", (2, 2, 18, 2), 96, 3),
+    "swin_base": _architecture("SwinBasePatch4-224", (2, 2, 18, 2), 128, 4),
+    "swin_base_384": _architecture("SwinBasePatch4-384", (2, 2, 18, 2), 128, 4, window=12, image_size=384),
 }

@@ -2,8 +2,8 @@
 
 Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016.
 
-Deviations, as in the published SkipResNet tables: the stem has a norm, a block's shortcut is a 1x1
-convolution and norm of the block's raw input, and there is no dropout between the convolutions.
+Deviations, as in the published SkipResNet tables: the stem has a norm, a block's shortcut is a 1x1 convolution and norm
+of the block's raw input, and there is no dropout between the convolutions.
 """
 
 import functools
@@ -19,7 +19,7 @@ from skipnet_jax.models.stems import SmallStem
 
 
 class PreActivationOperation(nn.Module):
-    """Two 3x3 convolutions, each after norm and activation.
+    """Two 3x3 convolutions, each preceded by norm and activation.
 
     Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016.
     """
@@ -36,18 +36,18 @@ class PreActivationOperation(nn.Module):
         return self.layers.conv(self.features, 3, name="conv2")(x)
 
 
-def _plan(name: str, blocks: tuple[int, ...], width: int) -> Architecture:
-    plans = []
-    for stage, stride in stage_strides(blocks):
+def _architecture(name: str, depths: tuple[int, ...], width: int) -> Architecture:
+    blocks = []
+    for stage, stride in stage_strides(depths):
         features = width * 2**stage
         shortcut = functools.partial(LinearShortcut, features, stride)
-        plans.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
+        blocks.append(BlockArchitecture(stride, shortcut, functools.partial(PreActivationOperation, features, stride)))
     stem = functools.partial(SmallStem, 16, act=False)
-    return Architecture(name, 32, 100, stem, tuple(plans), head_norm=True, head_act=True, post_activation=False)
+    return Architecture(name, 32, 100, stem, tuple(blocks), head_norm=True, head_act=True, post_activation=False)
 
 
 NETWORKS = {
-    "wide_resnet28_10": _plan("WideResNet-28-k10", (4, 4, 4), 160),
-    "wide_resnet40_4": _plan("WideResNet-40-k4", (6, 6, 6), 64),
-    "wide_resnet40_10": _plan("WideResNet-40-k10", (6, 6, 6), 160),
+    "wide_resnet28_10": _architecture("WideResNet-28-k10", (4, 4, 4), 160),
+    "wide_resnet40_4": _architecture("WideResNet-40-k4", (6, 6, 6), 64),
+    "wide_resnet40_10": _architecture("WideResNet-40-k10", (6, 6, 6), 160),
 }
