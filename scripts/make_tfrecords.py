@@ -126,7 +126,7 @@ def _make(arguments: argparse.Namespace) -> int:
         examples, ignored = listing.ignored
         names = f"; {ignored:,} other files are left out ({', '.join(examples)} ...)" if ignored else ""
         print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
-    plan = shard_plan.Plan(
+    plan = shard_plan.ShardPlan(
         name=arguments.name or _base(arguments.out),
         class_names=_class_names(arguments.class_names) or shard_plan.class_names_of(listings),
         listings=listings,

@@ -15,7 +15,9 @@ from configs import recipes
 from scripts.benchmarks.machine import cores, say
 from skipnet_jax import config
 from skipnet_jax.data import archives, folders, pipeline, shard_plan, shard_writer, sources
-from skipnet_jax.data.splits import Files, InMemory, Source
+from skipnet_jax.data.folders import Files
+from skipnet_jax.data.in_memory import InMemory
+from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.specs import DataSpec, TrainSpec
 from skipnet_jax.training import sharding
 
@@ -45,7 +47,7 @@ class Setting:
 
     title: str
     spec: TrainSpec
-    source: Source
+    source: DataSplit
     contenders: Contenders
     pairs: Sequence[tuple[str, str]]
     delivered: str
@@ -82,7 +84,7 @@ def make_photographs(folder: pathlib.Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         crop.save(path, quality=_QUALITY)
     listings = {"train": archives.find_images(str(folder / "train"), lambda: None)}
-    plan = shard_plan.Plan("photographs", shard_plan.class_names_of(listings), listings, {"train": min(_SHARDS, count)})
+    plan = shard_plan.ShardPlan("photographs", shard_plan.class_names_of(listings), listings, {"train": min(_SHARDS, count)})
     shard_writer.make(str(folder / "shards"), plan, threads=cores(), advance=lambda images: None, say=say)
 
 
@@ -164,7 +166,7 @@ def cifar(network: str, batch_size: int, peer: Any) -> Setting:
     )
 
 
-def _batches(source: Source, spec: DataSpec, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(source: DataSplit, spec: DataSpec, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     return pipeline.train_batches(source, spec, batch_size=batch_size, seed=0, start_step=0)
 
 

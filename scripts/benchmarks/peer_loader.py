@@ -18,7 +18,8 @@ import torchvision
 from PIL import Image
 from torchvision import transforms
 
-from skipnet_jax.data.splits import Files, InMemory
+from skipnet_jax.data.folders import Files
+from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.data.statistics import IMAGENET
 from skipnet_jax.specs import DataSpec
 

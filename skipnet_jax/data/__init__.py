@@ -1,19 +1,22 @@
-"""Images on the host: from archives to the batches that a device gets.
+"""Images on the host, from archives to the batches that a device gets.
 
-    sources.py          data sets by name: what `load` opens, in one of the three forms of kinds.py
-        tfds_sources.py, tfds_builders.py       of TensorFlow Datasets
-        tfrecords.py                            your own, in shards (dataset.json)
-        folders.py                              your own, a folder of images per class
-    statistics.py       what each is normalised with
-    pipeline.py         batches for training and evaluation; the public entry, beside sources.load
-        in_memory.py                            of images that are decoded already
-        records.py, streams.py, encoded.py      of image files: which, in which order, decoded how
-        checked.py                              what cannot be read is named or counted
+    sources.py          data sets by name: `load` opens a split
+        tfds_sources.py, tfds_builders.py       those of TensorFlow Datasets
+        tfrecords.py                            your own, in shards described by dataset.json
+        folders.py                              your own, one folder of images per class
+    statistics.py       what each data set is normalised with
+    pipeline.py         batches for training and evaluation; with sources.load the public entry
+        splits.py                               what all splits have in common
+        in_memory.py                            decoded images
+        encoded.py                              images that are decoded on the way, and what happens to corrupt ones
+        shards.py, streams.py                   records of shards, and their order
     augment.py          what happens to a training image
+        keys.py                                 where its random numbers come from
         image_ops.py, crops.py                  decode, crop, flip, jitter
         auto_augment.py, rand_augment.py, pillow_ops.py, pillow_geometry.py
     image_files.py      single images, as evaluation shows them
-    shard_plan.py, archives.py, shard_writer.py, shard_checker.py       what scripts/make_tfrecords.py does
+    archives.py, shard_plan.py, shard_writer.py, shard_checker.py       the work of scripts/make_tfrecords.py
+    storage.py          buckets, local copies and checksums
 
-TensorFlow is imported inside functions, so that importing the package stays free of it.
+TensorFlow is imported inside functions, so importing the package stays free of it.
 """

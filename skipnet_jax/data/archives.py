@@ -1,13 +1,13 @@
-"""Images as they are handed out: class folders, and tar files, which are read without being unpacked.
+"""Images as data sets are distributed: class folders, and tar files, which are read without being unpacked.
 
-A listing knows where each image lies, and nothing of its content: some sixty bytes an image, so that a data set of any
-size is shuffled in little memory. Images are then read one by one, from anywhere in an archive.
+A listing knows where each image lies and nothing of its content: some sixty bytes an image, so a data set of any size
+can be shuffled in little memory. Then images are read one by one, from anywhere in an archive.
 
-Layouts, by what is found:
+What is found decides about the layout:
 
     CLASS/anything/IMAGE     class folders, or a tar of them (there the folder right above the image is the class)
     CLASS.tar in a tar       the official ILSVRC2012_img_train.tar
-    ILSVRC2012_val_#.JPEG    without folders: the official validation images, whose labels come with TensorFlow Datasets
+    ILSVRC2012_val_#.JPEG    without folders: the official validation images; TensorFlow Datasets has their labels
 """
 
 import array
@@ -25,10 +25,11 @@ from jaxtyping import Int32, Int64
 from skipnet_jax.errors import DataError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-_LARGEST = 2**50  # bytes; no tar has as many
+_LARGEST = 2**50  # bytes; no tar is larger
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_READABLE = "a file that can be read"
 
-# What a layout yields of each file: class, name, offset of the content in the archive, size in bytes.
+# What a layout yields for each file: class, name, offset of the content in the archive, size in bytes.
 _Entry = tuple[str, str, int, int]
 
 
@@ -39,13 +40,13 @@ class Listing:
     Args:
       path: the folder or the tar file.
       class_names: sorted; those that occur, or all 1000 where `official`.
-      official: it is ImageNet's validation set without folders.
+      official: the images are ImageNet's validation set without folders.
       labels: index into class_names.
       offsets: of the file's content in the archive, in bytes; 0 in folders.
       sizes: in bytes.
       names: paths below `path`, one after the other; `name` cuts them out.
       name_ends: where each name ends.
-      ignored: names of some files that are no images, and how many there were.
+      ignored: names of some files that are no images, and how many there are.
     """
 
     path: str
@@ -67,10 +68,10 @@ class Listing:
         return os.fsdecode(self.names[start : self.name_ends[index]])
 
     def read(self, index: int) -> bytes:
-        """The image file, as it is.
+        """Reads an image file.
 
         Raises:
-          DataError: it is not there any more, or has another size than when it was listed.
+          DataError: the file is gone, or has another size than when it was listed.
         """
         path = self.path if os.path.isfile(self.path) else os.path.join(self.path, self.name(index))
         try:
@@ -78,13 +79,14 @@ class Listing:
                 file.seek(int(self.offsets[index]))
                 content = file.read(int(self.sizes[index]))
         except OSError as error:
-            raise DataError(path, f"{error.strerror or error}", "a file that can be read") from error
+            raise DataError(path, f"{error.strerror or error}", _READABLE) from error
         if len(content) != self.sizes[index]:
-            raise DataError(path, f"{len(content)} bytes of {self.name(index)}", f"{self.sizes[index]}", "Start again.")
+            expected = f"{self.sizes[index]}, as when it was listed"
+            raise DataError(path, f"{len(content)} bytes of {self.name(index)}", expected)
         return content
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that the listing knows but where it lies: equal for equal data sets."""
+        """SHA-256 of everything in the listing except where it lies: equal for equal data sets."""
         digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape") + self.names)
         for numbers in (self.labels, self.offsets, self.sizes, self.name_ends):
             digest.update(numbers.astype(f"<i{numbers.itemsize}").tobytes())
@@ -92,7 +94,7 @@ class Listing:
 
 
 def find_images(path: str, found: Callable[[], None]) -> Listing:
-    """Finds the images of a split, in an order that does not depend on the file system.
+    """Lists the images of a split, in an order that does not depend on the file system.
 
     Args:
       path: a folder or an uncompressed tar.
@@ -107,7 +109,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
         entries = _in_tar(path)
     else:
         raise DataError(path, "no file or folder of this name", "a folder of images or a tar of them")
-    official_labels = None
+    official_labels: list[str] = []
     ignored: list[str] = []
     num_ignored = 0
     numbers: dict[str, int] = {}
@@ -130,44 +132,44 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
         name_ends.append(len(names))
         found()
     if not labels:
-        raise DataError(path, f"no image among {num_ignored} files", f"{', '.join(SUFFIXES)} in one folder per class")
+        expected = f"{', '.join(SUFFIXES)} in one folder per class"
+        raise DataError(path, f"no image among {num_ignored} files", expected)
     class_names = tuple(sorted(set(official_labels or numbers)))
     order = np.array([class_names.index(name) for name in numbers], np.int32)
     return Listing(
-        path,
-        class_names,
-        official_labels is not None,
-        order[np.frombuffer(labels, np.int32)],
-        np.frombuffer(offsets, np.int64),
-        np.frombuffer(sizes, np.int64),
-        bytes(names),
-        np.frombuffer(name_ends, np.int64),
-        (ignored, num_ignored),
+        path=path,
+        class_names=class_names,
+        official=bool(official_labels),
+        labels=order[np.frombuffer(labels, np.int32)],
+        offsets=np.frombuffer(offsets, np.int64),
+        sizes=np.frombuffer(sizes, np.int64),
+        names=bytes(names),
+        name_ends=np.frombuffer(name_ends, np.int64),
+        ignored=(ignored, num_ignored),
     )
 
 
 def _in_folder(path: str) -> Iterator[_Entry]:
-    """Every file below a folder; the class is the first folder on the way."""
+    """Yields every file below a folder; the class is the first folder on the way."""
 
-    def cannot_list(error: OSError) -> None:
+    def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}", f"{error.strerror}", "a folder that can be read") from error
 
-    for folder, subfolders, files in os.walk(path, onerror=cannot_list, followlinks=True):
+    for folder, subfolders, names in os.walk(path, onerror=refuse, followlinks=True):
         subfolders.sort()
         below = pathlib.Path(folder).relative_to(path)
-        if len(below.parts) == 1 and not subfolders and not files:
+        if len(below.parts) == 1 and not subfolders and not names:
             raise DataError(folder, "an empty folder", "images of the class", "Fill or remove it.")
-        for file in sorted(files):
-            name = (below / file).as_posix()
+        for file in sorted(names):
             try:
                 size = os.stat(os.path.join(folder, file)).st_size
             except OSError as error:
-                raise DataError(f"{folder}/{file}", f"{error.strerror}", "a file that can be read") from error
-            yield (below.parts[0] if below.parts else ""), name, 0, size
+                raise DataError(f"{folder}/{file}", f"{error.strerror}", _READABLE) from error
+            yield (below.parts[0] if below.parts else ""), (below / file).as_posix(), 0, size
 
 
 def _in_tar(path: str) -> Iterator[_Entry]:
-    """Every file of a tar, and of the tars within it, whose names are then the classes."""
+    """Yields every file of a tar, and of the tars within it, whose names are then the classes."""
     try:
         with tarfile.open(path, "r:") as outer:
             for member in _members(outer, path):
@@ -181,8 +183,6 @@ def _in_tar(path: str) -> Iterator[_Entry]:
                         offset = member.offset_data + image.offset_data
                         yield class_name, f"{class_name}/{image.name}", offset, image.size
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:  # of damaged headers
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             path,
             f"no tar, or a broken or compressed one ({error})",
@@ -192,16 +192,16 @@ def _in_tar(path: str) -> Iterator[_Entry]:
 
 
 def _members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a tar, none of which is kept; a tar that was cut off or goes in circles is an error."""
+    """Yields the regular files of a tar and keeps none; raises if the tar was cut off or goes in circles."""
     before = -1
     while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # else all of them stay in memory
+        archive.members = []  # type: ignore[attr-defined]  # otherwise all of them stay in memory
         if member.size < 0 or not before < archive.offset <= _LARGEST:
             raise tarfile.ReadError(f"{name} is damaged at byte {before:,}")
         before = archive.offset
         if member.isreg() and not member.issparse():
             yield member
-    # tarfile takes a damaged header for the end, but the end is a block of zeros.
+    # tarfile takes a damaged header for the end, but a real end is a block of zeros.
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

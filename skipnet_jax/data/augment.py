@@ -1,12 +1,14 @@
-"""What happens to one training image on the host, from the file to the square that the device gets.
+"""What happens to one training image on the host, from the encoded file to the square that the device gets.
 
-Each image has a key of its own, folded from (seed, epoch, index); each operation folds its own number in.
+Each image has a key of its own, folded from (seed, epoch, index), and each operation folds its own number into it.
 """
 
 from typing import Any
 
+import tensorflow as tf
 from jaxtyping import Float, Int64, UInt8
 
+from skipnet_jax.data import auto_augment, image_ops, rand_augment
 from skipnet_jax.specs import DataSpec
 
 _POLICY, _RAND, _CROP, _PLACE, _JITTER, _LIGHTING = range(6)
@@ -15,18 +17,14 @@ _POLICY, _RAND, _CROP, _PLACE, _JITTER, _LIGHTING = range(6)
 def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any, "s s 3"]:
     """Decodes and augments an image file.
 
-    Policies see the whole image, before any crop. Where the crop comes first, only the crop is decoded. Without random
-    crops the shorter side is resized and the centre cropped, as in evaluation, and `pad_crop` moves that.
+    AutoAugment and RandAugment see the whole image, before any crop. If both are off, only the crop is decoded. Without
+    random crops the image is resized and centre-cropped as in evaluation, and `pad_crop` moves that crop.
 
     Args:
       encoded: the file, a string scalar.
       key: of the example in this epoch.
       spec: says which operations, and the size s.
     """
-    import tensorflow as tf
-
-    from skipnet_jax.data import image_ops
-
     if spec.crop_min_area and not _has_policy(spec):
         image = image_ops.random_resized_crop(encoded, _fold(key, _CROP), spec.image_size, spec.crop_min_area)
     else:
@@ -47,9 +45,7 @@ def changes_whole_images(spec: DataSpec) -> bool:
 
 
 def whole_image(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any, "h2 w2 3"]:
-    """AutoAugment and RandAugment, which see the whole image, and then the random resized crop, each if it is on."""
-    from skipnet_jax.data import auto_augment, image_ops, rand_augment
-
+    """Applies AutoAugment, RandAugment and then the random resized crop, each if it is on."""
     if spec.auto_augment != "none":
         image = auto_augment.auto_augment(image, _fold(key, _POLICY), spec.auto_augment)
     if spec.rand_augment_ops:
@@ -67,16 +63,12 @@ def whole_image(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], spec: DataSpec
 
 
 def recolor(image: UInt8[Any, "s s 3"], key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any, "s s 3"]:
-    """Colour jitter, if it is on; after the crop, since it looks at the image's mean."""
-    from skipnet_jax.data import image_ops
-
+    """Applies colour jitter, if it is on; after the crop, since it depends on the image's mean."""
     return image_ops.color_jitter(image, _fold(key, _JITTER), spec.color_jitter) if spec.color_jitter else image
 
 
 def lighting(key: Int64[Any, "2"], spec: DataSpec) -> Float[Any, "3"]:
-    """Offsets of the three colours on the scale 0..1, for the device to add."""
-    from skipnet_jax.data import image_ops
-
+    """Draws offsets of the three colours on the 0..1 scale, for the device to add."""
     return image_ops.draw_lighting(_fold(key, _LIGHTING), spec.lighting)
 
 
@@ -85,7 +77,5 @@ def _has_policy(spec: DataSpec) -> bool:
 
 
 def _fold(key: Int64[Any, "2"], number: int) -> Int64[Any, "2"]:
-    import tensorflow as tf
-
-    # The key takes the number's type.
+    # The result has the type of the number, so it is made int64.
     return tf.random.experimental.stateless_fold_in(key, tf.constant(number, tf.int64), alg="philox")

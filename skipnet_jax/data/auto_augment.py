@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from skipnet_jax.data import pillow_geometry, pillow_ops
@@ -139,8 +140,6 @@ def auto_augment(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], policy: str) 
     Returns:
       Image of the same size.
     """
-    import tensorflow as tf
-
     numbers, values = draw(key, policy)
     for step in range(2):
         value = values[step]
@@ -159,8 +158,6 @@ def draw(key: Int64[Any, "2"], policy: str) -> tuple[Int32[Any, "2"], Float32[An
     Returns:
       Number of each of the two operations, 14 = none; and the value that it is called with.
     """
-    import tensorflow as tf
-
     if policy not in _POLICIES:
         raise UserError(
             "data.auto_augment", repr(policy), f"one of {', '.join(_POLICIES)}", "Change `data.auto_augment`."
@@ -185,8 +182,6 @@ def draw(key: Int64[Any, "2"], policy: str) -> tuple[Int32[Any, "2"], Float32[An
 
 def _branch(name: str, image: UInt8[Any, "h w 3"], value: Float32[Any, ""]) -> Callable[[], UInt8[Any, "h w 3"]]:
     """An operation of the table, ready to be called."""
-    import tensorflow as tf
-
     branches: dict[str, Callable[[], UInt8[Any, "h w 3"]]] = {
         "shear_x": lambda: pillow_geometry.shear_x(image, value, "bicubic"),
         "shear_y": lambda: pillow_geometry.shear_y(image, value, "bicubic"),

@@ -12,6 +12,7 @@ Source: torchvision's RandomResizedCrop, Resize and CenterCrop, as in Takeda (MI
 import math
 from typing import Any
 
+import tensorflow as tf
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 # How often a rectangle that fits is looked for, and the limits of width / height.
@@ -36,8 +37,6 @@ def draw_crop(
     Returns:
       Top, left, height, width in pixels.
     """
-    import tensorflow as tf
-
     shape = tf.cast(tf.stack([height, width]), tf.float32)[:, None]
     uniform = tf.random.stateless_uniform([4, _TRIES], key, alg="philox")
     narrow, wide = math.log(_ASPECTS[0]), math.log(_ASPECTS[1])
@@ -62,8 +61,6 @@ def cut(image: UInt8[Any, "h w 3"], box: Int32[Any, "4"]) -> UInt8[Any, "i j 3"]
 
 def resize_to_square(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
     """Resizes bilinearly, with antialiasing where the image gets smaller."""
-    import tensorflow as tf
-
     return scale(image, size, size / tf.cast(tf.shape(image)[:2], tf.float32), tf.zeros([2]))
 
 
@@ -81,8 +78,6 @@ def scale(
     Returns:
       The square [size, size, 3].
     """
-    import tensorflow as tf
-
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     # Down. A row counts as one pixel of many channels, over which the operation's inner loop runs fast.
     rows = tf.raw_ops.ScaleAndTranslate(
@@ -119,8 +114,6 @@ def _block_weights(
     Returns:
       First column of each block; weights of its n columns' channels for the 16 columns' channels.
     """
-    import tensorflow as tf
-
     support = tf.maximum(1 / factor, 1.0)  # half the filter's width, in columns of the image
     centers = (tf.range(blocks * _BLOCK, dtype=tf.float32) + offset + 0.5) / factor
     needed = tf.cast(tf.math.ceil((_BLOCK - 1) / factor + 2 * support), tf.int32) + 1

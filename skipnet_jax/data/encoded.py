@@ -1,154 +1,255 @@
-"""Batches of images that are read as files, alone or in shards, and decoded on the way.
+"""Splits whose images are still encoded, each in a file or in a record of a shard.
 
-An image that cannot be decoded ends the whole input, with an error of TensorFlow's that does not name it. Where asked
-to be careful, nothing here raises for a bad image: it becomes a black one whose "status" says what was wrong. It costs
-a millisecond per image, so `checked.py` asks for it only after such an error.
+TensorFlow ends the whole input at the first image that it cannot decode, and does not say which one that was. After
+such an error the input is opened again at the same place, in a careful mode: a bad image becomes a black one whose
+"status" says what is wrong, so it can be named or skipped. Being careful costs a millisecond per image.
 """
 
+import abc
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from skipnet_jax.data import augment, keys, records
-from skipnet_jax.data.splits import Files, Shards
-from skipnet_jax.data.streams import Streams
+import numpy as np
+
+from skipnet_jax.data import storage
+from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
+from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
-# What became of an image: read and decoded; not decoded; not even there, since its shard ends or is damaged before it.
+_log = logging.getLogger(__name__)
+
+# The status of an image: decoded; not decodable; absent, since its shard ends or is damaged before it.
 GOOD, UNDECODABLE, MISSING = 0, 1, 2
 
-# Images in the making at once: more than the cores, since some wait for a file.
+# With on_corrupt=skip: a larger share of unreadable images, out of at least this many, is no accident.
+_TOLERATED_SHARE, _TOLERATED_OF = 0.01, 1000
+# Images in progress at once: more than there are cores, since some wait for a file.
 _PARALLEL = max(2 * (os.cpu_count() or 1), 16)
 # Batches made ahead.
 _PREFETCH = 2
 
 
-def train_batches(
-    source: Files | Shards,
-    spec: DataSpec,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-    careful: bool,
-) -> Any:
-    """A tf.data.Dataset of this host's training batches, without end.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedSplit(DataSplit):
+    """Images in files or shards.
 
-    Files come in the order of a permutation of all; shards in that of `streams.py`.
+    A dataset of records has elements (epoch, index, record): the example's number in the split, and its bytes in a
+    shard or, for a file, the word "file".
 
-    Returns:
-      Of {"image", "label", "index", "status"} and, where spec.lighting is on, "lighting".
+    Args:
+      label_width: 0 = one label per image; k = up to k right labels, padded with -1.
     """
-    host_batch = batch_size // process_count
-    where = (start_step, process_index, process_count)
-    if isinstance(source, Shards):
-        streams = Streams(tuple(shard.examples for shard in source.shards), batch_size, seed)
-        found = records.of_streams(source, streams, *where)
-    else:
-        found = records.of_files(source, batch_size, seed, *where)
-    fetch = _fetch(source)
 
-    def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
-        encoded, label = fetch(index, record)
-        key = keys.example_key(seed, epoch, index)
-        light = {"lighting": augment.lighting(key, spec)} if spec.lighting else {}
-        return {"image": augment.train_image(encoded, key, spec), "label": label, **light}
+    label_width: int = 0
 
-    examples = _load_each(found, load, source, spec, careful)
-    return examples.batch(host_batch, drop_remainder=True).prefetch(_PREFETCH).with_options(_options())
+    @abc.abstractmethod
+    def train_records(self, request: BatchRequest) -> Any:
+        """This host's endless dataset of records in the order of training, from `request.start_step` on."""
+
+    @abc.abstractmethod
+    def eval_records(self, start: int, stop: int) -> Any:
+        """A dataset of the records start..stop - 1, each once."""
+
+    @abc.abstractmethod
+    def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
+        """Returns the function from (index, record) to the encoded image and its label, in TensorFlow operations."""
+
+    @abc.abstractmethod
+    def describe(self, index: int) -> str:
+        """Names an example in a message."""
+
+    @abc.abstractmethod
+    def advice(self) -> str:
+        """How the user mends a damaged image, as a sentence."""
+
+    def missing_record(self, index: int) -> DataError:
+        """The error for an example whose record is absent."""
+        return DataError(self.describe(index), "no record", "an image", self.advice())
+
+    def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        import tensorflow as tf
+
+        from skipnet_jax.data import augment, keys
+
+        read = self.reader()
+        blank = {"lighting": tf.zeros([3])} if spec.lighting else {}
+
+        def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
+            encoded, label = read(index, record)
+            key = keys.example_key(request.seed, epoch, index)
+            light = {"lighting": augment.lighting(key, spec)} if spec.lighting else {}
+            return {"image": augment.train_image(encoded, key, spec), "label": label, **light}
+
+        def open_batches(done: int, careful: bool) -> Any:
+            records = self.train_records(dataclasses.replace(request, start_step=request.start_step + done))
+            examples = self._load_each(records, load, spec, blank, careful)
+            return _in_batches(examples, request.host_batch, drop_remainder=True)
+
+        return _name_or_skip(_survive(open_batches, self), self, skip=spec.on_corrupt == "skip")
+
+    def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        """Makes the batches of this host's contiguous range of the examples, the last ones padded."""
+        import tensorflow as tf
+
+        from skipnet_jax.data import image_ops
+
+        share = -(-self.num_examples // request.process_count)
+        start, stop = (min((request.process_index + k) * share, self.num_examples) for k in (0, 1))
+        read = self.reader()
+
+        def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
+            encoded, label = read(index, record)
+            image = image_ops.eval_crop(image_ops.decode(encoded), spec.image_size)
+            return {"image": tf.ensure_shape(image, [spec.image_size, spec.image_size, 3]), "label": label}
+
+        def open_batches(done: int, careful: bool) -> Any:
+            records = self.eval_records(start, stop).skip((request.start_step + done) * request.host_batch)
+            return _in_batches(self._load_each(records, load, spec, {}, careful), request.host_batch)
+
+        batches = _name_or_skip(_survive(open_batches, self), self, skip=False)
+        number = -(-share // request.host_batch) - request.start_step
+        return (self._pad(next(batches, None), spec.image_size, request.host_batch) for _ in range(number))
+
+    def _load_each(
+        self, records: Any, load: Callable[..., dict[str, Any]], spec: DataSpec, blank: dict[str, Any], careful: bool
+    ) -> Any:
+        """Applies `load` to each record, many at once and in order, and adds "index" and "status".
+
+        In the careful mode each record goes through a dataset of its own, in which errors can be ignored. That dataset
+        is then empty, and the replacement appended to it comes first.
+
+        Args:
+          records: (epoch, index, record).
+          load: (epoch, index, record) -> {"image", "label", ...}.
+          spec: says the image size.
+          blank: what a bad image has beside a black image and label -1.
+          careful: mark bad images instead of ending the input.
+        """
+        import tensorflow as tf
+
+        shape = [self.label_width] if self.label_width else []
+
+        def loaded(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
+            example = load(epoch, index, record)
+            label = tf.ensure_shape(tf.cast(example["label"], tf.int32), shape)
+            return example | {"label": label, "index": index, "status": tf.constant(GOOD)}
+
+        def loaded_or_replaced(epoch: Any, index: Any, record: Any) -> Any:
+            replacement = {
+                "image": tf.zeros([spec.image_size, spec.image_size, 3], tf.uint8),
+                "label": -tf.ones(shape, tf.int32),
+                "index": index,
+                "status": tf.where(tf.strings.length(record) > 0, UNDECODABLE, MISSING),
+            }
+            good = tf.data.Dataset.from_tensors((epoch, index, record)).map(loaded).ignore_errors(log_warning=False)
+            return good.concatenate(tf.data.Dataset.from_tensors(replacement | blank)).take(1)
+
+        as_it_is = tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it
+        if not careful:
+            return records.map(as_it_is(loaded), num_parallel_calls=_PARALLEL, deterministic=True)
+        return records.interleave(
+            as_it_is(loaded_or_replaced), cycle_length=_PARALLEL, num_parallel_calls=_PARALLEL, deterministic=True
+        )
+
+    def _pad(self, batch: Batch | None, size: int, host_batch: int) -> Batch:
+        """Fills a batch up with black images and mask False; None is an empty batch."""
+        width = self.label_width
+        image = np.zeros((host_batch, size, size, 3), np.uint8)
+        label = np.full((host_batch, width), -1, np.int32) if width else np.zeros(host_batch, np.int32)
+        mask = np.zeros(host_batch, bool)
+        if batch is not None:
+            count = len(batch["label"])
+            image[:count], label[:count], mask[:count] = batch["image"], batch["label"], True
+        return {"image": image, "label": label, "mask": mask & (label >= 0).any(axis=1) if width else mask}
 
 
-def eval_batches(
-    source: Files | Shards,
-    spec: DataSpec,
-    *,
-    batch_size: int,
-    start_batch: int,
-    process_index: int,
-    process_count: int,
-    careful: bool,
-) -> Any:
-    """A tf.data.Dataset of the batches of this host's range of the examples; the last may be smaller, or none be there.
-
-    Files come in order, shards several at a time.
-
-    Returns:
-      Of {"image", "label", "index", "status"}.
-    """
-    import tensorflow as tf
-
-    from skipnet_jax.data import image_ops
-
-    share = -(-source.num_examples // process_count)
-    start, stop = (min(host * share, source.num_examples) for host in (process_index, process_index + 1))
-    host_batch = batch_size // process_count
-    found = records.in_range(source, start, stop).skip(start_batch * host_batch)
-    fetch = _fetch(source)
-
-    def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
-        encoded, label = fetch(index, record)
-        image = image_ops.eval_crop(image_ops.decode(encoded), spec.image_size)
-        return {"image": tf.ensure_shape(image, [spec.image_size, spec.image_size, 3]), "label": label}
-
-    examples = _load_each(found, load, source, dataclasses.replace(spec, lighting=0.0), careful)
-    return examples.batch(host_batch).prefetch(_PREFETCH).with_options(_options())
-
-
-def _fetch(source: Files | Shards) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Returns the function from an example's (index, record) to its image file and label."""
-    import tensorflow as tf
-
-    if isinstance(source, Shards):
-        return lambda index, record: source.parse(record)
-    paths, labels = tf.constant(source.paths), tf.constant(source.labels)
-    return lambda index, record: (tf.io.read_file(paths[index]), labels[index])
-
-
-def _load_each(
-    found: Any, load: Callable[..., dict[str, Any]], source: Files | Shards, spec: DataSpec, careful: bool
-) -> Any:
-    """Applies `load` to each (epoch, index, record), many at once and in order, and adds "index" and "status".
-
-    Being careful, each goes through a dataset of its own, in which errors can be ignored: it is then empty, and what
-    was appended as a replacement comes first.
-    """
-    import tensorflow as tf
-
-    shape = [source.label_width] if isinstance(source, Shards) and source.label_width else []
-
-    def loaded(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
-        example = load(epoch, index, record)
-        label = tf.ensure_shape(tf.cast(example["label"], tf.int32), shape)
-        return example | {"label": label, "index": index, "status": tf.constant(GOOD)}
-
-    def loaded_or_replaced(epoch: Any, index: Any, record: Any) -> Any:
-        status = tf.where(tf.strings.length(record) > 0, UNDECODABLE, MISSING)
-        replacement = {
-            "image": tf.zeros([spec.image_size, spec.image_size, 3], tf.uint8),
-            "label": -tf.ones(shape, tf.int32),
-            "index": index,
-            "status": status,
-        }
-        if spec.lighting:
-            replacement["lighting"] = tf.zeros([3])
-        good = tf.data.Dataset.from_tensors((epoch, index, record)).map(loaded).ignore_errors(log_warning=False)
-        return good.concatenate(tf.data.Dataset.from_tensors(replacement)).take(1)
-
-    as_it_is = tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds
-    if not careful:
-        return found.map(as_it_is(loaded), num_parallel_calls=_PARALLEL, deterministic=True)
-    return found.interleave(
-        as_it_is(loaded_or_replaced), cycle_length=_PARALLEL, num_parallel_calls=_PARALLEL, deterministic=True
-    )
-
-
-def _options() -> Any:
+def _in_batches(examples: Any, host_batch: int, *, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
 
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = os.cpu_count() or 1
-    return options
+    return examples.batch(host_batch, drop_remainder=drop_remainder).prefetch(_PREFETCH).with_options(options)
+
+
+def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> Iterator[Batch]:
+    """Yields batches, and goes on carefully after an error of TensorFlow's.
+
+    If the trouble was a bucket's and has passed, the same batches go on.
+
+    Args:
+      open_batches: makes the dataset, given the number of batches to leave out and whether to be careful.
+      split: says the name and the advice for a message.
+
+    Raises:
+      DataError: the careful mode fails too.
+    """
+    import tensorflow as tf
+
+    done, careful = 0, False
+    iterator = open_batches(done, careful).as_numpy_iterator()
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message quotes a bad record
+            if careful:
+                raise DataError(split.name, storage.reason(error), "data that can be read", split.advice()) from None
+            careful = True
+            iterator = open_batches(done, careful).as_numpy_iterator()
+            continue
+        done += 1
+        yield batch
+
+
+def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) -> Iterator[Batch]:
+    """Yields batches without "index" and "status", once nothing bad is in them.
+
+    Args:
+      batches: of {"image", "label", "index", "status", ...}.
+      split: names the examples.
+      skip: count an image that cannot be decoded, and warn, instead of raising; it keeps its black image and label -1.
+
+    Raises:
+      DataError: a record is absent, a label is out of range, or an image (with `skip`: too many) cannot be decoded.
+    """
+    seen, skipped = 0, set[int]()
+    for batch in batches:
+        index, status = batch.pop("index"), batch.pop("status")
+        if MISSING in status:
+            raise split.missing_record(int(index[status == MISSING][0]))
+        _require_labels(split, index[status == GOOD], batch["label"][status == GOOD])
+        undecodable = index[status == UNDECODABLE].tolist()
+        seen += len(index)
+        if undecodable and not skip:
+            raise DataError(
+                split.describe(undecodable[0]),
+                "an image that cannot be decoded",
+                "a JPEG or PNG file",
+                f"{split.advice()} To train without it, set `data.on_corrupt`=skip.",
+            )
+        for bad in set(undecodable) - skipped:
+            _log.warning("Skipped an image that cannot be decoded: %s", split.describe(bad))
+        skipped.update(undecodable)
+        different = min(seen, split.num_examples)
+        if len(skipped) > _TOLERATED_SHARE * max(different, _TOLERATED_OF):
+            raise DataError(
+                split.name,
+                f"{len(skipped)} of {different} images that cannot be decoded, the last of them "
+                f"{split.describe(undecodable[-1])}",
+                f"at most {_TOLERATED_SHARE:.0%}",
+                split.advice(),
+            )
+        yield batch
+
+
+def _require_labels(split: EncodedSplit, index: np.ndarray, label: np.ndarray) -> None:
+    least = -1 if split.label_width else 0  # several labels are padded with -1
+    wrong = np.argwhere((label >= split.num_classes) | (label < least))
+    if len(wrong):
+        place = split.describe(int(index[wrong[0][0]]))
+        raise DataError(place, f"label {label[tuple(wrong[0])]}", f"0..{split.num_classes - 1}", split.advice())

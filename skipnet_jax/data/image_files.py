@@ -3,33 +3,29 @@
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax.data import storage
+from skipnet_jax.data import tfds_sources
 from skipnet_jax.errors import DataError
 
-# What evaluation shows of an image: of images in files the centre, of data sets that are read into memory all.
+# What evaluation shows of an image: the centre where images come from files, all of it where they are read into memory.
 CENTER, WHOLE = "center", "whole"
 CROPS = (CENTER, WHOLE)
-_IN_MEMORY = ("digits", "cifar10", "cifar100", "fashion_mnist")
 
 
 def crop_of(name: str) -> str:
-    """Which of `CROPS` evaluation uses for a data set.
-
-    Args:
-      name: as of `specs.DataSpec`.
-    """
-    return WHOLE if name.partition("/")[0] in _IN_MEMORY else CENTER
+    """Which of `CROPS` evaluation uses for a data set (a name as in `specs.DataSpec`)."""
+    return WHOLE if name.partition("/")[0] in ("digits", *tfds_sources.IN_MEMORY) else CENTER
 
 
 def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Decodes an image and brings it to the size that the network sees, as evaluation does.
 
-    A camera's note that the image is to be turned (EXIF) is ignored, as in training.
+    As in training, the rotation that a camera notes (EXIF) is ignored.
 
     Args:
-      image: path of a JPEG, PNG or GIF file, local or gs://..., or what is in such a file.
+      image: path of a JPEG, PNG or GIF file, local or gs://..., or the content of such a file.
       size: side of the result, in pixels.
       crop: "center" = 0.875 of the shorter side, or all of it from 384 pixels on (`image_ops.eval_crop`);
         "whole" = all of it.
@@ -38,7 +34,7 @@ def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{siz
       The image's centred square, 0..255.
 
     Raises:
-      DataError: there is no such file, or it holds no image.
+      DataError: there is no such file, or it is no image.
     """
     import tensorflow as tf
 
@@ -46,25 +42,19 @@ def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{siz
 
     name = image if isinstance(image, str) else f"an image of {len(image)} bytes"
     try:
-        pixels = image_ops.decode(tf.constant(_encoded(image)))
-    except (tf.errors.OpError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            name, "an image that cannot be decoded", "a JPEG, PNG or GIF of one image", "Replace it."
-        ) from None
+        encoded = epath.Path(image).read_bytes() if isinstance(image, str) else image
+    except FileNotFoundError:
+        raise DataError(name, "no such file", "an image", "Give another path.") from None
+    except (OSError, tf.errors.OpError) as error:
+        raise DataError(name, f"{error}", "an image that can be read", "Give another path.") from None
+    try:
+        pixels = image_ops.decode(tf.constant(encoded))
+    except (tf.errors.OpError, ValueError):  # the latter of an animation, which has a fourth axis
+        got = "an image that cannot be decoded"
+        raise DataError(name, got, "a JPEG, PNG or GIF of one image", "Replace it.") from None
     if crop == CENTER:
         return image_ops.eval_crop(pixels, size).numpy()
     return image_ops.resize(_centered_square(pixels.numpy())[None], size)[0]
-
-
-def _encoded(image: str | bytes) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    try:
-        return storage.read_bytes(image)
-    except FileNotFoundError:
-        raise DataError(image, "no such file", "an image", "Give another path.") from None
 
 
 def _centered_square(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Any, "s s 3"]:

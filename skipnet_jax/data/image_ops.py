@@ -19,6 +19,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from jaxtyping import Bool, Float32, Int32, Int64, Num, Shaped, UInt8
 
 from skipnet_jax.data import crops
@@ -49,8 +50,6 @@ def resize(images: Num[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "
     Returns:
       Rounded uint8 images.
     """
-    import tensorflow as tf
-
     resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
     for start in range(0, len(images), _RESIZE_CHUNK):
         chunk = slice(start, start + _RESIZE_CHUNK)
@@ -73,8 +72,6 @@ def draw_crop_flip(
     Returns:
       Offsets (down, right) in pixels of the padded image [num_examples, 2]; mirror or not [num_examples].
     """
-    import tensorflow as tf
-
     # The generator is named, since "auto_select" would differ where TensorFlow sees another kind of device.
     fold_in, uniform = tf.random.experimental.stateless_fold_in, tf.random.stateless_uniform
     offsets = uniform([num_examples, 2], fold_in(key, _OFFSETS, alg="philox"), 0, 2 * pad + 1, tf.int32, alg="philox")
@@ -98,8 +95,6 @@ def pad_crop_flip(
     Returns:
       Images of the same size [b, s, s, c].
     """
-    import tensorflow as tf
-
     last = images.shape[1] - 1
     coordinates = tf.abs(offsets[:, :, None] - pad + tf.range(last + 1))  # reflected at the first pixel
     coordinates = last - tf.abs(last - coordinates)  # and at the last
@@ -118,8 +113,6 @@ def decode(encoded: Shaped[Any, ""]) -> UInt8[Any, "h w 3"]:
     Raises:
       tf.errors.InvalidArgumentError: truncated, or no image of these kinds.
     """
-    import tensorflow as tf
-
     image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.ensure_shape(image, [None, None, 3])  # other formats have a fourth axis
 
@@ -142,7 +135,6 @@ def random_resized_crop(
     Raises:
       tf.errors.InvalidArgumentError: no image, or truncated before the rectangle's end.
     """
-    import tensorflow as tf
 
     def of_jpeg() -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(encoded)
@@ -160,8 +152,6 @@ def random_resized_crop_of(
     image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], size: int, min_area: float
 ) -> UInt8[Any, "{size} {size} 3"]:
     """As `random_resized_crop`, of an image that is decoded already."""
-    import tensorflow as tf
-
     box = crops.draw_crop(key, tf.shape(image)[0], tf.shape(image)[1], min_area)
     return crops.resize_to_square(crops.cut(image, box), size)
 
@@ -173,8 +163,6 @@ def random_flip(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"]) -> UInt8[Any, 
       image: of any size.
       key: for this alone, of TensorFlow's stateless generators.
     """
-    import tensorflow as tf
-
     coin = tf.random.stateless_uniform([], key, 0, 2, tf.int32, alg="philox")
     return tf.cond(coin == 1, lambda: tf.reverse(image, [1]), lambda: image)
 
@@ -184,8 +172,6 @@ def eval_crop(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size
 
     Only the pixels of the result are computed.
     """
-    import tensorflow as tf
-
     shorter = size if size >= _EVAL_WHOLE_FROM else round(size / _EVAL_SHARE)
     shape = tf.shape(image)[:2]
     sides = shorter * shape // tf.reduce_min(shape)  # the longer one rounded down
@@ -208,8 +194,6 @@ def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: flo
     Returns:
       Image of the same size.
     """
-    import tensorflow as tf
-
     factors, order = draw_jitter(key, strength)
     pixels = tf.reshape(tf.cast(image, tf.float32), [tf.shape(image)[0], -1])
 
@@ -225,8 +209,6 @@ def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: flo
 
 def draw_jitter(key: Int64[Any, "2"], strength: float) -> tuple[Float32[Any, "3"], Int32[Any, ""]]:
     """Draws the factors of brightness, contrast and saturation, and which of the six orders they come in."""
-    import tensorflow as tf
-
     uniform = tf.random.stateless_uniform([4], key, alg="philox")
     least = max(0.0, 1 - strength)
     return least + (1 + strength - least) * uniform[:3], tf.cast(uniform[3] * len(_ORDERS), tf.int32)
@@ -242,29 +224,21 @@ def draw_lighting(key: Int64[Any, "2"], std: float) -> Float32[Any, "3"]:
     Returns:
       What to add to red, green and blue, on the 0..1 scale.
     """
-    import tensorflow as tf
-
     shift = std * tf.random.stateless_normal([3], key, alg="philox") * tf.constant(_COMPONENT_STDS)
     return tf.linalg.matvec(tf.constant(_COMPONENTS), shift)
 
 
 def _brighten(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32[Any, "h w3"]:
-    import tensorflow as tf
-
     return tf.minimum(pixels * factor, 255)
 
 
 def _contrast(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32[Any, "h w3"]:
-    import tensorflow as tf
-
     mean = tf.reduce_mean(pixels, axis=0)
     grey = tf.reduce_sum(tf.reduce_mean(tf.reshape(mean, [-1, 3]), axis=0) * tf.constant(_LUMA))
     return tf.clip_by_value(pixels * factor + grey * (1 - factor), 0, 255)
 
 
 def _saturate(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32[Any, "h w3"]:
-    import tensorflow as tf
-
     # One product of matrices: the pixel times the factor, and its luma times the rest in each channel.
     luma = tf.constant([[weight] * 3 for weight in _LUMA])
     mixed = tf.matmul(tf.reshape(pixels, [-1, 3]), factor * tf.eye(3) + (1 - factor) * luma)

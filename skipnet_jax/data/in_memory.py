@@ -1,99 +1,118 @@
-"""Batches of images that are in memory: whole batches at a time, since TensorFlow's cost per element is high."""
+"""Splits that fit into memory. They are augmented a batch at a time, since TensorFlow's cost per element is high."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
-from skipnet_jax.data import augment, keys
-from skipnet_jax.data.splits import InMemory
+from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
 from skipnet_jax.specs import DataSpec
 
-# Threads of the input's own pool, and batches made ahead: enough for an accelerator, no burden to the host.
+# Threads of the input's own pool, and batches made ahead: enough for an accelerator, and no burden on the host.
 _THREADS = 4
 _PREFETCH = 4
 
 
-def train_batches(
-    source: InMemory,
-    spec: DataSpec,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    process_index: int,
-    process_count: int,
-) -> Iterator[dict[str, np.ndarray]]:
-    """This host's training batches, without end; the arrays are TensorFlow's own memory and read-only."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InMemory(DataSplit):
+    """Decoded images in memory.
+
+    Args:
+      images: at the size that the network sees, 0..255.
+      labels: 0..number of classes - 1.
+    """
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    labels: Int32[np.ndarray, "n"]
+
+    @property
+    def num_examples(self) -> int:
+        return len(self.labels)
+
+    def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        """Makes batches whose arrays are read-only, since TensorFlow owns their memory."""
+        import tensorflow as tf
+
+        from skipnet_jax.data import image_ops, keys
+
+        steps_per_epoch = request.steps_per_epoch(self.num_examples)
+        host_start = request.process_index * request.host_batch
+        labels = tf.constant(self.labels)
+        augmented = _augmenter(tf.constant(self.images), spec, request)
+
+        def steps_of(epoch: tf.Tensor) -> tf.data.Dataset:
+            """The steps of an epoch as small elements: which examples, and where each is cropped and mirrored."""
+            order = keys.permutation(request.seed, epoch, self.num_examples)
+            key = keys.epoch_key(request.seed, keys.EPOCH, epoch)
+            offsets, mirrored = image_ops.draw_crop_flip(key, self.num_examples, spec.pad_crop, spec.flip)
+
+            def indexes_of(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                indexes = tf.slice(order, [step * request.batch_size + host_start], [request.host_batch])
+                return epoch, indexes, tf.gather(offsets, indexes), tf.gather(mirrored, indexes)
+
+            first = tf.maximum(request.start_step - epoch * steps_per_epoch, 0)
+            return tf.data.Dataset.range(first, steps_per_epoch).map(indexes_of)
+
+        def batch_of(epoch: Any, indexes: Any, offsets: Any, mirrored: Any) -> dict[str, tf.Tensor]:
+            return augmented(epoch, indexes, offsets, mirrored) | {"label": tf.gather(labels, indexes)}
+
+        options = tf.data.Options()
+        options.deterministic = True
+        options.threading.private_threadpool_size = _THREADS
+        epochs = tf.data.Dataset.range(request.start_step // steps_per_epoch, np.iinfo(np.int64).max)
+        as_it_is = tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it
+        batches = epochs.flat_map(as_it_is(steps_of)).map(as_it_is(batch_of), num_parallel_calls=_THREADS)
+        return batches.prefetch(_PREFETCH).with_options(options).as_numpy_iterator()
+
+    def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        """Makes this host's slice of each global batch, which may be nothing but padding."""
+
+        def batch_of(start: int) -> Batch:
+            count = min(max(self.num_examples - start, 0), request.host_batch)
+            image = np.zeros((request.host_batch, spec.image_size, spec.image_size, 3), np.uint8)
+            label = np.zeros(request.host_batch, np.int32)
+            image[:count] = self.images[start : start + count]
+            label[:count] = self.labels[start : start + count]
+            return {"image": image, "label": label, "mask": np.arange(request.host_batch) < count}
+
+        host_start = request.process_index * request.host_batch
+        return (batch_of(start + host_start) for start in range(0, self.num_examples, request.batch_size))
+
+
+def _augmenter(images: Any, spec: DataSpec, request: BatchRequest) -> Callable[..., dict[str, Any]]:
+    """Returns the function from (epoch, indexes, offsets, mirrored) to {"image"} and, if it is on, {"lighting"}."""
     import tensorflow as tf
 
-    from skipnet_jax.data import image_ops
+    from skipnet_jax.data import augment, image_ops, keys
 
-    host_batch, num_examples, size = batch_size // process_count, source.num_examples, spec.image_size
-    steps_per_epoch = num_examples // batch_size
-    images, labels = tf.constant(source.images), tf.constant(source.labels)
+    square = [spec.image_size, spec.image_size, 3]
 
-    def steps_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        """The epoch's steps as small elements: the examples' indexes and what happens to them."""
-        order = keys.permutation(seed, epoch, num_examples)
-        key = keys.epoch_key(seed, keys.EPOCH, epoch)
-        offsets, mirrored = image_ops.draw_crop_flip(key, num_examples, spec.pad_crop, spec.flip)
+    def each(change: Callable[..., Any], batch: Any, epoch: Any, indexes: Any) -> Any:
+        """Applies an operation of `augment` to each image, with the image's own key."""
 
-        def indexes_of(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            indexes = tf.slice(order, [step * batch_size + process_index * host_batch], [host_batch])
-            return epoch, indexes, tf.gather(offsets, indexes), tf.gather(mirrored, indexes)
+        def one(given: tuple[Any, Any]) -> Any:
+            image, index = given
+            return tf.ensure_shape(change(image, keys.example_key(request.seed, epoch, index), spec), square)
 
-        first = tf.maximum(start_step - epoch * steps_per_epoch, 0)
-        return tf.data.Dataset.range(first, steps_per_epoch).map(indexes_of)
+        return tf.map_fn(one, (batch, indexes), fn_output_signature=tf.TensorSpec(square, tf.uint8))
 
-    def batch_of(epoch: tf.Tensor, indexes: tf.Tensor, offsets: tf.Tensor, mirrored: tf.Tensor) -> dict[str, tf.Tensor]:
-        def each(change: Callable[..., Any], batch: tf.Tensor) -> tf.Tensor:
-            """Applies an operation of `augment.py` to each image, with the image's key."""
-
-            def one(given: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-                image, index = given
-                return tf.ensure_shape(change(image, keys.example_key(seed, epoch, index), spec), [size, size, 3])
-
-            signature = tf.TensorSpec([size, size, 3], tf.uint8)
-            return tf.map_fn(one, (batch, indexes), fn_output_signature=signature)
-
-        batch = tf.ensure_shape(tf.gather(images, indexes), [host_batch, size, size, 3])
+    def augmented(epoch: Any, indexes: Any, offsets: Any, mirrored: Any) -> dict[str, Any]:
+        batch = tf.ensure_shape(tf.gather(images, indexes), [request.host_batch, *square])
         if augment.changes_whole_images(spec):
-            batch = each(augment.whole_image, batch)
+            batch = each(augment.whole_image, batch, epoch, indexes)
         if spec.pad_crop or spec.flip:
             batch = image_ops.pad_crop_flip(batch, offsets, mirrored, spec.pad_crop)
         if spec.color_jitter:
-            batch = each(augment.recolor, batch)
-        made = {"image": tf.ensure_shape(batch, [host_batch, size, size, 3]), "label": tf.gather(labels, indexes)}
+            batch = each(augment.recolor, batch, epoch, indexes)
+        made = {"image": tf.ensure_shape(batch, [request.host_batch, *square])}
         if spec.lighting:
             made["lighting"] = tf.map_fn(
-                lambda index: augment.lighting(keys.example_key(seed, epoch, index), spec),
+                lambda index: augment.lighting(keys.example_key(request.seed, epoch, index), spec),
                 indexes,
                 fn_output_signature=tf.TensorSpec([3], tf.float32),
             )
         return made
 
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = _THREADS
-    epochs = tf.data.Dataset.range(start_step // steps_per_epoch, np.iinfo(np.int64).max)
-    as_it_is = tf.autograph.experimental.do_not_convert  # nothing here needs AutoGraph, which takes seconds
-    batches = epochs.flat_map(as_it_is(steps_of)).map(as_it_is(batch_of), num_parallel_calls=_THREADS)
-    return batches.prefetch(_PREFETCH).with_options(options).as_numpy_iterator()
-
-
-def eval_batches(
-    source: InMemory, spec: DataSpec, *, batch_size: int, process_index: int, process_count: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """This host's slice of each global batch, which may be padding throughout."""
-    host_batch = batch_size // process_count
-
-    def batch_of(start: int) -> dict[str, np.ndarray]:
-        count = min(max(source.num_examples - start, 0), host_batch)
-        image = np.zeros((host_batch, spec.image_size, spec.image_size, 3), np.uint8)
-        label = np.zeros(host_batch, np.int32)
-        image[:count] = source.images[start : start + count]
-        label[:count] = source.labels[start : start + count]
-        return {"image": image, "label": label, "mask": np.arange(host_batch) < count}
-
-    return (batch_of(start + process_index * host_batch) for start in range(0, source.num_examples, batch_size))
+    return augmented

@@ -14,6 +14,7 @@ Source: Pillow's Image.transform and Image.rotate; Cubuk et al., AutoAugment (CV
 import math
 from typing import Any, Literal
 
+import tensorflow as tf
 from jaxtyping import Float, Float32, Float64, Int32, UInt8
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -28,8 +29,6 @@ def shear_x(
     image: UInt8[Any, "h w 3"], slope: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """Row y shows what was `slope * y` pixels further right."""
-    import tensorflow as tf
-
     rows = tf.range(tf.shape(image)[0], dtype=tf.int32)
     return _shift(image, tf.cast(slope, tf.float64) * (tf.cast(rows, tf.float64) + 0.5), 1, interpolation)
 
@@ -38,8 +37,6 @@ def shear_y(
     image: UInt8[Any, "h w 3"], slope: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """Column x shows what was `slope * x` pixels further down."""
-    import tensorflow as tf
-
     columns = tf.range(tf.shape(image)[1], dtype=tf.int32)
     return _shift(image, tf.cast(slope, tf.float64) * (tf.cast(columns, tf.float64) + 0.5), 0, interpolation)
 
@@ -48,8 +45,6 @@ def translate_x(
     image: UInt8[Any, "h w 3"], share: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """Shows what was `share` of the width further right."""
-    import tensorflow as tf
-
     shape = tf.shape(image)
     distance = tf.cast(share, tf.float64) * tf.cast(shape[1], tf.float64)
     return _shift(image, tf.fill(shape[:1], distance), 1, interpolation)
@@ -59,8 +54,6 @@ def translate_y(
     image: UInt8[Any, "h w 3"], share: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """Shows what was `share` of the height further down."""
-    import tensorflow as tf
-
     shape = tf.shape(image)
     distance = tf.cast(share, tf.float64) * tf.cast(shape[0], tf.float64)
     return _shift(image, tf.fill(shape[1:2], distance), 0, interpolation)
@@ -70,8 +63,6 @@ def rotate(
     image: UInt8[Any, "h w 3"], degrees: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """Turns the image about its centre, counter-clockwise. Sides up to 16,000 pixels."""
-    import tensorflow as tf
-
     rows, columns = tf.shape(image)[0], tf.shape(image)[1]
     height, width = tf.cast(rows, tf.float64), tf.cast(columns, tf.float64)
     radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
@@ -93,15 +84,11 @@ def rotate(
 
 def _fixed(value: Float64[Any, ""]) -> Int32[Any, ""]:
     """In units of 1/65536."""
-    import tensorflow as tf
-
     return tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
 
 
 def _with_fill(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "n 3"]:
     """All pixels in a row, and a grey one after the last: what lies outside is gathered from there."""
-    import tensorflow as tf
-
     return tf.concat([tf.reshape(image, [-1, 3]), tf.fill([1, 3], tf.constant(_FILL, tf.uint8))], axis=0)
 
 
@@ -109,8 +96,6 @@ def _sample(
     image: UInt8[Any, "h w 3"], x: Float64[Any, "h w"], y: Float64[Any, "h w"], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
     """The image at any points; (0.5, 0.5) is the centre of its first pixel."""
-    import tensorflow as tf
-
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     inside = (x >= 0) & (x < tf.cast(width, tf.float64)) & (y >= 0) & (y < tf.cast(height, tf.float64))
     first_column, first_row = tf.floor(x - 0.5), tf.floor(y - 0.5)
@@ -147,8 +132,6 @@ def _shift(
     Returns:
       Image of the same size.
     """
-    import tensorflow as tf
-
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     length = width if axis == 1 else height
     before, after = _REACH[interpolation]
@@ -192,6 +175,4 @@ def _interpolate(taps: list[Any], fraction: Float32[Any, "..."]) -> Float32[Any,
 
 
 def _truncate(values: Float32[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
-    import tensorflow as tf
-
     return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)

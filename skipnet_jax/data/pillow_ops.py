@@ -19,6 +19,7 @@ Source: Pillow's ImageOps and ImageEnhance; Cubuk et al., AutoAugment (CVPR 2019
 
 from typing import Any
 
+import tensorflow as tf
 from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 # Weights of red, green and blue in Pillow's luma, in units of 1/65536; float32 holds all their sums exactly.
@@ -32,16 +33,12 @@ def invert(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
 
 def posterize(image: UInt8[Any, "h w 3"], bits: int | Int[Any, ""]) -> UInt8[Any, "h w 3"]:
     """Keeps the upper bits of each value: 0 (black) to 8 (unchanged)."""
-    import tensorflow as tf
-
     mask = 256 - tf.bitwise.left_shift(1, 8 - tf.cast(bits, tf.int32))
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
 def solarize(image: UInt8[Any, "h w 3"], threshold: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
     """Negative of the values from `threshold` (0..256) on."""
-    import tensorflow as tf
-
     above = tf.range(256, dtype=tf.float32) >= tf.cast(threshold, tf.float32)
     first = 256 - tf.math.count_nonzero(above, dtype=tf.int32)  # 256: no value reaches the threshold
     negative = tf.cast(image >= tf.cast(tf.minimum(first, 255), tf.uint8), tf.uint8)
@@ -51,8 +48,6 @@ def solarize(image: UInt8[Any, "h w 3"], threshold: float | Float[Any, ""]) -> U
 
 def solarize_add(image: UInt8[Any, "h w 3"], amount: int | Int[Any, ""], threshold: int = 128) -> UInt8[Any, "h w 3"]:
     """Adds `amount` (0..128) to the values below `threshold`, up to white."""
-    import tensorflow as tf
-
     amount = tf.cast(amount, tf.uint8)
     below = tf.cast(image < threshold, tf.uint8)
     return image + below * tf.minimum(255 - image, amount)
@@ -60,8 +55,6 @@ def solarize_add(image: UInt8[Any, "h w 3"], amount: int | Int[Any, ""], thresho
 
 def autocontrast(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
     """Stretches each channel so that its values reach from 0 to 255."""
-    import tensorflow as tf
-
     pixels = tf.reshape(image, [-1, 3])
     low = tf.cast(tf.reduce_min(pixels, axis=0), tf.float64)[:, None]
     high = tf.cast(tf.reduce_max(pixels, axis=0), tf.float64)[:, None]
@@ -74,8 +67,6 @@ def autocontrast(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
 
 def equalize(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
     """Spreads each channel's values so that their histogram is as even as whole numbers allow."""
-    import tensorflow as tf
-
     counts = tf.math.bincount(_by_channel(image), minlength=768, maxlength=768)
     counts = tf.reshape(counts, [3, 256])
     values = tf.range(256)[None]
@@ -88,15 +79,11 @@ def equalize(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
 
 def brightness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
     """Away from black: 0 is black, 1 the image itself, more is brighter."""
-    import tensorflow as tf
-
     return _blend(tf.constant(0.0), tf.cast(image, tf.float32), factor)
 
 
 def contrast(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
     """Away from the grey of the image's mean luma: 0 is that grey, 1 the image itself."""
-    import tensorflow as tf
-
     pixels = tf.cast(image, tf.float32)
     luma = tf.cast(_luma(pixels), tf.int64)  # whole numbers, whose sum float32 could not hold
     mean = tf.reduce_sum(luma) / tf.size(luma, tf.int64)  # TensorFlow's division is in double precision here
@@ -105,8 +92,6 @@ def contrast(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt
 
 def color(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
     """Away from the grey image: 0 is grey, 1 the image itself, more has stronger colours."""
-    import tensorflow as tf
-
     pixels = tf.cast(image, tf.float32)
     return _blend(_luma(pixels), pixels, factor)
 
@@ -116,8 +101,6 @@ def sharpness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UIn
 
     Pixels at the border stay as they are. Images have at least two rows and columns.
     """
-    import tensorflow as tf
-
     pixels = tf.cast(image, tf.float32)
     rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
     inner = pixels[1:-1, 1:-1]
@@ -127,8 +110,6 @@ def sharpness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UIn
 
 def _luma(pixels: Float32[Any, "h w 3"]) -> Float32[Any, "h w 3"]:
     """Pillow's grey image, whole numbers, the same in the three channels."""
-    import tensorflow as tf
-
     # A product of matrices makes all three channels at once, which is faster than to spread one over three.
     sums = tf.matmul(tf.reshape(pixels, [-1, 3]), tf.constant([[weight] * 3 for weight in _LUMA]))
     return tf.reshape(tf.floor((sums + 32768) / 65536), tf.shape(pixels))
@@ -138,21 +119,15 @@ def _blend(
     degenerate: Float32[Any, "*shape"], pixels: Float32[Any, "h w 3"], factor: float | Float[Any, ""]
 ) -> UInt8[Any, "h w 3"]:
     """The degenerate image at factor 0, the image itself at 1; in between and beyond, clipped and truncated."""
-    import tensorflow as tf
-
     blended = degenerate + tf.cast(factor, tf.float32) * (pixels - degenerate)
     return tf.cast(tf.clip_by_value(blended, 0, 255), tf.uint8)
 
 
 def _by_channel(image: UInt8[Any, "h w 3"]) -> Int32[Any, "h w 3"]:
     """Numbers the values of the three channels apart: 0..255, 256..511, 512..767."""
-    import tensorflow as tf
-
     return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
 
 
 def _look_up(image: UInt8[Any, "h w 3"], table: UInt8[Any, "3 256"]) -> UInt8[Any, "h w 3"]:
     """Replaces each value of each channel."""
-    import tensorflow as tf
-
     return tf.gather_nd(tf.reshape(table, [768]), _by_channel(image)[..., None])

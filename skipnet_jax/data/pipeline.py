@@ -1,24 +1,19 @@
 """Batches for training and evaluation.
 
-The training input is a pure function of (seed, step): a run that resumes at step s asks for the batches from s on and
-gets the very ones that it would have seen, without decoding any image of those before. Nothing of the input is saved in
-a checkpoint.
+The training input is a pure function of (seed, step). A run that resumes at step s asks for the batches from s on, and
+gets the very batches that it would have seen, without decoding any earlier image. So a checkpoint holds nothing of the
+input.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
-
-from skipnet_jax.data import encoded, in_memory, streams
-from skipnet_jax.data.corrupt_images import checked
-from skipnet_jax.data.splits import Files, InMemory, Shards, Source
+from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
 from skipnet_jax.errors import UserError
 from skipnet_jax.specs import DataSpec
 
 
 def train_batches(
-    source: Source,
+    split: DataSplit,
     spec: DataSpec,
     *,
     batch_size: int,
@@ -26,74 +21,52 @@ def train_batches(
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Endless shuffled and augmented batches, from a step on.
+) -> Iterator[Batch]:
+    """Makes endless shuffled and augmented batches.
 
-    An epoch is floor(examples / batch_size) steps, in which no example comes twice: in memory and from files over a
-    permutation keyed by (seed, epoch), from shards in the order of `streams.py`. What is left over differs from epoch
-    to epoch. The augmentation of an example is keyed by (seed, epoch, index of the example). Each host gets its
-    contiguous slice of every global batch, so the global batch does not depend on the number of hosts.
+    An epoch is floor(examples / batch_size) steps, and no example comes twice in it; which ones are left over differs
+    from epoch to epoch. Images in memory and in files follow a permutation keyed by (seed, epoch), shards follow
+    `streams.py`. The augmentation of an example is keyed by (seed, epoch, index). Each host gets a contiguous slice of
+    every global batch, so the global batch does not depend on the number of hosts.
 
     Args:
-      source: the training split.
+      split: the training images.
       spec: says which augmentation, and what happens to an image that cannot be decoded.
-      batch_size: examples per step over all hosts.
+      batch_size: examples per step, over all hosts.
       seed: of the run.
-      start_step: steps already done; 0 = from the beginning.
+      start_step: steps already done.
       process_index: this host, 0..process_count - 1.
       process_count: number of hosts.
 
     Returns:
-      Iterator over {"image": uint8 [batch_size / process_count, s, s, 3], "label": int32 [batch_size / process_count]}
-      and, with spec.lighting, "lighting": float32 [batch_size / process_count, 3], colour offsets on the scale 0..1.
-      Label -1: an image that could not be decoded, and is black (spec.on_corrupt == "skip" alone).
+      Iterator over {"image": uint8 [b, s, s, 3], "label": int32 [b]} with b = batch_size / process_count, and with
+      `spec.lighting` also {"lighting": float32 [b, 3]}, colour offsets on the 0..1 scale. An image that could not be
+      decoded is black and has label -1; this happens only with spec.on_corrupt == "skip".
 
     Raises:
-      ValueError: the batch is larger than the data set or does not divide over the hosts.
-      DataError: on `next`: an image, a label or a shard is bad; the message names it.
+      UserError: the batch is larger than the data set, or does not divide over the hosts.
+      DataError: on `next`, if an image, a label or a shard is bad; the message names it.
     """
-    _require_host_batch("batch_size", batch_size, process_count)
-    if batch_size > source.num_examples:
-        raise UserError(
-            "batch_size",
-            f"{batch_size}",
-            f"at most {source.num_examples}, the training examples of {source.name}, since an epoch is "
-            f"floor(examples / batch_size) steps",
-            "Lower `batch_size`.",
-        )
-    hosts = {"process_index": process_index, "process_count": process_count}
-    if isinstance(source, InMemory):
-        return in_memory.train_batches(source, spec, batch_size=batch_size, seed=seed, start_step=start_step, **hosts)
-    if isinstance(source, Shards):
-        streams.require_streams(batch_size, process_count)
-
-    def open_batches(done: int, careful: bool) -> Any:
-        step = start_step + done
-        return encoded.train_batches(
-            source, spec, batch_size=batch_size, seed=seed, start_step=step, careful=careful, **hosts
-        )
-
-    return checked(open_batches, source, skip=spec.on_corrupt == "skip")
+    request = _request("batch_size", batch_size, seed, start_step, process_index, process_count)
+    if not request.steps_per_epoch(split.num_examples):
+        images = f"at most {split.num_examples}, the number of training images of {split.name}"
+        raise UserError("batch_size", f"{batch_size}", images, "Lower `batch_size`.")
+    return split.train_batches(spec, request)
 
 
 def eval_batches(
-    source: Source,
-    spec: DataSpec,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once, the last batches padded.
+    split: DataSplit, spec: DataSpec, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """Makes batches with every example once, the last ones padded.
 
-    Padding has black images, label 0 (of several labels: -1) and mask False. All hosts get the same number of batches.
-    Images that are in memory come in order, host h having the h-th contiguous slice of each global batch; of files and
-    shards host h has the h-th contiguous range of all examples. An image without any right label is masked too.
+    Padding has black images, label 0 (where an image may have several labels: -1) and mask False. An image without any
+    right label is masked too. All hosts get the same number of batches. Of images in memory, a host gets a contiguous
+    slice of each global batch; of files and shards, a contiguous range of all examples.
 
     Args:
-      source: the split to evaluate.
+      split: the images to evaluate.
       spec: says the image size.
-      batch_size: examples per batch over all hosts.
+      batch_size: examples per batch, over all hosts.
       process_index: this host, 0..process_count - 1.
       process_count: number of hosts.
 
@@ -102,43 +75,26 @@ def eval_batches(
       "mask": bool [b]} with b = batch_size / process_count.
 
     Raises:
-      ValueError: the batch does not divide over the hosts.
-      DataError: on `next`: an image, a label or a shard is bad; the message names it.
+      UserError: the batch does not divide over the hosts.
+      DataError: on `next`, if an image, a label or a shard is bad; the message names it.
     """
-    _require_host_batch("eval_batch_size", batch_size, process_count)
-    hosts = {"process_index": process_index, "process_count": process_count}
-    if isinstance(source, InMemory):
-        return in_memory.eval_batches(source, spec, batch_size=batch_size, **hosts)
-
-    def open_batches(done: int, careful: bool) -> Any:
-        return encoded.eval_batches(source, spec, batch_size=batch_size, start_batch=done, careful=careful, **hosts)
-
-    host_batch, share = batch_size // process_count, -(-source.num_examples // process_count)
-    number = -(-share // host_batch)
-    return _padded(checked(open_batches, source, skip=False), source, spec.image_size, host_batch, number)
+    return split.eval_batches(spec, _request("eval_batch_size", batch_size, 0, 0, process_index, process_count))
 
 
-def _padded(
-    batches: Iterator[dict[str, np.ndarray]], source: Files | Shards, size: int, host_batch: int, number: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """So many batches of that size, whatever there is."""
-    width = source.label_width if isinstance(source, Shards) else 0
-    for _ in range(number):
-        image = np.zeros((host_batch, size, size, 3), np.uint8)
-        label = np.full((host_batch, width), -1, np.int32) if width else np.zeros(host_batch, np.int32)
-        mask = np.zeros(host_batch, bool)
-        batch = next(batches, None)
-        if batch is not None:
-            count = len(batch["label"])
-            image[:count], label[:count], mask[:count] = batch["image"], batch["label"], True
-        yield {"image": image, "label": label, "mask": mask & (label >= 0).any(axis=1) if width else mask}
-
-
-def _require_host_batch(name: str, batch_size: int, process_count: int) -> None:
+def _request(
+    field: str, batch_size: int, seed: int, start_step: int, process_index: int, process_count: int
+) -> BatchRequest:
     if batch_size % process_count:
         raise UserError(
-            name,
+            field,
             f"{batch_size}",
             f"a multiple of {process_count}, the number of hosts, since each reads an equal share",
-            f"Change `{name}`.",
+            f"Change `{field}`.",
         )
+    return BatchRequest(
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )

@@ -13,6 +13,7 @@ Source: Cubuk et al., RandAugment (NeurIPS 2020), with strengths that vary as in
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from skipnet_jax.data import pillow_geometry, pillow_ops
@@ -37,8 +38,6 @@ def rand_augment(
     Returns:
       Image of the same size.
     """
-    import tensorflow as tf
-
     numbers, strengths, negative, bicubic = draw(key, ops=ops, magnitude=magnitude, std=std, prob=prob)
 
     def apply(step: Int32[Any, ""], changed: UInt8[Any, "h2 w2 3"]) -> tuple[Int32[Any, ""], UInt8[Any, "h2 w2 3"]]:
@@ -68,8 +67,6 @@ def draw(
       Of each operation: its number (15 = none), strength as a share of the highest (0..1), whether its sign is
       negative, whether its filter is bicubic rather than bilinear.
     """
-    import tensorflow as tf
-
     fold_in = tf.random.experimental.stateless_fold_in
     uniform = tf.random.stateless_uniform([4, ops], fold_in(key, 0, alg="philox"), alg="philox")
     normal = tf.random.stateless_normal([ops], fold_in(key, 1, alg="philox"), alg="philox")
@@ -82,8 +79,6 @@ def _branches(
     image: UInt8[Any, "h w 3"], strength: Float32[Any, ""], negative: Bool[Any, ""], bicubic: Bool[Any, ""]
 ) -> list[Callable[[], UInt8[Any, "h w 3"]]]:
     """All operations at one strength, ready to be called, and last the one that does nothing."""
-    import tensorflow as tf
-
     points, geometry = pillow_ops, pillow_geometry
     signed = tf.where(negative, -strength, strength)
     factor = 0.1 + 1.8 * strength

@@ -5,37 +5,38 @@ import dataclasses
 import fnmatch
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from skipnet_jax.data import tfrecords
-from skipnet_jax.data.storage import hash_file, is_bucket, join, local_copy
+from etils import epath
+
+from skipnet_jax import files
+from skipnet_jax.data import storage, tfrecords
 from skipnet_jax.data.tfrecords import ENCODED, FILENAME, LABEL, Index, Shard
 from skipnet_jax.errors import DataError, UserError
 
-# Of one shard: where all records are bad, more lines would say no more.
+# Problems named per shard: where all records are bad, more lines would say no more.
 _NAMED_AT_MOST = 20
 # Bytes of a record beside its content: the length (8), and a checksum (4) of each.
 _FRAME = 16
-# Values of an image that TensorFlow's decoder takes.
+# TensorFlow's decoder refuses images with this many values.
 _DECODABLE = 2**29
 
 
 def check(directory: str, *, threads: int, advance: Callable[[int], None]) -> tuple[Index, list[str]]:
-    """Checks all that the index says and all that a reader needs.
+    """Checks everything that the index says and that a reader needs.
 
-    Sizes, checksums, the records' own checksums (CRC-32C) and number, their keys, labels, and that every image can be
-    decoded.
+    These are sizes, checksums, the number of records, their own checksums (CRC-32C) and keys, the labels, and that
+    every image can be decoded.
 
     Args:
       directory: of the data set, local or gs://.
-      threads: shards read at a time; one of a bucket is copied to the local disk for that.
+      threads: shards read at a time. A shard in a bucket is copied to the local disk first.
       advance: called with a number of records as they are done.
 
     Returns:
-      The index, and a line for each thing that is wrong, with its file and record (from 0).
+      The index, and a line for each problem, with its file and record (from 0).
 
     Raises:
-      DataError: there is no index, or none that can be read.
+      DataError: there is no index that can be read.
     """
     index = tfrecords.read_index(directory)
 
@@ -59,7 +60,7 @@ def describe(
     threads: int,
     advance: Callable[[int], None],
 ) -> Index:
-    """Writes the index of shards that are there already. Images are not decoded: `check` does that.
+    """Writes the index of existing shards. It does not decode the images, which `check` does.
 
     Args:
       directory: of the shards, local or gs://.
@@ -74,40 +75,28 @@ def describe(
       The index, as written.
 
     Raises:
-      DataError: there are no such shards, or one is damaged, or the labels do not fit.
-      ValueError: there is an index.
+      DataError: there are no such shards, one is damaged, or the labels do not fit.
+      UserError: there is an index already, or the splits share shards.
     """
-    import tensorflow as tf
-
-    if tf.io.gfile.exists(join(directory, tfrecords.INDEX)):
+    if (epath.Path(directory) / tfrecords.INDEX).exists():
         raise UserError("index", f"{directory}, which has a {tfrecords.INDEX}", "none", "Remove it first.")
     splits: dict[str, tuple[Shard, ...]] = {}
     labels = set[int]()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for split, pattern in patterns.items():
-            paths = [join(directory, file) for file in _list(directory) if fnmatch.fnmatchcase(file, pattern)]
-            if shared := {shard.path for shards in splits.values() for shard in shards} & set(paths):
-                raise UserError(
-                    split,
-                    f"{pattern!r}, which matches {min(shared)} too, a shard of another split",
-                    "splits that share no shard",
-                )
-            if not paths:
-                raise DataError(
-                    split, f"{pattern!r}, which no file in {directory} matches", "a pattern of the shards' names"
-                )
+        for split, paths in _match(directory, patterns).items():
             results = list(pool.map(lambda path: _measure(path, advance), paths))
             splits[split] = tuple(shard for shard, _ in results)
             labels.update(*(found for _, found in results))
     first, last = min(labels), max(labels)
     if first < label_offset or (class_names and last - label_offset >= len(class_names)):
-        wanted = f"{label_offset} to {label_offset + len(class_names) - 1}" if class_names else f"{label_offset} on"
-        raise DataError(directory, f"labels from {first} to {last}", wanted, "Change `label_offset` or `class_names`.")
+        expected = f"{label_offset} to {label_offset + len(class_names) - 1}" if class_names else f"{label_offset} on"
+        mend = "Change `label_offset` or `class_names`."
+        raise DataError(directory, f"labels from {first} to {last}", expected, mend)
     if first > label_offset and not class_names:
         raise DataError(
             directory,
             f"labels from {first} to {last}",
-            f"some of class 0, which has the label {label_offset}",
+            f"some of class 0, whose label is {label_offset}",
             f"Give `label_offset`={first}, or `class_names`=FILE if some classes just do not occur.",
         )
     class_names = class_names or tuple(str(number) for number in range(last - label_offset + 1))
@@ -117,17 +106,17 @@ def describe(
 
 
 def why_undecodable(encoded: bytes) -> str:
-    """Why an image file cannot be decoded; empty if it can.
+    """Says why an image file cannot be decoded; empty if it can.
 
-    Reads all of a JPEG's data but computes only an eighth of its pixels a side, in about half of the time.
+    Reads all data of a JPEG but computes only an eighth of its pixels a side, in about half of the time.
     """
     import tensorflow as tf
 
     try:
-        image = tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # PNG, too
+        image = tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # decodes PNG too
     except tf.errors.InvalidArgumentError as error:
-        return _reason(error)
-    if image.shape.rank != 3:  # TensorFlow takes animations, with a rank of 4
+        return storage.reason(error)
+    if image.shape.rank != 3:  # TensorFlow accepts animations, whose rank is 4
         return "neither JPEG nor PNG"
     reduced = 64 if encoded.startswith(b"\xff\xd8") else 1  # the ratio is for JPEGs alone
     too_large = image.shape.num_elements() * reduced >= _DECODABLE
@@ -147,8 +136,8 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
     records = 0
     labels = range(index.label_offset, index.label_offset + len(index.class_names))
     try:
-        with local_copy(shard.path) as path:
-            size, sha256 = hash_file(path)
+        with storage.local_copy(shard.path) as path:
+            size, sha256 = storage.hash_file(path)
             if size != shard.size:
                 yield f"{size:,} bytes, expected {shard.size:,}"
             elif sha256 != shard.sha256:
@@ -166,22 +155,44 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
                 if reason := why_undecodable(record.encoded):
                     yield f"{where}: cannot be decoded: {reason}"
     except tf.errors.DataLossError as error:
-        yield f"record {records}: damaged, and what follows cannot be read ({_reason(error)})"
+        yield f"record {records}: damaged, and what follows cannot be read ({storage.reason(error)})"
     except (OSError, tf.errors.OpError) as error:
-        yield f"cannot be read ({_reason(error)})"
+        yield f"cannot be read ({storage.reason(error)})"
     else:
         if records != shard.examples:
             yield f"{records} records, expected {shard.examples}"
 
 
+def _match(directory: str, patterns: Mapping[str, str]) -> dict[str, list[str]]:
+    """Finds the shards of each split by the pattern of their names."""
+    import tensorflow as tf
+
+    try:
+        present = sorted(path.name for path in epath.Path(directory).iterdir())
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
+        kind = "folder" if files.is_local(directory) else "bucket or folder"
+        raise DataError(directory, f"no {kind} of this name", "one with shards") from error
+    matching: dict[str, list[str]] = {}
+    for split, pattern in patterns.items():
+        names = [name for name in present if fnmatch.fnmatchcase(name, pattern)]
+        if shared := set(names) & {name for other in matching.values() for name in other}:
+            got = f"{pattern!r}, which matches {min(shared)} too, a shard of another split"
+            raise UserError(split, got, "splits that share no shard", f"Change `{split}`.")
+        if not names:
+            got = f"{pattern!r}, which no file in {directory} matches"
+            raise DataError(split, got, "a pattern of the shards' names", f"Change `{split}`.")
+        matching[split] = names
+    return {split: [os.fspath(epath.Path(directory) / name) for name in names] for split, names in matching.items()}
+
+
 def _measure(path: str, advance: Callable[[int], None]) -> tuple[Shard, set[int]]:
-    """What the index says of a shard, and the labels that occur in it."""
+    """Measures a shard for the index, and finds the labels that occur in it."""
     import tensorflow as tf
 
     labels, examples = set(), 0
     try:
-        with local_copy(path) as local:
-            size, sha256 = hash_file(local)
+        with storage.local_copy(path) as local:
+            size, sha256 = storage.hash_file(local)
             for record in _records(local):
                 if isinstance(record, str):
                     raise DataError(f"{path}, record {examples}", record, "a record of an image")
@@ -189,17 +200,13 @@ def _measure(path: str, advance: Callable[[int], None]) -> tuple[Shard, set[int]
                 examples += 1
                 advance(1)
     except tf.errors.OpError as error:
-        raise DataError(
-            f"{path}, record {examples}",
-            f"damage ({_reason(error)})",
-            "a whole shard",
-            "Make or copy this shard anew.",
-        ) from error
+        got, mend = f"damage ({storage.reason(error)})", "Make or copy this shard again."
+        raise DataError(f"{path}, record {examples}", got, "a whole shard", mend) from error
     return Shard(path, examples, size, sha256), labels
 
 
 def _records(path: str) -> Iterator[_Record | str]:
-    """The records of a local shard; of one that is no image, what it lacks."""
+    """Yields the records of a local shard; for a record that holds no image, says what it lacks."""
     import tensorflow as tf
 
     features = {
@@ -220,9 +227,9 @@ def _records(path: str) -> Iterator[_Record | str]:
 
 
 def _count_framed(path: str) -> tuple[int, str]:
-    """How many records a shard holds before one that is longer than the rest of the file, and what is wrong with that.
+    """Counts the records before one that claims to be longer than the rest of the file, and describes that one.
 
-    TensorFlow makes room for whatever length it reads, and an absurd one ends the process.
+    TensorFlow allocates memory for whatever length it reads, and an absurd one ends the process.
     """
     size, at, count = os.path.getsize(path), 0, 0
     with open(path, "rb") as file:
@@ -234,19 +241,3 @@ def _count_framed(path: str) -> tuple[int, str]:
                 return count, f"truncated record: {length:,} bytes, of which {max(size - at + length, 0):,} are there"
             count += 1
     return count, ""
-
-
-def _list(directory: str) -> list[str]:
-    import tensorflow as tf
-
-    try:
-        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(directory))
-    except tf.errors.NotFoundError as error:
-        kind = "bucket or folder" if is_bucket(directory) else "folder"
-        raise DataError(directory, f"no {kind} of this name", "one with shards") from error
-
-
-def _reason(error: Any) -> str:
-    """TensorFlow's words without the operation that they come with."""
-    words = getattr(error, "message", None) or str(error)
-    return words.rpartition("}} ")[2].partition(" [Op:")[0].strip() or type(error).__name__

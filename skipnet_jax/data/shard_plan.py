@@ -1,4 +1,4 @@
-"""Which image goes to which shard, at which place: a pure function of the seed and the listing."""
+"""Which image goes to which shard, and to which place in it: a pure function of the seed and the listing."""
 
 import dataclasses
 import hashlib
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from skipnet_jax.data import storage
 from skipnet_jax.data.archives import Listing
 from skipnet_jax.data.tfrecords import SPLITS
 from skipnet_jax.errors import DataError, UserError
@@ -18,16 +19,16 @@ _MOST_SHARDS = 99_999
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What to make.
+class ShardPlan:
+    """The data set to make.
 
     Args:
-      name: of the data set, for people.
+      name: for people.
       class_names: in the order of their numbers.
       listings: the images by split.
       num_shards: by split.
       seed: of the order.
-      on_corrupt: an image that cannot be decoded: `error` = stop and name it, `skip` = leave it out and say so.
+      on_corrupt: an image that cannot be decoded: `error` = stop and name it, `skip` = leave it out and report it.
     """
 
     name: str
@@ -51,15 +52,13 @@ class Plan:
             if unknown:
                 raise DataError(
                     listing.path,
-                    f"{len(unknown)} unknown classes ({', '.join(unknown[:5])})",
-                    f"some of the {len(self.class_names)} of the data set ({', '.join(self.class_names[:5])}, ...)",
+                    f"{len(unknown)} unknown classes ({storage.some(unknown)})",
+                    f"only classes of the data set ({storage.some(self.class_names)})",
                     "Rename the folders, or change `class_names`.",
                 )
-        if self.on_corrupt not in ON_CORRUPT:
-            raise ValueError(f"corrupt: got {self.on_corrupt!r}, expected {' or '.join(ON_CORRUPT)}.")
 
     def describe(self) -> dict[str, Any]:
-        """All that decides over the bytes of the shards, for the index and to tell whether a run is the same."""
+        """Everything that determines the bytes of the shards; the index records it, and a resumed run compares it."""
         splits = {
             split: {"images": len(listing), "shards": self.num_shards[split], "sha256": listing.fingerprint()}
             for split, listing in self.listings.items()
@@ -70,14 +69,14 @@ class Plan:
     def order(self, split: str) -> Int64[np.ndarray, "n"]:
         """The images of a split in the order of its records, through all shards.
 
-        Sorted by the raw output of a counter-based generator, which NumPy promises to keep.
+        Sorts the raw output of a counter-based generator, which NumPy promises to keep.
         """
         generator = np.random.Philox(key=[self.seed, SPLITS.index(split)])
         return np.argsort(generator.random_raw(len(self.listings[split])), kind="stable")
 
 
 def class_names_of(listings: Mapping[str, Listing]) -> tuple[str, ...]:
-    """The classes of a data set: those of the training images, or ImageNet's 1000 with its validation set."""
+    """The classes of a data set: ImageNet's 1000 with its validation set, otherwise those of the training images."""
     official = [listing for listing in listings.values() if listing.official]
     chosen = official[0] if official else listings.get("train") or next(iter(listings.values()))
     return chosen.class_names

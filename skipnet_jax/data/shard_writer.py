@@ -1,8 +1,8 @@
-"""Shuffled shards from images: in parallel, in little memory, and as if never interrupted.
+"""Makes shuffled shards from images: in parallel, in little memory, and resumable.
 
-Which image goes where is a pure function of the seed and the listing. A shard is written under another name, moved to
-its place when it is whole, and then noted in the folder `parts`; a run that was killed leaves no broken shard, and the
-next one makes those that are not noted. The index comes last, and `parts` goes.
+Which image goes where is a pure function of the seed and the listing. Each shard is written under another name, moved
+to its place when it is whole, and then noted in the folder `parts`. So a killed run leaves no broken shard, and the
+next run makes only the shards that are not noted yet. At the end the index is written, and `parts` is removed.
 
 Each thread holds one image at a time.
 """
@@ -16,24 +16,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int64
 
-from skipnet_jax.data import tfrecords
+from skipnet_jax import files
+from skipnet_jax.data import storage, tfrecords
 from skipnet_jax.data.shard_checker import why_undecodable
-from skipnet_jax.data.shard_plan import Plan
-from skipnet_jax.data.storage import hash_file, is_bucket, join, publish, read_bytes, require_bucket, write_text
+from skipnet_jax.data.shard_plan import ShardPlan
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
 
 _PARTS = "parts"
 _PLAN = "plan.json"
+_NOTE = {"name": str, "examples": int, "bytes": int, "sha256": str, "skipped": list[str]}
 
 
-def make(out: str, plan: Plan, *, threads: int, advance: Callable[[int], None], say: Callable[[str], None]) -> Index:
-    """Writes the shards that are not there yet, and the index.
+def make(
+    out: str, plan: ShardPlan, *, threads: int, advance: Callable[[int], None], say: Callable[[str], None]
+) -> Index:
+    """Writes the missing shards, and the index.
 
     Args:
-      out: folder for the data set, local or gs://; new, empty, or that of an interrupted run of the same plan.
+      out: folder for the data set, local or gs://: new, empty, or left by an interrupted run of the same plan.
       plan: what to make.
       threads: shards written at a time.
       advance: called with a number of images as they are done.
@@ -44,21 +48,20 @@ def make(out: str, plan: Plan, *, threads: int, advance: Callable[[int], None], 
 
     Raises:
       DataError: an image cannot be decoded, and on_corrupt is "error".
-      ValueError: `out` holds something else.
+      UserError: `out` holds something else.
     """
-    import tensorflow as tf
-
+    folder = epath.Path(out)
     made_with = plan.describe()
-    if _is_finished(out, made_with):
+    if _is_finished(folder, made_with):
         advance(sum(map(len, plan.listings.values())))
         return tfrecords.read_index(out)
     stop = threading.Event()
     splits, skipped = {}, {}
-    # Split by split, for at most one order in memory; the last shards of one do not wait for each other for long.
+    # One split after the other, so that only one order is in memory.
     for split in plan.listings:
-        writer = _Writer(out, plan, split, stop, advance, say)
+        writer = _SplitWriter(folder, plan, split, stop, advance, say)
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            parts = [pool.submit(writer.part, number) for number in range(plan.num_shards[split])]
+            parts = [pool.submit(writer.make_shard, number) for number in range(plan.num_shards[split])]
             try:
                 for part in concurrent.futures.as_completed(parts):
                     part.result()
@@ -66,26 +69,26 @@ def make(out: str, plan: Plan, *, threads: int, advance: Callable[[int], None], 
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        results = [part.result() for part in parts]
+        notes = [part.result() for part in parts]
         splits[split] = tuple(
-            Shard(join(out, part["name"]), part["examples"], part["bytes"], part["sha256"]) for part in results
+            Shard(os.fspath(folder / note["name"]), note["examples"], note["bytes"], note["sha256"]) for note in notes
         )
-        skipped[split] = [name for part in results for name in part["skipped"]]
+        skipped[split] = [name for note in notes for name in note["skipped"]]
         if not sum(shard.examples for shard in splits[split]):
             raise DataError(plan.listings[split].path, "not one image that can be decoded", "some")
     index = Index(plan.name, plan.class_names, 0, splits)
     tfrecords.write_index(out, index, made_with={**made_with, "skipped": skipped})
-    tf.io.gfile.rmtree(join(out, _PARTS))
+    (folder / _PARTS).rmtree()
     return index
 
 
-class _Writer:
+class _SplitWriter:
     """Makes the shards of one split, from several threads."""
 
     def __init__(
         self,
-        out: str,
-        plan: Plan,
+        out: epath.Path,
+        plan: ShardPlan,
         split: str,
         stop: threading.Event,
         advance: Callable[[int], None],
@@ -99,104 +102,93 @@ class _Writer:
         self._labels = numbers[self._listing.labels]
         self._order = plan.order(split)
 
-    def part(self, number: int) -> dict[str, Any]:
-        """Makes a shard, unless it is there; what is noted of it."""
+    def make_shard(self, number: int) -> dict[str, Any]:
+        """Makes a shard, unless an earlier run did, and returns its note."""
         name = f"{self._split}-{number:05d}-of-{self._num_shards:05d}"
-        note = join(join(self._out, _PARTS), f"{name}.json")
-        part = self._noted(note, join(self._out, name))
-        if part is None:
+        place = self._out / _PARTS / f"{name}.json"
+        note = self._read_note(place, name)
+        if note is None:
             first, last = (len(self._listing) * i // self._num_shards for i in (number, number + 1))
-            part = self._write(name, self._order[first:last])
-            write_text(note, json.dumps(part))
-            return part
-        if part["skipped"] and not self._skip:
-            raise _undecodable(self._listing.path, part["skipped"][0])
-        self._advance(part["examples"] + len(part["skipped"]))
-        return part
+            note = self._write(name, self._order[first:last])
+            files.write_text(place, json.dumps(note))
+            return note
+        for image in note["skipped"]:
+            self._require_skip(image)
+        self._advance(note["examples"] + len(note["skipped"]))
+        return note
 
-    def _noted(self, note: str, path: str) -> dict[str, Any] | None:
-        """What an earlier run noted, if its shard is still whole."""
+    def _read_note(self, place: epath.Path, name: str) -> dict[str, Any] | None:
+        """Returns an earlier run's note, if its shard is still whole."""
         import tensorflow as tf
 
         try:
-            part = json.loads(read_bytes(note))
-            return part if tf.io.gfile.stat(path).length == part["bytes"] else None
-        except (FileNotFoundError, tf.errors.NotFoundError, json.JSONDecodeError):
+            note = files.read_record(place, _NOTE)
+            return note if tf.io.gfile.stat(os.fspath(self._out / name)).length == note["bytes"] else None
+        except (FileNotFoundError, tf.errors.NotFoundError, UserError):
             return None
 
     def _write(self, name: str, indexes: Int64[np.ndarray, "examples"]) -> dict[str, Any]:
         import tensorflow as tf
 
         skipped: list[str] = []
+        local = files.is_local(self._out)
         with tempfile.TemporaryDirectory() as scratch:
-            # The number of the process: another one, started by mistake, may be at the same shard.
-            path = join(scratch if is_bucket(self._out) else join(self._out, _PARTS), f"{name}.{os.getpid()}")
+            # The process number keeps apart from another process that was started by mistake.
+            path = os.path.join(self._out / _PARTS if local else scratch, f"{name}.{os.getpid()}")
             with tf.io.TFRecordWriter(path) as writer:
                 for index in map(int, indexes):
                     if self._stop.is_set():
                         raise concurrent.futures.CancelledError
-                    encoded = self._listing.read(index)
+                    encoded, image = self._listing.read(index), self._listing.name(index)
                     if reason := why_undecodable(encoded):
-                        self._refuse(f"{self._listing.name(index)} ({reason})")
-                        skipped.append(self._listing.name(index))
+                        self._require_skip(f"{image} ({reason})")
+                        self._say(f"left out, cannot be decoded: {image} ({reason})")
+                        skipped.append(image)
                     else:
-                        label = int(self._labels[index])
-                        writer.write(tfrecords.serialize(encoded, label, self._listing.name(index)))
+                        writer.write(tfrecords.serialize(encoded, int(self._labels[index]), image))
                     self._advance(1)
-            size, sha256 = hash_file(path)
-            publish(path, join(self._out, name))
+            size, sha256 = storage.hash_file(path)
+            if local:
+                files.put_in_place(path, self._out / name)
+            else:
+                epath.Path(path).copy(self._out / name, overwrite=True)  # an upload appears all at once
         examples = len(indexes) - len(skipped)
         return {"name": name, "examples": examples, "bytes": size, "sha256": sha256, "skipped": skipped}
 
-    def _refuse(self, image: str) -> None:
+    def _require_skip(self, image: str) -> None:
         if not self._skip:
-            raise _undecodable(self._listing.path, image)
-        self._say(f"left out, cannot be decoded: {image}")
+            mend = "Mend it, or leave such images out by `corrupt`=skip."
+            raise DataError(self._listing.path, image, "an image that can be decoded", mend)
 
 
-def _undecodable(path: str, image: str) -> DataError:
-    return DataError(
-        path, image, "an image that can be decoded", "Mend it, or leave such images out by `corrupt`=skip."
-    )
-
-
-def _is_finished(out: str, made_with: Mapping[str, Any]) -> bool:
-    """Whether the data set is done; else `out` is made ready for it.
+def _is_finished(out: epath.Path, made_with: Mapping[str, Any]) -> bool:
+    """Whether the data set is done; if not, makes `out` ready for it.
 
     Raises:
-      ValueError: it holds something else.
+      UserError: it holds something else.
     """
-    import tensorflow as tf
-
-    require_bucket(out)
-    plan = join(join(out, _PARTS), _PLAN)
-    try:
-        index = json.loads(read_bytes(join(out, tfrecords.INDEX)))
-    except FileNotFoundError:
-        index = None
-    if index is not None:
-        _require_same(out, {name: index.get("made_with", {}).get(name) for name in made_with}, made_with)
-        if tf.io.gfile.exists(join(out, _PARTS)):
-            tf.io.gfile.rmtree(join(out, _PARTS))
+    storage.require_bucket(os.fspath(out))
+    parts = out / _PARTS
+    if (out / tfrecords.INDEX).exists():
+        _require_same(out, files.read_record(out / tfrecords.INDEX, {"made_with": dict})["made_with"], made_with)
+        parts.rmtree(missing_ok=True)
         return True
-    try:
-        _require_same(out, json.loads(read_bytes(plan)), made_with)
-    except FileNotFoundError:
-        if tf.io.gfile.isdir(out) and [name for name in tf.io.gfile.listdir(out) if name.rstrip("/") != _PARTS]:
-            raise UserError(
-                "out", f"{out}, which holds other files", "a new or empty folder", "Choose another `out`."
-            ) from None
-        tf.io.gfile.makedirs(join(out, _PARTS))
-        write_text(plan, json.dumps(made_with))
+    if (parts / _PLAN).exists():
+        _require_same(out, files.read_record(parts / _PLAN, {}), made_with)
+        return False
+    if out.exists() and (not out.is_dir() or any(path.name != _PARTS for path in out.iterdir())):
+        raise UserError("out", f"{out}, which holds something else", "a new or empty folder", "Choose another `out`.")
+    parts.mkdir(parents=True, exist_ok=True)
+    files.write_text(parts / _PLAN, json.dumps(made_with))
     return False
 
 
-def _require_same(out: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _require_same(out: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     different = [name for name in wanted if wanted[name] != stored.get(name)]
     if different:
         raise UserError(
             "out",
-            f"{out}, whose shards were begun with {', '.join(f'{name}={stored.get(name)}' for name in different)}",
-            f"{', '.join(f'{name}={wanted[name]}' for name in different)}",
-            "Give the old values to go on with them, or choose another `out`.",
+            f"{out}, whose shards were made with {', '.join(f'{name} {stored.get(name)}' for name in different)}",
+            ", ".join(f"{name} {wanted[name]}" for name in different),
+            "Give the old values to go on with these shards, or choose another `out`.",
         )

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import folders, statistics, storage, tfds_builders, tfds_sources, tfrecords
-from skipnet_jax.data.splits import InMemory, Shards, Source
+from skipnet_jax import files
+from skipnet_jax.data import folders, statistics, tfds_builders, tfds_sources, tfrecords
+from skipnet_jax.data.in_memory import InMemory
+from skipnet_jax.data.shards import Shards
+from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
@@ -19,52 +22,46 @@ SPLITS = ("train", "test")
 _NAMES = ("digits", "tfrecords", "folder", *tfds_sources.SPLITS)
 
 
-def load(spec: DataSpec, split: str) -> Source:
-    """Opens a split, preparing the data set first where that has not been done; small ones are read into memory.
+def load(spec: DataSpec, split: str) -> DataSplit:
+    """Opens a split, whose order is always the same. A data set that is not prepared yet is prepared first.
 
     Args:
       spec: which data set, where, and at which image size.
       split: "train" or "test" (ImageNet's validation images).
 
-    Returns:
-      The split, in an order that is always the same.
-
     Raises:
-      ValueError: an unknown data set or split, or one that does not go with the rest of the spec.
-      DataError: the data set is not here and cannot be fetched, or is damaged.
+      UserError: an unknown data set, or one that does not go with the rest of the spec.
+      DataError: the data set is not here and cannot be fetched, or it is damaged.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")  # only our own code names it
+        raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     require_available(spec)
-    with _told_as_data_error(spec):
+    with _reported_as_data_error(spec):
         if spec.name == "digits":
-            source: Source = _read_digits(spec, split)
+            opened: DataSplit = _read_digits(spec, split)
         elif spec.name == "tfrecords":
-            source = _open_tfrecords(spec, split)
+            opened = _open_tfrecords(spec, split)
         elif spec.name == "folder":
-            source = folders.open_folder(spec, split)
+            opened = folders.open_folder(spec, split)
         else:
-            source = tfds_sources.open_split(spec, split)
-    if isinstance(source, InMemory) and source.images.shape[1:3] != (spec.image_size, spec.image_size):
+            opened = tfds_sources.open_split(spec, split)
+    if isinstance(opened, InMemory) and opened.images.shape[1:3] != (spec.image_size, spec.image_size):
         from skipnet_jax.data import image_ops
 
-        source = dataclasses.replace(source, images=image_ops.resize(source.images, spec.image_size))
-    return _keep_classes(source, spec.classes) if spec.classes else source
+        opened = dataclasses.replace(opened, images=image_ops.resize(opened.images, spec.image_size))
+    return _keep_classes(opened, spec.classes) if spec.classes else opened
 
 
 def is_tfds(name: str) -> bool:
-    """Whether a data set is one of TensorFlow Datasets'."""
+    """Whether a data set belongs to TensorFlow Datasets."""
     return name.partition("/")[0] in tfds_sources.SPLITS
 
 
 def require_available(spec: DataSpec) -> None:
-    """Raises within 5 seconds, and unless in a bucket before TensorFlow is imported, if `load` could not get the data.
-
-    Args:
-      spec: which data set, and where.
+    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only to look into a bucket.
 
     Raises:
-      ValueError: an unknown data set, or fields that do not go together.
+      UserError: an unknown data set, or fields that do not go together.
       DataError: the data set is not here and cannot be fetched; the message says what to do.
     """
     if spec.name.partition("/")[0] not in _NAMES or spec.name.startswith(("digits/", "tfrecords/", "folder/")):
@@ -78,73 +75,56 @@ def require_available(spec: DataSpec) -> None:
             "Leave out `data.eval_classes`.",
         )
     if spec.pattern != "*" and spec.name != "tfrecords":
-        raise UserError(
-            "data.pattern",
-            f"{spec.pattern!r} for {spec.name}",
-            "'*', since only tfrecords have shards to choose from",
-            "Leave out `data.pattern`.",
-        )
+        expected = "'*', since only tfrecords have shards to choose from"
+        raise UserError("data.pattern", f"{spec.pattern!r} for {spec.name}", expected, "Leave out `data.pattern`.")
     if spec.name == "digits":
         if importlib.util.find_spec("sklearn") is None:
-            raise DataError(
-                "data.name",
-                "'digits' without scikit-learn",
-                "scikit-learn, which brings the images",
-                "Run: pip install scikit-learn",
-            )
-    elif spec.name in ("tfrecords", "folder"):
-        if not spec.dir:
-            raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
-        with _told_as_data_error(spec):
-            if spec.name == "tfrecords":
-                tfrecords.read_index(spec.dir)
-            else:
-                folders.find_split(spec.dir, "test")
-    else:
-        with _told_as_data_error(spec):
+            expected = "scikit-learn, which contains the images"
+            raise DataError("data.name", "'digits' without scikit-learn", expected, "Run: pip install scikit-learn")
+        return
+    if spec.name in ("tfrecords", "folder") and not spec.dir:
+        raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
+    with _reported_as_data_error(spec):
+        if spec.name == "tfrecords":
+            tfrecords.read_index(spec.dir)
+        elif spec.name == "folder":
+            folders.find_split(spec.dir, "test")
+        else:
             tfds_builders.require_available(spec)
 
 
 @contextmanager
-def _told_as_data_error(spec: DataSpec) -> Iterator[None]:
-    """A place that cannot be read: TensorFlow's errors of a bucket, and the disk's, become DataErrors."""
-    if not storage.is_bucket(spec.dir):
+def _reported_as_data_error(spec: DataSpec) -> Iterator[None]:
+    """Turns the errors of a disk, or TensorFlow's errors of a bucket, into DataErrors."""
+    expected = "a place that can be read"
+    if files.is_local(spec.dir):
         try:
             yield
         except (PermissionError, NotADirectoryError, FileNotFoundError) as error:
-            raise DataError(
-                f"{error.filename}", f"{error.strerror}", "a place that can be read", "Change `data.dir`."
-            ) from None
+            raise DataError(f"{error.filename}", f"{error.strerror}", expected, "Change `data.dir`.") from None
         return
     import tensorflow as tf
 
     try:
         yield
     except tf.errors.OpError as error:
-        raise DataError(
-            spec.dir,
-            error.message,
-            "a place that can be read",
-            "Change `data.dir`, or let this machine read it: gcloud auth application-default login.",
-        ) from None
+        mend = "Change `data.dir`, or let this machine read it: gcloud auth application-default login."
+        raise DataError(spec.dir, error.message, expected, mend) from None
 
 
 def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
-    """Shards of the project's own format."""
+    """Opens shards of the project's own format."""
     index = tfrecords.read_index(spec.dir)
     if split not in index.splits:
-        raise DataError(spec.dir, ", ".join(index.splits), f"a split {split!r}", "Make one, or change `data.dir`.")
+        got = f"only a split {' and '.join(index.splits)}"
+        raise DataError(spec.dir, got, f"a split {split}", "Make one, or change `data.dir`.")
     every = index.splits[split]
     pattern = spec.pattern if split == "train" else "*"
     chosen = [shard for shard in every if fnmatch.fnmatchcase(shard.name, pattern)]
     shards = tuple(sorted((shard for shard in chosen if shard.examples), key=lambda shard: shard.name))
     if not shards:
-        raise DataError(
-            "data.pattern",
-            repr(spec.pattern),
-            f"one that fits some of the {len(every)} {split} shards, such as {every[0].name}",
-            "Change `data.pattern`.",
-        )
+        expected = f"a pattern that matches some of the {len(every)} {split} shards, such as {every[0].name}"
+        raise DataError("data.pattern", repr(spec.pattern), expected, "Change `data.pattern`.")
     tfrecords.require_shards(spec.dir, shards)
     offset = index.label_offset
 
@@ -152,57 +132,53 @@ def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
         import tensorflow as tf
 
         encoded, label = tfrecords.parse(serialized)
-        # What 32 bits cannot hold stays out of range.
+        # A label that 32 bits cannot hold stays out of range.
         return encoded, tf.cast(tf.clip_by_value(label - offset, -1, np.iinfo(np.int32).max), tf.int32)
 
-    check = f"Run {tfrecords.MAKE} --check={spec.dir} to find what is damaged"
-    return Shards(name=index.name, class_names=index.class_names, shards=shards, parse=parse, how_to_check=check)
+    mend = f"Run {tfrecords.MAKE} --check={spec.dir} to find what is damaged."
+    return Shards(name=index.name, class_names=index.class_names, shards=shards, parse=parse, mend=mend)
 
 
 def _read_digits(spec: DataSpec, split: str) -> InMemory:
-    """scikit-learn's handwritten digits: 1,437 to train and 360 to test, 8x8 grey values 0..16."""
+    """Reads scikit-learn's handwritten digits: 1,437 to train and 360 to test, 8x8 grey values 0..16."""
     import sklearn.datasets
     import sklearn.model_selection
 
     from skipnet_jax.data import image_ops
 
     digits = sklearn.datasets.load_digits()
-    # Part of the data set's definition: another split would make results incomparable.
-    halves = sklearn.model_selection.train_test_split(
+    # Part of the data set's definition: results on another split could not be compared.
+    parts = sklearn.model_selection.train_test_split(
         np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0
     )
-    chosen = halves[SPLITS.index(split)]
+    chosen = parts[SPLITS.index(split)]
     grey = digits.images[chosen].astype(np.float32) * (255 / 16)
     return InMemory(
         name="digits",
         class_names=tuple("0123456789"),
         statistics=statistics.of_data("digits"),
-        images=image_ops.resize(np.repeat(grey[..., None], 3, axis=3), spec.image_size),  # of numbers not yet whole
+        images=image_ops.resize(np.repeat(grey[..., None], 3, axis=3), spec.image_size),  # before any rounding
         labels=digits.target[chosen].astype(np.int32),
     )
 
 
-def _keep_classes(source: Source, classes: tuple[int, ...]) -> Source:
-    """Leaves out the examples of all other classes, and numbers these anew."""
-    advice = "Change `data.classes`."
-    if isinstance(source, Shards):
-        raise UserError(
-            "data.classes",
-            f"{classes} for {source.name}",
-            "none, since shards are read as they are; classes can be chosen of data in memory or in a folder",
-            advice,
-        )
-    wrong = [number for number in classes if number >= source.num_classes]
+def _keep_classes(split: DataSplit, classes: tuple[int, ...]) -> DataSplit:
+    """Leaves out the examples of all other classes, and renumbers these."""
+    mend = "Change `data.classes`."
+    if not isinstance(split, InMemory | folders.Files):
+        expected = "none, since only data in memory or in a folder can be reduced to some classes"
+        raise UserError("data.classes", f"{classes} for {split.name}", expected, mend)
+    wrong = [number for number in classes if number >= split.num_classes]
     if wrong:
-        raise UserError("data.classes", f"{wrong}", f"numbers 0..{source.num_classes - 1} of {source.name}", advice)
-    renumbered = np.full(source.num_classes, -1, np.int32)
+        raise UserError("data.classes", f"{wrong}", f"numbers 0..{split.num_classes - 1} of {split.name}", mend)
+    renumbered = np.full(split.num_classes, -1, np.int32)
     renumbered[list(classes)] = np.arange(len(classes))
-    labels = renumbered[source.labels]
+    labels = renumbered[split.labels]
     kept = np.flatnonzero(labels >= 0)
     if not len(kept):
-        raise DataError("data.classes", f"{classes}", f"classes of which {source.name} has images", advice)
-    names = tuple(source.class_names[number] for number in classes)
-    if isinstance(source, InMemory):
-        return dataclasses.replace(source, images=source.images[kept], labels=labels[kept], class_names=names)
-    paths = tuple(source.paths[k] for k in kept)
-    return dataclasses.replace(source, paths=paths, labels=labels[kept], class_names=names)
+        raise DataError("data.classes", f"{classes}", f"classes that have images in {split.name}", mend)
+    names = tuple(split.class_names[number] for number in classes)
+    if isinstance(split, InMemory):
+        return dataclasses.replace(split, images=split.images[kept], labels=labels[kept], class_names=names)
+    paths = tuple(split.paths[k] for k in kept)
+    return dataclasses.replace(split, paths=paths, labels=labels[kept], class_names=names)

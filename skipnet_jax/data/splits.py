@@ -1,26 +1,58 @@
-"""One split of a data set, in one of three forms: decoded in memory, image files, or shards of records."""
+"""What the splits of all data sets have in common, and how a host asks them for batches.
 
+A split is the training part or the test part of a data set. It comes in one of three forms: decoded and in memory
+(`in_memory.InMemory`), one file per image (`folders.Files`), or shards of records (`shards.Shards`).
+"""
+
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int32, UInt8
 
 from skipnet_jax.data.statistics import IMAGENET
-from skipnet_jax.data.tfrecords import Shard
-from skipnet_jax.specs import Statistics
+from skipnet_jax.specs import DataSpec, Statistics
+
+Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Split:
-    """What the forms have in common.
+class BatchRequest:
+    """Which batches a host reads.
+
+    Args:
+      batch_size: examples per batch, over all hosts.
+      seed: of the run; evaluation ignores it.
+      start_step: number of batches to leave out at the beginning.
+      process_index: this host, 0..process_count - 1.
+      process_count: number of hosts.
+    """
+
+    batch_size: int
+    seed: int = 0
+    start_step: int = 0
+    process_index: int = 0
+    process_count: int = 1
+
+    @property
+    def host_batch(self) -> int:
+        """Examples per batch on this host."""
+        return self.batch_size // self.process_count
+
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Whole batches in an epoch of this many examples."""
+        return num_examples // self.batch_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSplit(abc.ABC):
+    """One split of a data set.
 
     Args:
       name: of the data set.
       class_names: in the order of the labels.
       statistics: what its pixels are normalised with.
-      classes: the classes that a prediction is to be chosen from; None = all.
+      classes: the classes that a prediction may choose from; None = all.
     """
 
     name: str
@@ -29,92 +61,19 @@ class _Split:
     classes: tuple[int, ...] | None = None
 
     @property
+    @abc.abstractmethod
     def num_examples(self) -> int:
-        """How many images the split has."""
-        raise NotImplementedError
+        """Number of images in the split."""
 
     @property
     def num_classes(self) -> int:
-        """How many classes the data set has, whether or not each occurs in the split."""
+        """Number of classes in the data set, whether or not each occurs in this split."""
         return len(self.class_names)
 
+    @abc.abstractmethod
+    def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        """Makes endless batches; `pipeline.train_batches` says of what."""
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InMemory(_Split):
-    """Images that fit into memory, decoded.
-
-    Args:
-      images: at the size that the network sees, 0..255.
-      labels: 0..number of classes - 1.
-    """
-
-    images: UInt8[np.ndarray, "n h w 3"]
-    labels: Int32[np.ndarray, "n"]
-
-    @property
-    def num_examples(self) -> int:
-        return len(self.labels)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Files(_Split):
-    """An image file per example, local or gs://.
-
-    Args:
-      paths: of the files.
-      labels: 0..number of classes - 1.
-    """
-
-    paths: tuple[str, ...]
-    labels: Int32[np.ndarray, "n"]
-
-    @property
-    def num_examples(self) -> int:
-        return len(self.paths)
-
-    def describe(self, index: int) -> str:
-        """Names an example in a message."""
-        return self.paths[index]
-
-    @property
-    def how_to_check(self) -> str:
-        """What tells the user which files are damaged."""
-        return "Replace or remove the file"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shards(_Split):
-    """TFRecord files, which can only be read from their beginning on.
-
-    Args:
-      shards: in the order that numbers the examples.
-      parse: TensorFlow operations that take a record apart: serialized -> image file (string scalar), label (int32
-        scalar, or [label_width] where an image has several right ones, padded with -1).
-      label_width: 0 = one label per image.
-      how_to_check: what tells the user which records are damaged.
-    """
-
-    shards: tuple[Shard, ...]
-    parse: Callable[[Any], tuple[Any, Any]]
-    label_width: int = 0
-    how_to_check: str
-
-    @property
-    def num_examples(self) -> int:
-        return sum(shard.examples for shard in self.shards)
-
-    def locate(self, index: int) -> tuple[Shard, int]:
-        """The shard of an example, and the number of its record in there."""
-        for shard in self.shards:
-            if index < shard.examples:
-                return shard, index
-            index -= shard.examples
-        raise IndexError(index)
-
-    def describe(self, index: int) -> str:
-        """Names an example in a message."""
-        shard, record = self.locate(index)
-        return f"record {record} of {shard.path}"
-
-
-Source = InMemory | Files | Shards
+    @abc.abstractmethod
+    def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
+        """Makes one pass of batches; `pipeline.eval_batches` says of what."""

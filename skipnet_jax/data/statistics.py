@@ -2,24 +2,20 @@
 
 from skipnet_jax.specs import Statistics
 
-# ImageNet's, of the published recipes.
+# ImageNet's, as in the published recipes.
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 STATISTICS = {
-    # Measured over the training split at 32x32, all pixels at once: the three channels are equal.
+    # Measured over all pixels of the training split at 32x32; the three channels are equal.
     "digits": Statistics((0.3054,) * 3, (0.3237,) * 3),
-    # Measured over the training images, all pixels at once.
+    # Measured over all pixels of the training images.
     "fashion_mnist": Statistics((0.2860,) * 3, (0.3530,) * 3),
-    # Those of the published recipes.
+    # As in the published recipes.
     "cifar10": Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Statistics((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
 
 def of_data(name: str) -> Statistics:
-    """The statistics that a data set is normalised with; ImageNet's where it has none of its own.
-
-    Args:
-      name: as of `specs.DataSpec`.
-    """
+    """What a data set (a name as in `specs.DataSpec`) is normalised with: its own statistics, or else ImageNet's."""
     return STATISTICS.get(name.partition("/")[0], IMAGENET)

@@ -1,12 +1,11 @@
-"""The order of training over shards, which can only be read from their beginning on.
+"""The order of training over shards, which can only be read from their beginning on. Pure arithmetic.
 
-Pure arithmetic on the numbers of records. An epoch's shards come in an order of their own and, laid end to end, number
-the epoch's examples. These are cut into S equal streams of consecutive examples, and every step takes the same share
-from each stream. A host reads some of the streams. So a batch depends on the number of its examples alone, not on the
-number of hosts, and no host ever has more batches than another.
+The shards of an epoch come in an order of their own and, laid end to end, number the epoch's examples. These are cut
+into S equal streams of consecutive examples, and every step takes the same share from each stream. Each host reads
+some of the streams. So a batch does not depend on the number of hosts, and all hosts have the same number of batches.
 
-Neighbours in a shard are torn apart within windows of a stream, so that a stream can be taken up in the middle by
-reading one window again.
+A stream is shuffled within windows, which tears neighbours in a shard apart. To resume in the middle of a stream, one
+window has to be read again.
 """
 
 import dataclasses
@@ -14,12 +13,12 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int64
 
+from skipnet_jax.data.splits import BatchRequest
 from skipnet_jax.errors import UserError
 
-# At most so many streams: each costs the host open files and buffers, and more would not mix better than the batch's
-# examples being from 128 places.
+# Each stream costs the host open files and buffers, and examples from 128 places are mixed well enough.
 MAX_STREAMS = 128
-# Records in the windows of all streams together. Each stream holds the window that it hands out and the next one, so
+# Records in the windows of all streams together. Each stream holds the window that it hands out and the next one:
 # about 2 GB of ImageNet's JPEGs (110 kB each) over all hosts.
 _WINDOW_RECORDS = 8192
 
@@ -28,25 +27,25 @@ _SHARDS, _RECORDS = 0, 1
 
 
 def num_streams(batch_size: int) -> int:
-    """How many streams a batch is taken from: the largest divisor of its size up to 128."""
+    """Number of streams that a batch is taken from: the largest divisor of its size up to 128."""
     return max(divisor for divisor in range(1, MAX_STREAMS + 1) if batch_size % divisor == 0)
 
 
 def require_streams(batch_size: int, process_count: int) -> None:
-    """Raises a ValueError unless every host can read as many streams as the others."""
+    """Raises a UserError unless every host can read equally many streams."""
     if num_streams(batch_size) % process_count == 0:
         return
     fitting = [size for size in range(1, 4 * MAX_STREAMS + 2 * batch_size) if num_streams(size) % process_count == 0]
     if not fitting:
         raise UserError(
-            "num_processes", f"{process_count}", f"at most {MAX_STREAMS} hosts that read shards", "Use fewer."
+            "num_processes", f"{process_count}", f"at most {MAX_STREAMS} hosts to read shards", "Use fewer."
         )
     nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:4])
     raise UserError(
         "batch_size",
         f"{batch_size}, whose examples come from {num_streams(batch_size)} streams",
         f"a number of streams that {process_count} hosts share equally",
-        f"Give `batch_size` one of {', '.join(map(str, nearest))}.",
+        f"Set `batch_size` to one of {', '.join(map(str, nearest))}.",
     )
 
 
@@ -56,36 +55,39 @@ class Streams:
 
     Args:
       counts: records of each shard, in the order that numbers the examples.
-      batch_size: examples of a step over all hosts, at most all of them.
-      seed: of the run.
+      request: says the batch size and the seed.
     """
 
     counts: tuple[int, ...]
-    batch_size: int
-    seed: int
+    request: BatchRequest
 
     @property
     def number(self) -> int:
-        """How many streams there are."""
-        return num_streams(self.batch_size)
+        """Number of streams."""
+        return num_streams(self.request.batch_size)
 
     @property
     def per_step(self) -> int:
         """Records that a step takes from each stream."""
-        return self.batch_size // self.number
+        return self.request.batch_size // self.number
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self.request.steps_per_epoch(sum(self.counts))
 
     @property
     def length(self) -> int:
         """Records of a stream in an epoch."""
-        return sum(self.counts) // self.batch_size * self.per_step
+        return self.steps * self.per_step
 
     @property
     def window(self) -> int:
-        """Consecutive records whose order is mixed."""
+        """Number of consecutive records that are shuffled together."""
         return max(_WINDOW_RECORDS // self.number, 1)
 
     def read(self, epoch: int, stream: int, start: int) -> tuple[Int64[np.ndarray, "k 3"], Int64[np.ndarray, "m"]]:
-        """What a stream reads from a position of an epoch on.
+        """Says what a stream reads from a position of an epoch on.
 
         Args:
           epoch: from 0 on.
@@ -94,26 +96,28 @@ class Streams:
 
         Returns:
           Segments (shard, first record, records) from the beginning of the window that holds the position; and for
-          each place in these windows, which of the window's records comes there. The first start % window places
-          have been handed out.
+          each place in these windows, which of the window's records comes there. The first start % window places have
+          been handed out.
         """
-        # Raw random numbers are sorted, since NumPy guarantees them, not its permutations, for all versions.
-        shuffled = np.argsort(_draw((self.seed, _SHARDS, epoch), len(self.counts)), kind="stable")
+        # Sorts raw random numbers: NumPy guarantees those for all versions, but not its permutations.
+        seed = self.request.seed
+        shuffled = np.argsort(_draw((seed, _SHARDS, epoch), len(self.counts)), kind="stable")
         begin = start // self.window * self.window
         windows = np.arange(self.length) // self.window
-        order = np.lexsort((_draw((self.seed, _RECORDS, epoch, stream), self.length), windows))
+        order = np.lexsort((_draw((seed, _RECORDS, epoch, stream), self.length), windows))
         order = order - windows * self.window
         first = stream * self.length
         return segments(self.counts, shuffled, first + begin, first + self.length), order[begin:].astype(np.int64)
 
 
 def segments(counts: tuple[int, ...], order: Int64[np.ndarray, "n"], start: int, stop: int) -> Int64[np.ndarray, "k 3"]:
-    """The pieces of shards that hold the positions start..stop - 1 of the shards laid end to end.
+    """Finds the pieces of shards at the positions start..stop - 1, once the shards are laid end to end.
 
     Args:
       counts: records of each shard.
-      order: the shards, as they are laid.
-      start, stop: positions.
+      order: in which the shards are laid.
+      start: first position.
+      stop: position after the last.
 
     Returns:
       (shard, first record, records) of each piece.
@@ -126,5 +130,5 @@ def segments(counts: tuple[int, ...], order: Int64[np.ndarray, "n"], start: int,
 
 
 def _draw(key: tuple[int, ...], count: int) -> np.ndarray:
-    """Random 64-bit numbers that are a function of the key."""
+    """Random 64-bit numbers, a pure function of the key."""
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)

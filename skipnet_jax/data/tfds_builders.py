@@ -1,7 +1,7 @@
-"""TensorFlow Datasets (TFDS) gets its data sets prepared, or the user is told what to do.
+"""Prepares the data sets of TensorFlow Datasets (TFDS), or tells the user what to do.
 
-TFDS prepares a set from the official archives, which it downloads or takes from its manual directory. ImageNet itself
-is not to be had without an account: its two archives have to be put there by hand.
+TFDS prepares a data set from the official archives, which it downloads or finds in its manual directory. ImageNet's
+own two archives need an account, so the user has to put them into that directory.
 """
 
 import shlex
@@ -12,24 +12,22 @@ from typing import Any
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-# Archives that no program can download: they are behind an account at image-net.org.
+# Archives that no program can download, since they need an account at image-net.org.
 _BY_HAND = {
     "imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
     "imagenet2012_real": ("ILSVRC2012_img_val.tar",),
 }
 
-# A server that has not answered by then counts as out of reach, seconds.
+# A server that has not answered within this many seconds counts as out of reach.
 _REACH_SECONDS = 2.5
 
 
 def require_available(spec: DataSpec) -> None:
-    """Raises a DataError within 5 seconds if the data set is neither prepared nor to be had."""
+    """Raises a DataError within 5 seconds if the data set is not prepared and cannot be."""
     builder = find_builder(spec)
     if builder.is_prepared():
         return
-    manual = _root(builder) / "downloads" / "manual"
-    by_hand = _BY_HAND.get(builder.name, ())
-    missing = [file for file in by_hand if not (manual / file).exists()]
+    missing = [file for file in _BY_HAND.get(builder.name, ()) if not (_manual(builder) / file).exists()]
     if missing:
         raise _needs_account(builder, missing)
     for url, archive in _archives(builder).items():
@@ -39,7 +37,7 @@ def require_available(spec: DataSpec) -> None:
 
 
 def find_builder(spec: DataSpec) -> Any:
-    """The TFDS builder, of a prepared version if there is one; makes no directory, does not import TensorFlow yet."""
+    """Returns the TFDS builder, of a prepared version if there is one. Makes no folder and imports no TensorFlow."""
     import tensorflow_datasets as tfds
 
     name, _, variant = spec.name.partition("/")
@@ -56,19 +54,18 @@ def find_builder(spec: DataSpec) -> Any:
     return newest
 
 
-def _root(builder: Any) -> Any:
-    """The directory that holds the data sets."""
-    return builder.data_path.parents[builder.info.full_name.count("/")]
+def _manual(builder: Any) -> Any:
+    """The folder where TFDS looks for archives before it downloads them."""
+    return builder.data_path.parents[builder.info.full_name.count("/")] / "downloads" / "manual"
 
 
 def _archives(builder: Any) -> dict[str, Any]:
-    """Addresses of the archives that can be downloaded, and the paths where TFDS takes them if put there by hand."""
-    manual = _root(builder) / "downloads" / "manual"
+    """Addresses of the archives that can be downloaded -> paths where TFDS finds them if the user puts them there."""
     infos = {url: info.filename or url.rpartition("/")[2] for url, info in builder.url_infos.items()}
     kept = {url: file for url, file in infos.items() if file not in _BY_HAND["imagenet2012"]}
-    if builder.builder_config is not None:  # a variant's archive has the variant in its name, spelt a bit differently
+    if builder.builder_config is not None:  # a variant's archive has the variant in its name, spelt differently
         kept = {url: file for url, file in kept.items() if _letters(builder.builder_config.name) in _letters(file)}
-    return {url: manual / file for url, file in kept.items()}
+    return {url: _manual(builder) / file for url, file in kept.items()}
 
 
 def _letters(name: str) -> str:
@@ -76,10 +73,10 @@ def _letters(name: str) -> str:
 
 
 def prepare(builder: Any) -> None:
-    """Makes the data set from its archive; TFDS shows the progress and removes what it could not finish."""
+    """Prepares the data set from its archive; TFDS shows the progress and removes anything unfinished."""
     from tensorflow_datasets.core.download import download_manager, downloader, util
 
-    # TFDS would retry for minutes. There is no public setting.
+    # Otherwise TFDS would retry for minutes. There is no public setting.
     downloader.MAX_RETRIES = 2
     try:
         builder.download_and_prepare()
@@ -88,7 +85,7 @@ def prepare(builder: Any) -> None:
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Asks the server for the file, through TFDS's own HTTP client and proxies; None if it is there."""
+    """Asks the server for the file, with TFDS's own HTTP client and its proxies; None if it is there."""
     import requests
 
     answer = [f"no answer within {_REACH_SECONDS:g} s"]
@@ -100,7 +97,7 @@ def _why_unreachable(url: str) -> str | None:
         except requests.RequestException as error:
             answer[0] = f"{type(error).__name__}: {error}"
 
-    # In a thread, since the time-out does not bound the look-up of the server's name.
+    # In a thread, since the time-out does not cover the look-up of the server's name.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_REACH_SECONDS)
@@ -108,8 +105,8 @@ def _why_unreachable(url: str) -> str | None:
 
 
 def how_to_mend(builder: Any) -> str:
-    """What to do about a prepared data set that is damaged."""
-    return f"Delete {builder.data_dir} and prepare or copy {builder.name} again"
+    """What to do about a prepared data set that is damaged, as a sentence."""
+    return f"Delete {builder.data_dir} and prepare or copy {builder.name} again."
 
 
 def _needs_archive(builder: Any, trouble: str) -> DataError:
@@ -129,7 +126,7 @@ def _needs_archive(builder: Any, trouble: str) -> DataError:
 
 def _needs_account(builder: Any, missing: list[str]) -> DataError:
     """The same for archives that only a logged-in user can download."""
-    manual = _root(builder) / "downloads" / "manual"
+    manual = _manual(builder)
     infos = {url.rpartition("/")[2]: info for url, info in builder.url_infos.items()}
     lines = [
         f"  archive:     {manual / file}, {int(infos[file].size):,} bytes, SHA-256 {infos[file].checksum}"

@@ -1,6 +1,6 @@
-"""The data sets of TensorFlow Datasets (TFDS): CIFAR, read into memory, and ImageNet with its test sets, in shards.
+"""The data sets of TensorFlow Datasets (TFDS): small ones in memory, ImageNet and its test sets in shards.
 
-`tfds_builders.py` gets them prepared.
+`tfds_builders.py` prepares them.
 """
 
 import dataclasses
@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import statistics, tfds_builders
-from skipnet_jax.data.splits import InMemory, Shards, Source
+from skipnet_jax.data import statistics, storage, tfds_builders
+from skipnet_jax.data.in_memory import InMemory
+from skipnet_jax.data.shards import Shards
+from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.data.tfrecords import Shard
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-# Data set -> our split -> that of TFDS.
+# Data set -> split here -> split in TFDS.
 SPLITS = {
     "cifar10": {"train": "train", "test": "test"},
     "cifar100": {"train": "train", "test": "test"},
@@ -28,25 +30,21 @@ SPLITS = {
     "imagenet_v2": {"test": "test"},
 }
 
-# These have images of 200 of ImageNet's classes, labelled as ImageNet's.
+# These have images of 200 of ImageNet's classes, with ImageNet's labels.
 WITH_OWN_CLASSES = ("imagenet_a", "imagenet_r")
 _OWN_CLASSES = 200
 
-_IN_MEMORY = ("cifar10", "cifar100", "fashion_mnist")
+IN_MEMORY = ("cifar10", "cifar100", "fashion_mnist")
 
-# Room for the right labels of an image of imagenet2012_real, of which most have one or two.
+# Room for the right labels of an image of imagenet2012_real; most images have one or two.
 _REAL_LABELS = 32
 
 
-def open_split(spec: DataSpec, split: str) -> Source:
-    """Opens a split, preparing the data set first where that has not been done.
-
-    Args:
-      spec: which data set, and where.
-      split: "train" or "test".
+def open_split(spec: DataSpec, split: str) -> DataSplit:
+    """Opens a split ("train" or "test"). A data set that is not prepared yet is prepared first.
 
     Raises:
-      ValueError: the data set is for evaluation, and has no training images.
+      UserError: the data set is for evaluation, and has no training images.
       DataError: it cannot be prepared, or is damaged.
     """
     name = spec.name.partition("/")[0]
@@ -66,13 +64,13 @@ def open_split(spec: DataSpec, split: str) -> Source:
             spec.name,
             f"{', '.join(builder.info.splits)} in {builder.data_dir}",
             f"a split {SPLITS[name][split]!r} too",
-            f"{tfds_builders.how_to_mend(builder)}.",
+            tfds_builders.how_to_mend(builder),
         )
-    return _read_small(builder, part) if name in _IN_MEMORY else _open_imagenet(spec, builder, part)
+    return _read_small(builder, part) if name in IN_MEMORY else _open_imagenet(spec, builder, part)
 
 
 def _read_small(builder: Any, part: Any) -> InMemory:
-    """CIFAR-10, CIFAR-100 (its 100 fine classes) or Fashion-MNIST (its grey images get three equal channels)."""
+    """Reads CIFAR-10, CIFAR-100 (with 100 fine classes) or Fashion-MNIST (whose grey becomes three equal channels)."""
     import tensorflow_datasets as tfds
 
     read_config = tfds.ReadConfig(try_autocache=False)
@@ -89,7 +87,7 @@ def _read_small(builder: Any, part: Any) -> InMemory:
             builder.name,
             f"{start} {part.name} images",
             f"{part.num_examples}, as {builder.data_dir} says of itself",
-            f"{tfds_builders.how_to_mend(builder)}.",
+            tfds_builders.how_to_mend(builder),
         )
     if images.shape[-1] == 1:
         images = np.repeat(images, 3, axis=-1)
@@ -103,13 +101,13 @@ def _read_small(builder: Any, part: Any) -> InMemory:
 
 
 def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
-    """ImageNet and what is like it: JPEG files in TFRecords, whose numbers of records TFDS knows."""
+    """Opens ImageNet or one of its test sets: JPEG files in TFRecords, whose numbers of records TFDS knows."""
     if builder.info.file_format.value != "tfrecord":
         raise DataError(
             f"{builder.data_dir}",
             f"files of format {builder.info.file_format.value}",
             "tfrecord",
-            f"{tfds_builders.how_to_mend(builder)}.",
+            tfds_builders.how_to_mend(builder),
         )
     pairs = zip(part.filepaths, part.shard_lengths, strict=True)
     shards = tuple(Shard(str(path), count) for path, count in pairs if count)
@@ -119,27 +117,27 @@ def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
         raise DataError(
             f"{builder.data_dir}",
             f"{len(shards) - len(missing)} of {len(shards)} shards of {part.name}",
-            f"all; missing are {', '.join(missing[:5])}{' ...' if missing[5:] else ''}",
-            f"{tfds_builders.how_to_mend(builder)}.",
+            f"all; missing are {storage.some(missing)}",
+            tfds_builders.how_to_mend(builder),
         )
     several = builder.name == "imagenet2012_real"
     key = "real_label" if several else "label"
     feature = builder.info.features[key]
-    source = Shards(
+    opened = Shards(
         name=spec.name,
         class_names=tuple((feature.feature if several else feature).names),
         shards=shards,
         parse=functools.partial(_parse, {name: builder.info.features[name] for name in ("image", key)}),
         label_width=_REAL_LABELS if several else 0,
-        how_to_check=tfds_builders.how_to_mend(builder),
+        mend=tfds_builders.how_to_mend(builder),
     )
     if spec.eval_classes == "all":
-        return source
-    return dataclasses.replace(source, classes=_classes_of(source))
+        return opened
+    return dataclasses.replace(opened, classes=_classes_of(opened))
 
 
 def _parse(features: dict[str, Any], serialized: Any) -> tuple[Any, Any]:
-    """TensorFlow operations: a record's image file, not decoded, and its label, or its labels padded with -1."""
+    """Takes a record apart in TensorFlow operations: the encoded image, and its label or its labels padded with -1."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -151,21 +149,17 @@ def _parse(features: dict[str, Any], serialized: Any) -> tuple[Any, Any]:
     return example["image"], tf.pad(labels, [[0, _REAL_LABELS - tf.size(labels)]], constant_values=-1)
 
 
-def _classes_of(source: Shards) -> tuple[int, ...]:
-    """The classes that occur, from the labels of all records: a minute for ImageNet-R's 2 GB."""
+def _classes_of(split: Shards) -> tuple[int, ...]:
+    """Finds the classes that occur, by reading all records: a minute for ImageNet-R's 2 GB."""
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset([shard.path for shard in source.shards])
-    labels = records.map(lambda record: source.parse(record)[1], num_parallel_calls=4)
+    records = tf.data.TFRecordDataset([shard.path for shard in split.shards])
+    labels = records.map(lambda record: split.parse(record)[1], num_parallel_calls=4)
     try:
         found = sorted({int(label) for label in labels.as_numpy_iterator()})
     except tf.errors.OpError as error:
-        raise DataError(source.name, error.message, "data that can be read", f"{source.how_to_check}.") from None
+        raise DataError(split.name, error.message, "data that can be read", split.mend) from None
     if len(found) != _OWN_CLASSES:
-        raise DataError(
-            source.name,
-            f"{len(found)} classes",
-            f"its own {_OWN_CLASSES}",
-            f"{source.how_to_check}, or leave out `data.eval_classes`.",
-        )
+        mend = f"{split.mend} Or leave out `data.eval_classes`."
+        raise DataError(split.name, f"{len(found)} classes", f"its own {_OWN_CLASSES}", mend)
     return tuple(found)

@@ -1,35 +1,35 @@
-"""The project's own data format: shards of encoded images, and the index that describes them.
+"""The project's own data format: shards of encoded images, and an index that describes them.
 
 A folder, local or in a bucket, with TFRecord files of tf.Example messages:
 
-    image/encoded       bytes   the JPEG or PNG file, as it was
-    image/class/label   int64   minus the index's label_offset: the class's number
-    image/filename      bytes   of the image, to name it in messages
+    image/encoded       bytes   the JPEG or PNG file, unchanged
+    image/class/label   int64   the class's number plus the index's label_offset
+    image/filename      bytes   names the image in messages
 
-and `dataset.json`, which names every shard with its examples, its size and its SHA-256. It is written last: where it
-is, the shards are complete. The keys are those of TensorFlow's tf-slim, whose shards only need an index.
+and `dataset.json`, which names every shard with its number of examples, its size and its SHA-256. It is written last:
+where it is, the shards are complete. The keys are those of TensorFlow's tf-slim, so its shards only need an index.
 """
 
 import dataclasses
 import json
-import pathlib
-import typing
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from jaxtyping import Int64
 
-from skipnet_jax.data.storage import is_bucket, join, read_bytes, require_bucket, write_text
+from skipnet_jax import files
+from skipnet_jax.data import storage
 from skipnet_jax.errors import DataError
 
 INDEX = "dataset.json"
 FORMAT = 1
 SPLITS = ("train", "test")
 MAKE = "scripts/make_tfrecords.py"
-# Shards that an error names one by one.
-_NAMED_AT_MOST = 5
-# That TensorFlow can count.
+# TensorFlow cannot count further.
 _LARGEST = 2**62
+_MEND = f"Make it again with {MAKE}."
 
 # Keys of a record.
 ENCODED, LABEL, FILENAME = "image/encoded", "image/class/label", "image/filename"
@@ -75,18 +75,16 @@ class Index:
 
 
 def read_index(directory: str) -> Index:
-    """Reads `dataset.json`; it does not look at the shards (`require_shards` does).
-
-    Args:
-      directory: of the data set, local or gs://.
+    """Reads `dataset.json` of a folder, local or gs://; `require_shards` looks at the shards.
 
     Raises:
       DataError: there is none, or it does not say what it should.
     """
-    require_bucket(directory)
-    path = join(directory, INDEX)
+    storage.require_bucket(directory)
+    path = epath.Path(directory) / INDEX
+    fields = {"format": int, "name": str, "class_names": list[str], "label_offset": int, "splits": dict}
     try:
-        content = json.loads(read_bytes(path))
+        content = files.read_record(path, fields, mend=_MEND, kind_of_error=DataError)
     except FileNotFoundError as error:
         raise DataError(
             directory or ".",
@@ -95,21 +93,27 @@ def read_index(directory: str) -> Index:
             f"Give the folder of a finished data set, run the interrupted {MAKE} again, or describe shards made "
             f"elsewhere by {MAKE} --index={directory or '.'}.",
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"no valid JSON ({error})", f"what {MAKE} writes", "Make it anew.") from error
-    try:
-        return _index_of(content, directory)
-    except (KeyError, ValueError) as error:
-        words = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(path, words, f"what {MAKE} writes", "Make it anew.") from error
+    if content["format"] != FORMAT:
+        raise _wrong(path, f"format {content['format']!r}", f"format {FORMAT}")
+    class_names = tuple(content["class_names"])
+    if not class_names or len(set(class_names)) < len(class_names):
+        raise _wrong(
+            path, f"{len(class_names)} class_names, {len(set(class_names))} of them different", "different names"
+        )
+    if abs(content["label_offset"]) > _LARGEST:
+        raise _wrong(path, f"label_offset {content['label_offset']}", "a number of 62 bits")
+    splits = {split: _read_split(path, split, described) for split, described in content["splits"].items()}
+    if not splits:
+        raise _wrong(path, "no splits", " or ".join(SPLITS))
+    return Index(content["name"], class_names, content["label_offset"], splits)
 
 
 def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -> None:
     """Writes `dataset.json`, whole or not at all.
 
     Args:
-      directory: of the shards.
-      index: what to write; its shards lie in `directory`.
+      directory: where the shards of the index are.
+      index: what to write.
       made_with: how the shards were made, for whoever asks later; JSON.
     """
     splits = {
@@ -130,34 +134,33 @@ def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -
         "splits": splits,
         "made_with": dict(made_with),
     }
-    write_text(join(directory, INDEX), json.dumps(content, indent=1) + "\n")
+    files.write_text(epath.Path(directory) / INDEX, json.dumps(content, indent=1) + "\n")
 
 
 def require_shards(directory: str, shards: Sequence[Shard]) -> None:
-    """Looks whether every shard is there and, on a local disk, whole; contents are not read.
+    """Checks that every shard is there and, on a local disk, has its size; the contents are not read.
 
-    One listing of the folder instead of a question per shard: of a bucket each would take a while.
-
-    Args:
-      directory: of the data set, local or gs://.
-      shards: those that are going to be read.
+    Lists the folder once, since a bucket would take a while to answer a question about each shard.
 
     Raises:
       DataError: shards are missing or have another size than the index says; the message names them.
     """
-    if is_bucket(directory):
-        import tensorflow as tf
-
-        present = {name.rstrip("/") for name in tf.io.gfile.listdir(directory)}
-        missing = [shard.name for shard in shards if shard.name not in present]
-        broken = []
+    sizes: dict[str, int | None]
+    if files.is_local(directory):
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(directory) if entry.is_file()}
     else:
-        missing = [shard.name for shard in shards if not pathlib.Path(shard.path).is_file()]
-        whole = [shard for shard in shards if shard.name not in set(missing) and shard.size >= 0]
-        sizes = [(shard, pathlib.Path(shard.path).stat().st_size) for shard in whole]
-        broken = [f"{shard.name} ({size:,} bytes of {shard.size:,})" for shard, size in sizes if size != shard.size]
-    kinds = (("missing", missing), ("of the wrong size", broken))
-    troubles = [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names]
+        sizes = {path.name: None for path in epath.Path(directory).iterdir()}
+    missing = [shard.name for shard in shards if shard.name not in sizes]
+    broken = [
+        f"{shard.name} ({size:,} bytes of {shard.size:,})"
+        for shard in shards
+        if shard.size >= 0 and (size := sizes.get(shard.name)) is not None and size != shard.size
+    ]
+    troubles = [
+        f"{len(names)} {trouble}: {storage.some(names)}"
+        for trouble, names in (("missing", missing), ("of the wrong size", broken))
+        if names
+    ]
     if troubles:
         raise DataError(
             directory,
@@ -168,12 +171,12 @@ def require_shards(directory: str, shards: Sequence[Shard]) -> None:
 
 
 def serialize(encoded: bytes, label: int, filename: str) -> bytes:
-    """One record.
+    """Makes a record.
 
     Args:
       encoded: the image file.
       label: class number plus the index's label_offset.
-      filename: to name the image in messages.
+      filename: names the image in messages.
     """
     import tensorflow as tf
 
@@ -189,14 +192,13 @@ def serialize(encoded: bytes, label: int, filename: str) -> bytes:
 
 
 def parse(serialized: Any) -> tuple[Any, Int64[Any, ""]]:
-    """Takes a record apart, as a TensorFlow operation.
-
-    Args:
-      serialized: string scalar.
+    """Takes a record (string scalar) apart, as a TensorFlow operation.
 
     Returns:
-      The image file (string scalar) and the label before the offset. A record without either raises TensorFlow's
-      InvalidArgumentError when it is read.
+      The image file (string scalar), and the label with its offset.
+
+    Raises:
+      tf.errors.InvalidArgumentError: the record lacks one of them; raised when it is read.
     """
     import tensorflow as tf
 
@@ -205,52 +207,28 @@ def parse(serialized: Any) -> tuple[Any, Int64[Any, ""]]:
     return example[ENCODED], example[LABEL]
 
 
-def _index_of(content: Any, directory: str) -> Index:
-    """Checks the JSON; raises what `read_index` tells the user."""
-    if _the(dict, content, "content")["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
-    class_names = tuple(_the(str, name, "class") for name in _the(list, content["class_names"], "class_names"))
-    if not class_names or len(set(class_names)) < len(class_names):
-        raise ValueError(f"{len(class_names)} class_names, of which {len(set(class_names))} are different")
-    splits = {}
-    for split, described in _the(dict, content["splits"], "splits").items():
-        if split not in SPLITS:
-            raise ValueError(f"a split {split!r} instead of {' or '.join(SPLITS)}")
-        shards = tuple(
-            _shard_of(shard, directory) for shard in _the(list, _the(dict, described, split)["shards"], split)
-        )
-        total = sum(shard.examples for shard in shards)
-        names = {shard.path for shard in shards}
-        if total != described["examples"] or not 0 < total <= _LARGEST or len(names) < len(shards):
-            raise ValueError(f"{described['examples']} {split} examples, where its {len(names)} shards have {total}")
-        splits[split] = shards
-    if not splits:
-        raise ValueError("no splits")
-    label_offset = _the(int, content["label_offset"], "label_offset")
-    if abs(label_offset) > _LARGEST:
-        raise ValueError(f"label_offset {label_offset}")
-    return Index(_the(str, content["name"], "name"), class_names, label_offset, splits)
+def _read_split(path: epath.Path, split: str, content: Any) -> tuple[Shard, ...]:
+    if split not in SPLITS:
+        raise _wrong(path, f"a split {split!r}", " or ".join(SPLITS))
+    place, fields = f"{path}, {split}", {"examples": int, "shards": list}
+    content = files.require_fields(content, fields, place, mend=_MEND, kind_of_error=DataError)
+    shards = tuple(_read_shard(path, place, shard) for shard in content["shards"])
+    total, different = sum(shard.examples for shard in shards), len({shard.path for shard in shards})
+    if total != content["examples"] or not 0 < total <= _LARGEST or different < len(shards):
+        raise _wrong(path, f"{content['examples']} {split} examples", f"as many as its {different} shards: {total}")
+    return shards
 
 
-def _shard_of(content: Any, directory: str) -> Shard:
-    name = _the(str, _the(dict, content, "shard")["name"], "name")
-    if not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):  # it lies in this folder and nowhere else
-        raise ValueError(f"a shard {name!r} instead of a file's name without its folder")
-    examples, size = _the(int, content["examples"], name), _the(int, content["bytes"], name)
+def _read_shard(path: epath.Path, place: str, content: Any) -> Shard:
+    fields = {"name": str, "examples": int, "bytes": int, "sha256": str}
+    content = files.require_fields(content, fields, place, mend=_MEND, kind_of_error=DataError)
+    name, examples, size = content["name"], content["examples"], content["bytes"]
+    if not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):  # else it might lie outside of this folder
+        raise _wrong(path, f"a shard {name!r}", "the name of a file without its folder")
     if examples < 0 or size < -1:
-        raise ValueError(f"a shard {name} of {examples} examples in {size} bytes")
-    return Shard(join(directory, name), examples, size, _the(str, content["sha256"], name))
+        raise _wrong(path, f"a shard {name} of {examples} examples in {size} bytes", "numbers from 0 on")
+    return Shard(os.fspath(path.parent / name), examples, size, content["sha256"])
 
 
-_Kind = typing.TypeVar("_Kind")
-
-
-def _the(kind: type[_Kind], value: Any, what: str) -> _Kind:
-    if type(value) is not kind:  # not isinstance: a bool is an int to Python
-        raise ValueError(f"{what} of type {type(value).__name__} instead of {kind.__name__}")
-    return value
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more
+def _wrong(path: epath.Path, got: str, expected: str) -> DataError:
+    return DataError(os.fspath(path), got, expected, _MEND)

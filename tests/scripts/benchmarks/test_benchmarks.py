@@ -1,4 +1,4 @@
-"""`python -m scripts.benchmarks` on tiny networks: it runs, and its numbers fit each other. Not how fast anything is."""
+"""`python -m scripts.benchmarks` on tiny networks: it runs, and its numbers agree. Not how fast anything is."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from PIL import Image
 from scripts.benchmarks import __main__ as benchmarks
 from scripts.benchmarks import contenders, layers, machine, steps
 from skipnet_jax.data.folders import open_folder
-from skipnet_jax.data.splits import InMemory
+from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.models.complexity import count
 from skipnet_jax.specs import DataSpec, MixingSpec
 from tests.data import made_images
