@@ -1,45 +1,22 @@
-"""Where an export goes: whole or not at all."""
+"""Folders that appear at their place whole or not at all."""
 
 import contextlib
 import pathlib
 import shutil
 from collections.abc import Iterator
 
-from etils import epath
-
-from skipnet_jax.exports.artifacts import RECORD
-
-
-def require_free(path: epath.Path) -> pathlib.Path:
-    """Looks at the place of an export before the long work begins.
-
-    Args:
-      path: of a folder: new, empty, or an earlier export, which is going to be replaced.
-
-    Raises:
-      ValueError: it holds something else, or is in a bucket, where the libraries that write exports cannot write.
-    """
-    if "://" in str(path):
-        raise ValueError(f"--out: got {path}, expected a local folder, to be copied from there. Give --out=DIR.")
-    place = pathlib.Path(path)
-    ours = (place / RECORD).exists() or (place.is_dir() and not any(place.iterdir()))
-    if place.exists() and not ours:
-        raise ValueError(
-            f"--out: got {place}, which holds something else, expected a new folder or an earlier export, which is "
-            f"replaced. Give another --out=DIR."
-        )
-    return place
+from skipnet_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def put_in_place(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside the place, to be filled; it moves there at the end, and is removed if there is an error.
+def replace_folder(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder to fill, which takes its place at the end; after an error the old folder stays.
 
     Args:
-      place: of `require_free`.
+      place: where the folder will be.
 
     Raises:
-      ValueError: it cannot be written.
+      UserError: it cannot be written.
     """
     new, old = (place.with_name(f".{place.name}.{kind}") for kind in ("new", "old"))
     try:
@@ -56,10 +33,8 @@ def put_in_place(place: pathlib.Path) -> Iterator[pathlib.Path]:
                 old.rename(place)
             raise
     except OSError as error:
-        raise ValueError(
-            f"--out: got {place}, which cannot be written ({error.strerror or error}), expected a folder that can. "
-            f"Give another --out=DIR."
-        ) from error
+        got = f"{place}, which cannot be written ({error.strerror or error})"
+        raise UserError("out", got, "a folder that can be written", "Choose another `out`.") from error
     finally:
         for left_over in (new, old):
             shutil.rmtree(left_over, ignore_errors=True)

@@ -1,48 +1,47 @@
-"""What each operation of JAX is in ONNX: two tables.
+"""The translation of each JAX operation to ONNX: two tables.
 
-Only what these networks have in evaluation is here, and only in the form in which they have it.
+They hold what these networks use in evaluation, in the forms in which they use it.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from skipnet_jax.exports.onnx_graph import Graph, Shape, Value, broadcast, untranslatable
 from skipnet_jax.exports.onnx_layers import convolution, pool_as, product
-from skipnet_jax.exports.onnx_values import Shape, Value, broadcast, permuted, whole
 
-if TYPE_CHECKING:
-    from skipnet_jax.exports.onnx_graph import Graph
+_Translation = Callable[[Graph, Any, list[Value]], Value]
 
 
-def _same(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _same(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return inputs[0]
 
 
-def _square(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _square(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Mul", [inputs[0], inputs[0]], inputs[0].shape)
 
 
-def _integer_power(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _integer_power(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Pow", [inputs[0], np.asarray(equation.params["y"], np.float32)], inputs[0].shape)
 
 
-def _reciprocal_root(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _reciprocal_root(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Reciprocal", [graph.add("Sqrt", inputs, inputs[0].shape)], inputs[0].shape)
 
 
-def _complementary_error(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _complementary_error(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     error = graph.add("Erf", inputs, inputs[0].shape)
     return graph.add("Sub", [np.ones((), np.float32), error], inputs[0].shape)
 
 
-def _select(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _select(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     which, if_false, if_true = inputs
-    return graph.add("Where", [which, if_true, if_false], broadcast([value.shape for value in inputs]))
+    return graph.add("Where", [which, if_true, if_false], broadcast(inputs))
 
 
-def _cast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _cast(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     import onnx
 
     new = equation.params["new_dtype"]
@@ -51,8 +50,8 @@ def _cast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Cast", inputs, inputs[0].shape, {"to": onnx.helper.np_dtype_to_tensor_dtype(np.dtype(new))})
 
 
-def _broadcast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
-    """Only adds axes of size 1: see `Graph`."""
+def _broadcast(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    """Adds axes of size 1, which may stand for longer ones: see `Graph`."""
     [value, rank] = inputs[0], len(equation.params["shape"])
     if len(value.shape) == rank:
         return value
@@ -62,54 +61,53 @@ def _broadcast(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
     return value.reshape(shape) if isinstance(value, np.ndarray) else graph.reshape(value, tuple(shape))
 
 
-def _reshape(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
-    [value] = whole(graph, equation, inputs)
+def _reshape(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    [value] = graph.expand_inputs(equation, inputs)
     return graph.reshape(value, equation.outvars[0].aval.shape)
 
 
-def _transpose(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
-    permutation = tuple(equation.params["permutation"])
-    return permuted(graph, inputs[0], permutation)
+def _transpose(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    return graph.transpose(inputs[0], equation.params["permutation"])
 
 
-def _concatenate(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _concatenate(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     attributes = {"axis": int(equation.params["dimension"])}
-    return graph.add("Concat", whole(graph, equation, inputs), equation.outvars[0].aval.shape, attributes)
+    return graph.add("Concat", graph.expand_inputs(equation, inputs), equation.outvars[0].aval.shape, attributes)
 
 
-def _pad(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _pad(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     config = equation.params["padding_config"]
     if not any(low or high or interior for low, high, interior in config):
         return inputs[0]
     if any(interior or low < 0 or high < 0 for low, high, interior in config):
-        raise ValueError(f"--format: got onnx for a network with the padding {config}, expected none but at the ends.")
+        raise untranslatable(f"the padding {config}, which is not at the ends alone")
     pads = np.asarray([low for low, _, _ in config] + [high for _, high, _ in config], np.int64)
-    [value, _] = whole(graph, equation, inputs)
+    [value, _] = graph.expand_inputs(equation, inputs)
     return graph.add("Pad", [value, pads, inputs[1]], equation.outvars[0].aval.shape)
 
 
-def _slice(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
-    params, [value] = equation.params, whole(graph, equation, inputs)
+def _slice(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    params, [value] = equation.params, graph.expand_inputs(equation, inputs)
     strides = params["strides"] or (1,) * len(value.shape)
     starts, limits = params["start_indices"], params["limit_indices"]
     return _sliced(graph, value, starts, limits, strides, equation.outvars[0].aval.shape)
 
 
-def _gather(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
-    """A slice, or points at known places of neighbouring axes."""
+def _gather(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    """A slice, or elements at constant positions along neighbouring axes."""
     shape, numbers = equation.outvars[0].aval.shape, equation.params["dimension_numbers"]
-    [value, _], sizes = whole(graph, equation, inputs), equation.params["slice_sizes"]
+    [value, _], sizes = graph.expand_inputs(equation, inputs), equation.params["slice_sizes"]
     indices, axes = inputs[1], numbers.start_index_map
     first, after = axes[0], axes[-1] + 1
     if not isinstance(indices, np.ndarray) or axes != tuple(range(first, after)) or numbers.operand_batching_dims:
-        raise ValueError("--format: got onnx for a network that looks up what depends on the image, expected none.")
+        raise untranslatable("look-ups that depend on the image")
     if indices.size == len(axes):
         starts = [0] * len(value.shape)
         starts[first:after] = [int(index) for index in indices.reshape(-1)]
         limits = [start + size for start, size in zip(starts, sizes, strict=True)]
         return graph.reshape(_sliced(graph, value, starts, limits, [1] * len(sizes), sizes), shape)
     if numbers.collapsed_slice_dims != axes or tuple(shape[:first]) != tuple(value.shape[:first]):
-        raise ValueError(f"--format: got onnx for a network with the look-up {numbers}, expected one of whole rows.")
+        raise untranslatable(f"the look-up {numbers}, which is not one of whole rows")
     spans = value.shape[first:after]
     flat = np.ravel_multi_index(tuple(np.moveaxis(indices, -1, 0)), spans).reshape(-1)
     before, rest = value.shape[:first], value.shape[after:]
@@ -118,28 +116,32 @@ def _gather(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
     return graph.reshape(found, shape)
 
 
-def _reduce(operation: str) -> Callable[["Graph", Any, list[Value]], Value]:
-    def reduce(graph: "Graph", equation: Any, inputs: list[Value]) -> Value:
+def _reduce(operation: str) -> _Translation:
+    def reduce(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
         axes = np.asarray(equation.params["axes"], np.int64)
-        [value] = whole(graph, equation, inputs)
+        [value] = graph.expand_inputs(equation, inputs)
         return graph.add(operation, [value, axes], equation.outvars[0].aval.shape, {"keepdims": 0})
 
     return reduce
 
 
 def _sliced(
-    graph: "Graph", value: Value, starts: Sequence[Any], limits: Sequence[Any], strides: Sequence[int], shape: Shape
+    graph: Graph, value: Value, starts: Sequence[Any], limits: Sequence[Any], strides: Sequence[int], shape: Shape
 ) -> Value:
-    """Leaves out the axes that stay whole, the batch among them."""
-    wanted = zip(starts, limits, strides, value.shape, strict=True)
-    cut = [(axis, *of) for axis, of in enumerate(wanted) if of[:3] != (0, of[3], 1)]
-    if not cut:
+    """Slices only the axes that get shorter, so never the batch."""
+    axes = [
+        axis
+        for axis, (start, limit, stride, size) in enumerate(zip(starts, limits, strides, value.shape, strict=True))
+        if (start, limit, stride) != (0, size, 1)
+    ]
+    if not axes:
         return value
-    axes, first, last, step = (np.asarray([of[k] for of in cut], np.int64) for k in range(4))
-    return graph.add("Slice", [value, first, last, axes, step], shape)
+    starts, limits, strides = ([of[axis] for axis in axes] for of in (starts, limits, strides))
+    vectors = [np.asarray(numbers, np.int64) for numbers in (starts, limits, axes, strides)]
+    return graph.add("Slice", [value, *vectors], shape)
 
 
-# Of one name on both sides but for the spelling, and repeating axes of size 1 by themselves.
+# The same operation in both. ONNX repeats axes of size 1 by itself.
 ELEMENTWISE = {
     "add": "Add",
     "div": "Div",
@@ -151,7 +153,7 @@ ELEMENTWISE = {
     "sub": "Sub",
 }
 
-OPERATIONS: dict[str, Callable[["Graph", Any, list[Value]], Value]] = {
+OPERATIONS: dict[str, _Translation] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": convolution,

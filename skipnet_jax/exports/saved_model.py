@@ -1,7 +1,4 @@
-"""A network as a TensorFlow SavedModel, which needs neither JAX nor this project to run.
-
-The parameters are variables of the model, so that they lie in its files of variables and not in the program.
-"""
+"""A network as a TensorFlow SavedModel, which needs neither JAX nor this project to run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Float32, PyTree
 
-INPUT, OUTPUT = "images", "logits"
+from skipnet_jax.exports import INPUT, OUTPUT
 
 
 def save(
@@ -19,14 +16,14 @@ def save(
     platforms: tuple[str, ...],
     directory: str,
 ) -> None:
-    """Writes a SavedModel with one signature, from "images" [b, h, w, 3] to "logits" [b, k], for any b.
+    """Writes a SavedModel with one signature, from "images" [b, h, w, 3] to "logits" [b, k] for any b.
 
     Args:
       function: from variables and normalised images to logits.
-      variables: its first argument.
+      variables: they become variables of the model, so they lie in its variable files and not in the program.
       image_size: side of the images, in pixels.
-      platforms: that it will run on, in JAX's names.
-      directory: a folder that is there.
+      platforms: where the program can run, by JAX's names.
+      directory: an existing folder.
     """
     import tensorflow as tf
     from jax.experimental import jax2tf
@@ -48,11 +45,7 @@ def save(
 
 
 def load(directory: str) -> Callable[[Float32[np.ndarray, "b h w 3"]], Float32[np.ndarray, "b k"]]:
-    """Reads a SavedModel that `save` wrote.
-
-    Returns:
-      The function from normalised images to logits.
-    """
+    """Reads what `save` wrote, as a function from normalised images to logits."""
     import tensorflow as tf
 
     model = tf.saved_model.load(directory)

@@ -1,1 +1,1 @@
-"""Weights from and for other frameworks."""
+"""Weights that move between this project and PyTorch or timm."""

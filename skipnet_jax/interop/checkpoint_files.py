@@ -1,36 +1,36 @@
-"""Files that hold weights under torch's names: read without running anything of theirs, and written.
+"""Weight files under torch's names. Reading one never runs code from it.
 
-`.safetensors` holds arrays and nothing else. `.ckpt`, `.pt` and `.pth` are pickles, which may ask for any code to be
-run on loading, so torch reads them in its weights-only mode and a file that asks for more is refused.
+`.safetensors` holds arrays and nothing else. `.ckpt`, `.pt` and `.pth` are pickles, which can ask their reader to run
+any code. torch therefore reads them in its weights-only mode, and a file that asks for more is refused.
 """
 
 import argparse
-import dataclasses
+import importlib
+import io
 import pathlib
 import pickle
 import re
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models import list_models, model_info
 
 SAFETENSORS = ".safetensors"
 LIGHTNING = ".ckpt"
-PICKLES = (LIGHTNING, ".pt", ".pth")
-ENDINGS = (SAFETENSORS, *PICKLES)
-LIGHTNING_PREFIX = "model."  # of the network's weights among those of a PyTorch Lightning module
+ENDINGS = (SAFETENSORS, LIGHTNING, ".pt", ".pth")
+LIGHTNING_PREFIX = "model."  # a PyTorch Lightning module puts it before each name of its network's weights
 
 
-@dataclasses.dataclass(frozen=True)
-class TorchWeights:
-    """What a file holds.
+class TorchWeights(NamedTuple):
+    """The content of a weight file.
 
     Args:
-      state_dict: names -> arrays, half precisions widened to float32.
-      model: name of the network here, where the file tells it.
+      state_dict: names -> arrays; half precision is widened to float32.
+      model: our name of the network, if the file tells.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -38,157 +38,126 @@ class TorchWeights:
 
 
 def read(path: str | pathlib.Path) -> TorchWeights:
-    """Reads a checkpoint of PyTorch Lightning, a bare state dict, or safetensors, by the file's ending.
-
-    Args:
-      path: of the file.
+    """Reads safetensors, a bare state dict, or a checkpoint of PyTorch Lightning.
 
     Raises:
-      ValueError: the file is missing, broken, of another kind, or asks for code to be run.
+      UserError: the file is missing or damaged, is of another kind, or asks to run code.
     """
     path = pathlib.Path(path)
-    _require_ending(path)
+    _require_known_ending(path)
     if not path.is_file():
-        raise ValueError(f"{path}: got no such file, expected a checkpoint.")
+        raise UserError(f"{path}", "no such file", "a weight file")
     if path.suffix == SAFETENSORS:
         return TorchWeights(_read_safetensors(path))
     content = _read_pickle(path)
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: got a {type(content).__name__}, expected a state dict or a dict that holds one.")
+        raise UserError(f"{path}", f"a {type(content).__name__}", "a state dict, or a dict that holds one")
     state_dict = content.get("state_dict", content)
     if not isinstance(state_dict, Mapping):
-        raise ValueError(f"{path}: got a state_dict of type {type(state_dict).__name__}, expected a dict of tensors.")
+        raise UserError(f"{path}", f"a state_dict of type {type(state_dict).__name__}", "a dict of tensors")
     named = {str(key).removeprefix(LIGHTNING_PREFIX): value for key, value in state_dict.items()}
     if len(named) < len(state_dict):
-        raise ValueError(
-            f"{path}: got keys both with and without {LIGHTNING_PREFIX!r} before them, expected one of both."
-        )
-    return TorchWeights(_to_numpy(path, named), _model_of(content.get("config")))
+        raise UserError(f"{path}", f"the same names with and without {LIGHTNING_PREFIX!r} before them", "each once")
+    return TorchWeights(_to_numpy(path, named), _network_name(content.get("config")))
 
 
 def write(path: str | pathlib.Path, state_dict: Mapping[str, np.ndarray], model: str) -> None:
-    """Writes a state dict, in the form that the file's ending asks for.
+    """Writes a state dict in the format of the file's ending.
 
     Args:
-      path: `.safetensors`; `.pt` or `.pth` for a bare state dict; `.ckpt` for one as PyTorch Lightning writes it.
+      path: `.safetensors`; `.pt` or `.pth` for a bare state dict; `.ckpt` for a checkpoint as PyTorch Lightning writes
+        it.
       state_dict: names -> arrays.
-      model: name of the network, for the `config` of a `.ckpt`.
+      model: our name of the network, for the `config` in a `.ckpt`.
 
     Raises:
-      ValueError: another ending, or the file cannot be written.
+      UserError: another ending, a missing library, or a file that cannot be written.
     """
     path = pathlib.Path(path)
-    _require_ending(path)
+    _require_known_ending(path)
     if path.suffix == SAFETENSORS:
-        safetensors = _safetensors(path)
-        try:
-            safetensors.numpy.save_file(dict(state_dict), path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ValueError(_unwritable(path, error)) from error
+        content = _library("safetensors.numpy", path).save(dict(state_dict))
     else:
-        torch = _torch(path)
-        content: dict[str, Any] = {key: torch.tensor(value) for key, value in state_dict.items()}
+        torch = _library("torch", path)
+        tensors: dict[str, Any] = {key: torch.tensor(value) for key, value in state_dict.items()}
         if path.suffix == LIGHTNING:
-            content = {LIGHTNING_PREFIX + key: value for key, value in content.items()}
-            content = {"state_dict": content, "config": {"model": model_info(model).published_name}}
-        try:
-            torch.save(content, path)
-        except (OSError, RuntimeError) as error:  # the latter if the folder is not there
-            raise ValueError(_unwritable(path, error)) from error
+            tensors = {LIGHTNING_PREFIX + key: value for key, value in tensors.items()}
+            tensors = {"state_dict": tensors, "config": {"model": model_info(model).published_name}}
+        stream = io.BytesIO()
+        torch.save(tensors, stream)
+        content = stream.getvalue()
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path}", f"{error.strerror or error}", "a file that can be written") from error
 
 
-def _unwritable(path: pathlib.Path, error: Exception) -> str:
-    return f"{path}: got {error}, expected a file that can be written. Give another one."
-
-
-def _require_ending(path: pathlib.Path) -> None:
+def _require_known_ending(path: pathlib.Path) -> None:
     if path.suffix not in ENDINGS:
-        expected = ", ".join(ENDINGS)
-        raise ValueError(f"{path}: got the ending {path.suffix!r}, expected one of {expected}. Rename the file.")
+        raise UserError(f"{path}", f"the ending {path.suffix!r}", f"one of {', '.join(ENDINGS)}", "Rename the file.")
 
 
-def _torch(path: pathlib.Path) -> ModuleType:
+def _library(module: str, path: pathlib.Path) -> ModuleType:
     try:
-        import torch
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(_missing("torch", path)) from error
-    return torch
-
-
-def _safetensors(path: pathlib.Path) -> ModuleType:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError as error:
-        raise ValueError(_missing("safetensors", path)) from error
-    return safetensors
-
-
-def _missing(library: str, path: pathlib.Path) -> str:
-    return (
-        f"{path}: got a {path.suffix} file, expected the library {library} to be installed for it. "
-        f"pip install {library}."
-    )
+        name = module.partition(".")[0]
+        raise UserError(
+            f"{path}", f"a {path.suffix} file", f"the library {name}, which it needs", f"Run: pip install {name}"
+        ) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    safetensors = _safetensors(path)
+    safetensors = _library("safetensors.numpy", path)
     try:
-        arrays = safetensors.numpy.load_file(path)  # NumPy knows bfloat16 since JAX is imported
-    except Exception as error:  # of a damaged file, and AttributeError or KeyError of a type that NumPy has not
-        raise ValueError(f"{path}: got a broken file ({error}), expected whole safetensors. Fetch it again.") from error
-    return {key: _widen(value) for key, value in arrays.items()}
+        arrays = safetensors.load_file(path)  # JAX, imported already, has taught NumPy bfloat16
+    except Exception as error:  # AttributeError or KeyError for types that NumPy lacks, and others for damage
+        raise UserError(f"{path}", f"a damaged file ({error})", "whole safetensors", "Fetch it again.") from error
+    return {key: value.astype(np.float32) if value.dtype.itemsize == 2 else value for key, value in arrays.items()}
 
 
 def _read_pickle(path: pathlib.Path) -> Any:
-    torch = _torch(path)
+    torch = _library("torch", path)
     try:
-        # A run's arguments often lie beside the weights; a Namespace holds values and runs nothing.
+        # The arguments of a run often lie beside its weights. They come in a Namespace, which runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"(Unsupported|Trying to load|Can only).*?(?= Please|\.?$)", str(error), re.MULTILINE)
-        raise ValueError(
-            f"{path}: refused ({reason[0] if reason else 'unknown instruction'}); expected weights and plain values, "
-            f"since loading more can run any code. If you trust who made it, load it where it was made and save its "
-            f"state dict alone: torch.save(checkpoint['state_dict'], 'weights.pt')."
+        raise UserError(
+            f"{path}",
+            f"a pickle that was refused ({reason[0] if reason else 'unknown instruction'})",
+            "weights and plain values, since anything else could run code",
+            "If you trust its author, load it where it was made and save its state dict alone: "
+            "torch.save(checkpoint['state_dict'], 'weights.pt').",
         ) from error
-    except Exception as error:  # what a damaged pickle raises depends on where the damage is: EOFError, KeyError, ...
+    except Exception as error:  # a damaged pickle raises EOFError, KeyError, ..., depending on the damaged place
         damage = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path}: got a broken file ({damage}), expected a whole checkpoint. Fetch it again."
-        ) from error
+        raise UserError(f"{path}", f"a damaged file ({damage})", "a whole checkpoint", "Fetch it again.") from error
 
 
 def _to_numpy(path: pathlib.Path, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    torch = _torch(path)
-    odd = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        keys = ", ".join(map(repr, odd[:5]))
-        raise ValueError(f"{path}: got {len(odd)} entries that are no tensors ({keys}), expected a state dict.")
-    half = (torch.float16, torch.bfloat16)
+    torch = _library("torch", path)
+    others = [repr(key) for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        got = f"{len(others)} entries that are no tensors ({', '.join(others[:5])})"
+        raise UserError(f"{path}", got, "a state dict")
     arrays = {}
-    for key, value in state_dict.items():
+    for key, tensor in state_dict.items():
         try:
-            # One stored number may claim to be a tensor of any size.
-            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise TypeError(f"{tuple(value.shape)} is more than the file holds")
-            arrays[key] = (
-                (value.float() if value.dtype in half else value).detach().resolve_conj().resolve_neg().numpy()
-            )
-        except (TypeError, RuntimeError) as error:  # sparse, quantised, on no device, of 8 bits ...
+            # One stored number can claim to be a tensor of any size.
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise TypeError(f"{tuple(tensor.shape)} is more than the file holds")
+            widened = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+            arrays[key] = widened.detach().resolve_conj().resolve_neg().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, 8 bits wide, on no device, ...
             reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"{path}: got {key!r}, which is no plain array ({reason}), expected dense ones."
-            ) from error
+            raise UserError(f"{path}", f"{key!r}, which is no plain array ({reason})", "dense arrays") from error
     return arrays
 
 
-def _widen(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32) if array.dtype.itemsize == 2 else array
-
-
-def _model_of(config: Any) -> str | None:
-    """Our name of the network that a config calls by its published name, as its `model`."""
+def _network_name(config: Any) -> str | None:
+    """Our name of the network whose published name is the `model` of a config."""
     config = vars(config) if isinstance(config, argparse.Namespace) else config
     published = config.get("model") if isinstance(config, Mapping) else None
     return {model_info(name).published_name: name for name in list_models()}.get(str(published))

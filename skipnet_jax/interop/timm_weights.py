@@ -1,8 +1,8 @@
-"""Weights of timm (PyTorch Image Models): how ImageNet weights of the plain networks come in.
+"""ImageNet weights of timm (PyTorch Image Models) for the networks here.
 
-timm's networks of these families compute the same function as ours, so its weights only change their names.
-They fill a plain network completely. In a Skip-, Dense-, ... network they fill everything but the junctions,
-which timm does not have and which stay fresh.
+timm's networks of these families compute the same function as our plain ones, so its weights only change their names.
+They fill a plain network completely. In a Skip-, Dense-, ... network they fill all but the junctions, which timm does
+not have and which keep their initial values.
 
 Source: the module names of timm 1.0; Wightman, PyTorch Image Models, 2019.
 """
@@ -14,15 +14,8 @@ from typing import Any
 import flax
 import jax
 
-from skipnet_jax.interop.torch_weights import (
-    LEAVES,
-    Path,
-    num_classes_of,
-    rename,
-    require_none,
-    translate,
-    variable_shapes,
-)
+from skipnet_jax.errors import UserError
+from skipnet_jax.interop import torch_weights
 from skipnet_jax.models import create_model, init_variables, model_info
 from skipnet_jax.models.junctions import JUNCTIONS
 from skipnet_jax.models.network import Architecture
@@ -31,12 +24,12 @@ from skipnet_jax.models.zoo import find
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """timm's names of one family.
+    """timm's names in one family of networks.
 
     Args:
-      block: of a block, from `stage` and `block` (in its stage), both counted from 0, or from 1 as `stage1` and
-        `block1`; `pair` counts two of our blocks as one.
-      renames: ours -> timm's, on the path with the block's name put in.
+      block: a block's name, with the numbers `{stage}` and `{block}` (within the stage) counted from 0, or `{stage1}`
+        and `{block1}` counted from 1; `{pair}` counts two of our blocks as one.
+      renames: ours -> timm's, applied in order to a path whose block has its name already.
     """
 
     block: str
@@ -51,7 +44,7 @@ _RESNET_RENAMES = (
     (r"\.operation\.squeeze_excite\.reduce\.", ".se.fc1."),
     (r"\.operation\.squeeze_excite\.expand\.", ".se.fc2."),
     (r"^classifier\.", "fc."),
-    *LEAVES,
+    *torch_weights.LEAVES,
 )
 
 RESNET = Naming(
@@ -89,7 +82,7 @@ REGNET = Naming(
         (r"\.operation\.squeeze_excite\.reduce\.", ".se.fc1."),
         (r"\.operation\.squeeze_excite\.expand\.", ".se.fc2."),
         (r"^classifier\.", "head.fc."),
-        *LEAVES,
+        *torch_weights.LEAVES,
     ),
 )
 
@@ -106,12 +99,12 @@ CONVNEXT = Naming(
         (r"\.operation\.layer_scale$", ".gamma"),
         (r"^classifier_norm\.", "head.norm."),
         (r"^classifier\.", "head.fc."),
-        *LEAVES,
+        *torch_weights.LEAVES,
     ),
 )
 
 SWIN = Naming(
-    "layers.{stage}.blocks.{pair}",  # attention and perceptron are one block there
+    "layers.{stage}.blocks.{pair}",  # one block of timm has both attention and MLP
     (
         (r"^stem\.conv\.", "patch_embed.proj."),
         (r"^stem\.norm\.", "patch_embed.norm."),
@@ -123,40 +116,20 @@ SWIN = Naming(
         (r"\.operation\.mlp_fc(\d)\.", r".mlp.fc\1."),
         (r"^head_norm\.", "norm."),
         (r"^classifier\.", "head.fc."),
-        *LEAVES,
+        *torch_weights.LEAVES,
     ),
 )
 
-# Our plain network -> timm's name of it, and its naming.
-NETWORKS = {
-    "resnet18": ("resnet18", RESNET),
-    "resnet34": ("resnet34", RESNET),
-    "resnet50": ("resnet50", RESNET),
-    "resnet101": ("resnet101", RESNET),
-    "resnet152": ("resnet152", RESNET),
-    "seresnet34": ("seresnet34", RESNET),
-    "seresnet50": ("seresnet50", RESNET),
-    "seresnet101": ("seresnet101", RESNET),
-    "seresnet152": ("seresnet152", RESNET),
-    "resnext50_32x4d": ("resnext50_32x4d", RESNET),
-    "resnext101_32x4d": ("resnext101_32x4d", RESNET),
-    "resnext101_32x8d": ("resnext101_32x8d", RESNET),
-    "seresnext50_32x4d": ("seresnext50_32x4d", RESNET),
-    "seresnext101_32x4d": ("seresnext101_32x4d", RESNET),
-    "seresnext101_32x8d": ("seresnext101_32x8d", RESNET),
-    "resnet50d": ("resnet50d", RESNET_D),
-    "resnet101d": ("resnet101d", RESNET_D),
-    "resnet152d": ("resnet152d", RESNET_D),
-    "regnetx_008": ("regnetx_008", REGNET),
-    "regnetx_016": ("regnetx_016", REGNET),
-    "regnetx_032": ("regnetx_032", REGNET),
-    "regnety_008": ("regnety_008", REGNET),
-    "regnety_016": ("regnety_016", REGNET),
-    "regnety_032": ("regnety_032", REGNET),
-    "convnext_tiny": ("convnext_tiny", CONVNEXT),
-    "convnext_small": ("convnext_small", CONVNEXT),
-    "convnext_base": ("convnext_base", CONVNEXT),
-    "convnext_large": ("convnext_large", CONVNEXT),
+# Our plain network -> timm's name of it, and its naming. Most networks have the same name in both.
+NETWORKS: dict[str, tuple[str, Naming]] = {
+    **{name: (name, RESNET) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
+    **{name: (name, RESNET) for name in ("seresnet34", "seresnet50", "seresnet101", "seresnet152")},
+    **{name: (name, RESNET) for name in ("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d")},
+    **{name: (name, RESNET) for name in ("seresnext50_32x4d", "seresnext101_32x4d", "seresnext101_32x8d")},
+    **{name: (name, RESNET_D) for name in ("resnet50d", "resnet101d", "resnet152d")},
+    **{name: (name, REGNET) for name in ("regnetx_008", "regnetx_016", "regnetx_032")},
+    **{name: (name, REGNET) for name in ("regnety_008", "regnety_016", "regnety_032")},
+    **{name: (name, CONVNEXT) for name in ("convnext_tiny", "convnext_small", "convnext_base", "convnext_large")},
     "swin_tiny": ("swin_tiny_patch4_window7_224", SWIN),
     "swin_small": ("swin_small_patch4_window7_224", SWIN),
     "swin_base": ("swin_base_patch4_window7_224", SWIN),
@@ -170,52 +143,54 @@ def from_timm(name: str, state_dict: Mapping[str, Any], *, seed: int = 0) -> tup
     Args:
       name: of the network, with any junction.
       state_dict: timm's names -> arrays; the classifier's width is the number of classes.
-      seed: of what stays fresh.
+      seed: for the initial values of the junctions.
 
     Returns:
-      {"params": ..., "batch_stats": ...} for `model.apply`, and the arrays that timm's weights do not cover, joined
-      with slashes: none in a plain network, the junctions' in the others.
+      {"params": ..., "batch_stats": ...} for `model.apply`, and the paths, joined with slashes, of the arrays that
+      timm does not have: none in a plain network, otherwise the junctions'.
 
     Raises:
-      ValueError: timm has no such network, or keys are missing, left over or of another shape; all are listed.
+      UserError: timm has no such network, or keys are missing, left over or of another shape; the message lists them
+        all.
     """
-    timm_name, naming = _peer(name)
-    num_classes = num_classes_of(state_dict, rename(("classifier", "kernel"), naming.renames))
-    shapes = variable_shapes(name, num_classes)
-    paths = timm_names(name, shapes)
-    variables, problems = translate(state_dict, paths, shapes)
-    require_none(problems, f"timm's state dict for {name} with {num_classes} classes", f"timm's {timm_name}")
+    timm_name, naming = _counterpart(name)
+    num_classes = torch_weights.num_classes_of(
+        state_dict, torch_weights.rename(("classifier", "kernel"), naming.renames)
+    )
+    shapes = torch_weights.variable_shapes(name, num_classes)
+    variables, mismatches = torch_weights.translate(state_dict, timm_names(name, shapes), shapes)
+    torch_weights.require_match(
+        mismatches, f"timm's state dict for {name} with {num_classes} classes", f"timm's {timm_name}"
+    )
     fresh = [path for path in shapes if path not in variables]
     if fresh:
-        initial = _initial(name, num_classes, seed)
+        model = create_model(name, num_classes=num_classes)
+        initial = init_variables(model, jax.random.key(seed), model_info(name).image_size)
+        initial = flax.traverse_util.flatten_dict(initial)
         variables |= {path: initial[path] for path in fresh}
     return flax.traverse_util.unflatten_dict(variables), ["/".join(path) for path in fresh]
 
 
-def timm_names(name: str, paths: Iterable[Path]) -> dict[str, Path]:
-    """Every array that timm's plain network has too, by timm's name.
+def timm_names(name: str, paths: Iterable[torch_weights.Path]) -> dict[str, torch_weights.Path]:
+    """Maps timm's name of each array to our path, for the arrays that timm's plain network has too.
 
     Args:
       name: of the network, with any junction.
       paths: of all its arrays.
-
-    Returns:
-      timm's name -> our path.
     """
-    naming = _peer(name)[1]
+    _, naming = _counterpart(name)
     blocks = _block_names(find(name)[0], naming)
-    covered = [path for path in paths if "junction" not in path]
-    return {rename((blocks.get(path[1], path[1]), *path[2:]), naming.renames): path for path in covered}
+    shared = [path for path in paths if "junction" not in path]
+    return {torch_weights.rename((blocks.get(path[1], path[1]), *path[2:]), naming.renames): path for path in shared}
 
 
-def _peer(name: str) -> tuple[str, Naming]:
-    find(name)  # an unknown name gets its own error
+def _counterpart(name: str) -> tuple[str, Naming]:
+    find(name)  # raises its own error for an unknown name
     prefix, _, plain = name.partition("_")
     network = plain if prefix in JUNCTIONS else name
     if network not in NETWORKS:
-        raise ValueError(
-            f"--model: got {name!r}, expected a network that timm has too, with any junction: {', '.join(NETWORKS)}."
-        )
+        expected = f"a network that timm has too, with any junction: {', '.join(NETWORKS)}"
+        raise UserError("model.name", repr(name), expected)
     return NETWORKS[network]
 
 
@@ -223,17 +198,11 @@ def _block_names(architecture: Architecture, naming: Naming) -> dict[str, str]:
     """Our name of each block -> timm's."""
     names = {}
     stage = block = 0
-    for i, each in enumerate(architecture.blocks):
-        if i and each.stride != 1:
+    for i, architecture_of_block in enumerate(architecture.blocks):
+        if i and architecture_of_block.stride != 1:
             stage, block = stage + 1, 0
-        numbers = {"stage": stage, "stage1": stage + 1, "block": block, "block1": block + 1, "pair": block // 2}
-        names[f"blocks_{i}"] = naming.block.format_map(numbers)
+        names[f"blocks_{i}"] = naming.block.format(
+            stage=stage, stage1=stage + 1, block=block, block1=block + 1, pair=block // 2
+        )
         block += 1
     return names
-
-
-def _initial(name: str, num_classes: int, seed: int) -> dict[Path, jax.Array]:
-    """What a new network starts from."""
-    model = create_model(name, num_classes=num_classes)
-    variables = init_variables(model, jax.random.key(seed), model_info(name).image_size)
-    return flax.traverse_util.flatten_dict(variables)

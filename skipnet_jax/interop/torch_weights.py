@@ -1,11 +1,11 @@
-"""Weights under the original's (PyTorch) names: how published weights come in, and ours go out.
+"""Weights under the names of the original (PyTorch): published weights come in, ours go out.
 
-Our tree mirrors the original's modules, so a name is translated component by component, and a few
-components have another name there. Torch itself is not needed: a state dict is a dict of arrays.
+Our tree mirrors the original's modules, so a path becomes a name component by component, and a few components have
+another name there. A state dict is a dict of arrays, so none of this needs torch.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax
@@ -13,18 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models import abstract_variables, create_model, model_info
 
 Path = tuple[str, ...]  # of an array in our variables, the collection first
 
-# Ours -> torch's: how every torch module calls its arrays, in the original and elsewhere.
+# Ours -> torch's: what every torch module calls its arrays, in the original and elsewhere.
 LEAVES = (
     (r"\.(kernel|scale)$", ".weight"),
     (r"\.mean$", ".running_mean"),
     (r"\.var$", ".running_var"),
 )
 
-# Ours -> the original's, tried in this order on a path joined with dots.
+# Ours -> the original's, applied in this order to a path joined with dots.
 RENAMES = (
     (r"^blocks_(\d+)\.", r"blocks.\1."),
     (r"\.shortcut\.", ".downsample."),
@@ -42,7 +43,7 @@ RENAMES = (
     *LEAVES,
 )
 
-# The original's linear layers [out, in]; what else is a linear layer here is a 1x1 convolution [out, in, 1, 1] there.
+# The original's linear layers, [out, in]. Our other linear layers are 1x1 convolutions there, [out, in, 1, 1].
 LINEAR = re.compile(r"\.(attn_attn\.(qkv|proj)|mlp_fc\d|downsample\.reduction)\.weight$")
 
 # Buffers of the original that hold no weights.
@@ -61,7 +62,7 @@ def original_name(path: Sequence[str]) -> str:
 
 
 def rename(path: Sequence[str], renames: Sequence[tuple[str, str]]) -> str:
-    """Joins a path with dots and applies (pattern, replacement) pairs in their order."""
+    """Joins a path with dots and applies (pattern, replacement) pairs in order."""
     name = ".".join(path)
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
@@ -78,68 +79,68 @@ def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: in
       num_classes: width of the classifier.
 
     Returns:
-      {"params": ..., "batch_stats": ...} for `model.apply`, in float32, or in float64 where the array is
-      float64 and JAX has x64 enabled. No "batch_stats" where the network has none.
+      {"params": ..., "batch_stats": ...} for `model.apply`, in float32; float64 arrays stay float64 if JAX has x64
+      enabled. A network without statistics has no "batch_stats".
 
     Raises:
-      ValueError: keys are missing, left over or of another shape; all of them are listed.
+      UserError: keys are missing, left over or of another shape; the message lists them all.
     """
     shapes = variable_shapes(name, num_classes)
-    variables, problems = translate(state_dict, {original_name(path[1:]): path for path in shapes}, shapes)
-    require_none(problems, f"state dict for {name} with {num_classes} classes", model_info(name).published_name)
+    variables, mismatches = translate(state_dict, {original_name(path[1:]): path for path in shapes}, shapes)
+    require_match(mismatches, f"state dict for {name} with {num_classes} classes", model_info(name).published_name)
     return flax.traverse_util.unflatten_dict(variables)
 
 
 def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`, bit for bit.
 
-    Buffers that hold no weights (`num_batches_tracked`, Swin's `relative_position_index`) are left out; torch
-    fills in the former by itself when it loads.
+    Buffers without weights (`num_batches_tracked`, Swin's `relative_position_index`) are left out.
 
     Args:
       name: of the network.
-      variables: {"params": ..., "batch_stats": ...}, of any number of classes.
+      variables: {"params": ..., "batch_stats": ...}, with any number of classes.
 
     Returns:
       The original's names -> arrays in the original's layout.
 
     Raises:
-      ValueError: the variables are not this network's; all misfits are listed.
+      UserError: the variables belong to another network; the message lists every mismatch.
     """
     ours = {path: np.asarray(array) for path, array in flax.traverse_util.flatten_dict(variables).items()}
     bias = ours.get(("params", "classifier", "bias"))
     shapes = variable_shapes(name, model_info(name).num_classes if bias is None else len(bias))
-    problems = [f"missing: {'/'.join(path)}" for path in shapes if path not in ours]
-    problems += [f"not of this network: {'/'.join(path)}" for path in ours if path not in shapes]
-    problems += [
+    mismatches = _missing_and_extra(map("/".join, ours), map("/".join, shapes))
+    mismatches += [
         f"shape: {'/'.join(path)} is {array.shape}, expected {shapes[path].shape}"
         for path, array in ours.items()
         if path in shapes and array.shape != shapes[path].shape
     ]
-    require_none(problems, f"variables for {name}", f"{name} with its own gate_reduction")
+    require_match(mismatches, f"variables for {name}", f"{name} with its own gate_reduction")
     names = {path: original_name(path[1:]) for path in shapes}
-    return {names[path]: _to_original(ours[path], names[path], path[-1]) for path in shapes}
+    return {names[path]: _to_torch_layout(ours[path], names[path], path[-1]) for path in shapes}
 
 
 def num_classes_of(state_dict: Mapping[str, Any], classifier: str = CLASSIFIER) -> int:
-    """The width of a state dict's classifier.
+    """Reads the number of classes off the classifier's weight.
 
     Args:
       state_dict: names -> arrays.
-      classifier: name of the classifier's weight.
+      classifier: name of that weight.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is no such weight.
     """
     if classifier not in state_dict:
         some = ", ".join(map(str, list(state_dict)[:5]))
-        raise ValueError(
-            f"state dict: got no {classifier!r} among {len(state_dict)} keys ({some}, ...), expected the weights of a "
-            f"whole network. Are they of another code base? scripts/convert_torch.py takes --timm for timm's."
+        raise UserError(
+            "state dict",
+            f"no {classifier!r} among {len(state_dict)} keys ({some}, ...)",
+            "the weights of a whole network",
+            "Weights of timm need scripts/convert_torch.py --timm." if classifier == CLASSIFIER else "",
         )
     array = _array(state_dict[classifier])
     if array is None or array.ndim < 2 or not array.size:
-        raise ValueError(f"state dict: got a {classifier!r} that is no matrix, expected the weight of a classifier.")
+        raise UserError("state dict", f"a {classifier!r} that is no matrix", "the weight of a classifier")
     return len(array)
 
 
@@ -152,59 +153,67 @@ def variable_shapes(name: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStr
 def translate(
     state_dict: Mapping[str, Any], paths: Mapping[str, Path], shapes: Mapping[Path, jax.ShapeDtypeStruct]
 ) -> tuple[dict[Path, jax.Array], list[str]]:
-    """Brings torch arrays into our layout, by name.
+    """Brings torch's arrays into our layout, by name.
 
     Args:
-      state_dict: torch names -> arrays.
-      paths: torch name -> our path, of every array that has to be there.
-      shapes: of our arrays.
+      state_dict: torch's names -> arrays.
+      paths: torch's name -> our path, for every array that has to be there.
+      shapes: our path -> shape.
 
     Returns:
       Our arrays, and one line for each key that does not fit.
     """
     given = {key: value for key, value in state_dict.items() if not IGNORED.search(str(key))}
-    problems = [f"missing: {key}" for key in paths if key not in given]
-    problems += [f"not of this network: {key}" for key in given if key not in paths]
+    mismatches = _missing_and_extra(given, paths)
     variables = {}
     for key in paths.keys() & given.keys():
         path, theirs = paths[key], _array(given[key])
         shape = shapes[path].shape
         if theirs is None:
-            problems.append(f"type: {key} is no array of real numbers")
+            mismatches.append(f"type: {key} is no array of real numbers")
             continue
-        array = _to_ours(theirs, path[-1], len(shape))
+        array = _to_our_layout(theirs, path[-1], len(shape))
         if array.shape != shape:
-            problems.append(f"shape: {key} is {theirs.shape}, expected one that gives {shape}")
+            mismatches.append(f"shape: {key} is {theirs.shape}, expected one that gives {shape}")
         else:
             variables[path] = jnp.asarray(array, jnp.promote_types(array.dtype, jnp.float32))
-    return variables, problems
+    return variables, mismatches
 
 
-def require_none(problems: Sequence[str], what: str, expected: str) -> None:
+def require_match(mismatches: Sequence[str], given: str, expected: str) -> None:
     """Raises one error for all keys that do not fit.
 
+    Args:
+      mismatches: one line each.
+      given: what does not fit.
+      expected: the network that it should fit.
+
     Raises:
-      ValueError: there are any.
+      UserError: there is a mismatch.
     """
-    if problems:
-        listed = "\n  ".join(sorted(problems))
-        raise ValueError(
-            f"{what}: got {len(problems)} keys that do not fit, expected names and shapes of {expected}.\n  {listed}"
-        )
+    if mismatches:
+        listed = "\n  ".join(["These do not fit:", *sorted(mismatches)])
+        raise UserError(given, f"{len(mismatches)} keys that do not fit", f"names and shapes of {expected}", listed)
+
+
+def _missing_and_extra(given: Iterable[str], expected: Iterable[str]) -> list[str]:
+    given, expected = dict.fromkeys(given), dict.fromkeys(expected)
+    missing = [f"missing: {key}" for key in expected if key not in given]
+    return missing + [f"not of this network: {key}" for key in given if key not in expected]
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """None where it is no array of real numbers."""
+    """The value as an array of real numbers, or None if it is none."""
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError):  # lists of lists of other lengths, and whatever others raise
+    except (ValueError, TypeError, RuntimeError):  # ragged lists, and whatever other libraries raise
         return None
     real = (jnp.floating, jnp.integer, jnp.bool_)
     return array if any(jnp.issubdtype(array.dtype, kind) for kind in real) else None
 
 
-def _to_ours(array: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
-    """[out, in, h, w] -> [h, w, in, out]; [out, in], also as a 1x1 convolution -> [in, out]."""
+def _to_our_layout(array: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
+    """[out, in, h, w] -> [h, w, in, out]; [out, in], as a 1x1 convolution too -> [in, out]."""
     if leaf != "kernel":
         return array
     if ndim == 2 and array.ndim == 4 and array.shape[2:] == (1, 1):
@@ -214,8 +223,8 @@ def _to_ours(array: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if ndim == 4 else array.T
 
 
-def _to_original(array: np.ndarray, name: str, leaf: str) -> np.ndarray:
-    """The inverse of `_to_ours`, contiguous as files want it."""
+def _to_torch_layout(array: np.ndarray, name: str, leaf: str) -> np.ndarray:
+    """The inverse of `_to_our_layout`, contiguous in memory as files need it."""
     if leaf == "kernel":
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
         if array.ndim == 2 and not LINEAR.search(name):

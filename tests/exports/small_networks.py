@@ -1,4 +1,4 @@
-"""Networks of three blocks and their weights: all that exporting has to cope with, in seconds."""
+"""Networks of two or three blocks with all the operations of their families, and weights for them."""
 
 import dataclasses
 
@@ -10,26 +10,30 @@ from skipnet_jax.interop import torch_weights
 from skipnet_jax.models import zoo
 from skipnet_jax.runs import weights
 
-# Name -> the network that it is part of, the blocks that it keeps, side of its images.
+# Name -> the network whose blocks it has, which of them, side of its images.
 SMALL = {
     "tiny": ("resnet20", (0, 1, 3), 8),
+    "tinyresnetd": ("resnet50d", (0, 3), 32),  # bottleneck, deep stem, average pool
+    "tinyseresnext": ("seresnext50_32x4d", (0, 3), 32),  # max pool, squeeze-excite, groups
+    "tinywide": ("wide_resnet28_10", (0, 1), 8),
+    "tinypyramid": ("pyramidnet110_a48", (0, 1, 18), 8),
     "tinyregnet": ("regnety_008", (0, 1), 32),
     "tinyconvnext": ("convnext_tiny", (0, 3), 16),
-    "tinyswin": ("swin_tiny", (0, 2, 4), 60),
+    "tinyswin": ("swin_tiny", (0, 2, 4), 60),  # shifted and padded windows
 }
 
 
 def add_small_networks(patch):
-    """Puts them into the table of networks, for as long as the pytest.MonkeyPatch lasts."""
+    """Adds them to the table of networks until the pytest.MonkeyPatch is undone."""
     for name, (whole, kept, image_size) in SMALL.items():
-        plan = zoo.NETWORKS[whole]
-        blocks = tuple(plan.blocks[k] for k in kept)
-        patch.setitem(zoo.NETWORKS, name, dataclasses.replace(plan, blocks=blocks, image_size=image_size))
+        architecture = zoo.NETWORKS[whole]
+        blocks = tuple(architecture.blocks[k] for k in kept)
+        patch.setitem(zoo.NETWORKS, name, dataclasses.replace(architecture, blocks=blocks, image_size=image_size))
 
 
-def make_variables(name, num_classes):
-    """Numbers as a trained network has them: a signal that neither vanishes nor grows."""
-    rng = np.random.default_rng(0)
+def make_variables(name, num_classes=10, seed=0):
+    """Numbers like those of a trained network: the signal neither vanishes nor explodes."""
+    rng = np.random.default_rng(seed)
 
     def draw(path, shape):
         if path[-1] in ("var", "scale"):
@@ -43,7 +47,6 @@ def make_variables(name, num_classes):
 
 
 def write_weights(path, name):
-    """A workdir of converted weights with ten classes; returns its path."""
-    origin = weights.Origin(name, 10, "some.pt")
-    weights.save(path, origin, make_variables(name, 10))
+    """Writes a workdir of converted weights with ten classes; returns its path."""
+    weights.save(path, weights.Origin(name, 10, "some.pt"), make_variables(name))
     return path

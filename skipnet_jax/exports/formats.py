@@ -1,0 +1,159 @@
+"""The formats of exports: how each is written and read.
+
+    orbax           parameters and statistics alone, as a workdir: to evaluate, to start from, to use in Python
+    stablehlo       a program for CPU, CUDA and TPU in one file, by `jax.export`
+    savedmodel      a program for TensorFlow and its servers
+    onnx            a program for ONNX Runtime and others that read ONNX
+    safetensors     the parameters under the names of the original, for PyTorch
+
+Programs hold their parameters, take normalised float32 images [b, h, w, 3] for any b, and return float32 logits [b, k].
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax import export
+from jaxtyping import Array, Float, Float32, PyTree
+
+from skipnet_jax import files
+from skipnet_jax.errors import UserError
+from skipnet_jax.exports import INPUT, OUTPUT, onnx_convert, saved_model
+from skipnet_jax.interop import checkpoint_files, torch_weights
+from skipnet_jax.models import build_network
+from skipnet_jax.models.network import Network
+from skipnet_jax.runs import checkpoint
+from skipnet_jax.runs import workdir as workdirs
+from skipnet_jax.runs.weights import NO_RESULTS, Weights, load
+from skipnet_jax.specs import ModelSpec
+
+STABLEHLO, ONNX, SAFETENSORS = "network.stablehlo", "network.onnx", "network.safetensors"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+Run = Callable[[Float32[np.ndarray, "b h w 3"]], Any]  # from normalised images to logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Args:
+      write: (workdir, weights as they were trained, existing folder): writes the network into the folder.
+      read: (folder, settings that export.json tells) -> the network.
+      libraries: what it needs beyond the project's own requirements.
+    """
+
+    write: Callable[[epath.Path, Weights, pathlib.Path], None]
+    read: Callable[[epath.Path, ModelSpec], Run]
+    libraries: tuple[str, ...] = ()
+
+
+def in_float32(trained: Weights) -> Weights:
+    """The same weights in float32, for a network that computes in float32 and has no backward pass.
+
+    They are NumPy arrays, which JAX puts on whichever device computes.
+    """
+    model = dataclasses.replace(trained.spec.model, dtype="float32", remat=False)
+    arrays = jax.tree.map(lambda array: np.asarray(array, np.float32), trained.variables)
+    return trained._replace(spec=dataclasses.replace(trained.spec, model=model), variables=arrays)
+
+
+def _apply(model: Network, variables: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b k"]:
+    """The program of every format."""
+    logits: Any = model.apply(jax.tree.map(jnp.asarray, variables), images, train=False)
+    return logits.astype(jnp.float32)
+
+
+def _program(trained: Weights) -> Callable[[Float[Array, "b h w 3"]], Float[Array, "b k"]]:
+    weights = in_float32(trained)
+    return functools.partial(_apply, build_network(weights.spec.model), weights.variables)
+
+
+def _write_orbax(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    """Writes a workdir with one checkpoint, which has no optimizer's state and no average beside the parameters."""
+    for name in (workdirs.DATA, workdirs.MODEL):
+        if (workdir / name).exists():
+            (folder / name).write_bytes((workdir / name).read_bytes())
+    if not (folder / workdirs.MODEL).exists():
+        config = files.read_json(workdir / workdirs.CONFIG) | {"ema_decay": 0.0}
+        files.write_json(folder / workdirs.CONFIG, config)
+    state = {"step": jnp.asarray(trained.step, jnp.int32), "params": {}, "batch_stats": {}} | trained.variables
+    with checkpoint.open_manager(epath.Path(folder / workdirs.CHECKPOINTS)) as manager:
+        checkpoint.save(manager, trained.step, state, NO_RESULTS)
+
+
+def _read_orbax(folder: epath.Path, spec: ModelSpec) -> Run:
+    return jax.jit(_program(load(folder)))
+
+
+def _write_stablehlo(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    [batch] = export.symbolic_shape("b")
+    size = trained.spec.data.image_size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    exported = export.export(jax.jit(_program(trained)), platforms=PLATFORMS)(images)
+    (folder / STABLEHLO).write_bytes(exported.serialize())
+
+
+def _read_stablehlo(folder: epath.Path, spec: ModelSpec) -> Run:
+    return jax.jit(export.deserialize(bytearray((folder / STABLEHLO).read_bytes())).call)
+
+
+def _write_saved_model(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    weights = in_float32(trained)
+    function = functools.partial(_apply, build_network(weights.spec.model))
+    saved_model.save(function, weights.variables, weights.spec.data.image_size, PLATFORMS, str(folder))
+
+
+def _read_saved_model(folder: epath.Path, spec: ModelSpec) -> Run:
+    return saved_model.load(str(folder))
+
+
+def _write_onnx(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    onnx_convert.save(onnx_convert.convert(_program(trained), trained.spec.data.image_size), str(folder / ONNX))
+
+
+def _read_onnx(folder: epath.Path, spec: ModelSpec) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / ONNX), providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+
+def _write_safetensors(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    name = trained.spec.model.name
+    state_dict = torch_weights.to_state_dict(name, in_float32(trained).variables)
+    checkpoint_files.write(folder / SAFETENSORS, state_dict, name)
+
+
+def _read_safetensors(folder: epath.Path, spec: ModelSpec) -> Run:
+    state_dict = checkpoint_files.read(str(folder / SAFETENSORS)).state_dict
+    variables = torch_weights.from_state_dict(spec.name, state_dict, num_classes=spec.num_classes)
+    return jax.jit(functools.partial(_apply, build_network(spec), variables))
+
+
+FORMATS = {
+    "orbax": Format(_write_orbax, _read_orbax),
+    "stablehlo": Format(_write_stablehlo, _read_stablehlo),
+    "savedmodel": Format(_write_saved_model, _read_saved_model),
+    "onnx": Format(_write_onnx, _read_onnx, ("onnx", "onnxruntime")),
+    "safetensors": Format(_write_safetensors, _read_safetensors, ("safetensors",)),
+}
+
+
+def require_libraries(format: str) -> None:
+    """Checks that the libraries of a format are installed.
+
+    Raises:
+      UserError: one is missing; the message says how to install it.
+    """
+    missing = [library for library in FORMATS[format].libraries if importlib.util.find_spec(library) is None]
+    if missing:
+        expected = f"{' and '.join(missing)} to be installed, which it needs"
+        raise UserError("format", format, expected, 'Run: pip install -e ".[export]"')
