@@ -84,7 +84,8 @@ def make_photographs(folder: pathlib.Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         crop.save(path, quality=_QUALITY)
     listings = {"train": archives.find_images(str(folder / "train"), lambda: None)}
-    plan = shard_plan.ShardPlan("photographs", shard_plan.class_names_of(listings), listings, {"train": min(_SHARDS, count)})
+    classes, num_shards = shard_plan.class_names_of(listings), {"train": min(_SHARDS, count)}
+    plan = shard_plan.ShardPlan("photographs", classes, listings, num_shards)
     shard_writer.make(str(folder / "shards"), plan, threads=cores(), advance=lambda images: None, say=say)
 
 
