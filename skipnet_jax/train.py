@@ -78,17 +78,17 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     Every number is checked before it is saved, so a checkpoint is always finite. Between two fetches the device runs
     ahead of the host. If the last checkpoint was saved but not evaluated, resuming evaluates it first.
     """
-    train_source, test_source = sources.load(spec.data, "train"), sources.load(spec.data, "test")
-    steps_per_epoch = _require_fit(spec, train_source, mesh)
+    train_split, test_split = sources.load(spec.data, "train"), sources.load(spec.data, "test")
+    steps_per_epoch = _require_fit(spec, train_split, mesh)
     total = spec.epochs * steps_per_epoch
     workdirs.require_same_data(
         workdir,
-        class_names=train_source.class_names,
-        training_images=train_source.num_examples,
+        class_names=train_split.class_names,
+        training_images=train_split.num_examples,
         started=saver.manager.latest_step() is not None,
     )
-    state, train_step, eval_step = _compile(spec, train_source, test_source, steps_per_epoch, mesh)
-    state, start, carried = recovery.restore_newest(workdir, saver.manager, state)
+    state, train_step, eval_step = _compile(spec, train_split, test_split, steps_per_epoch, mesh)
+    state, start, pending = recovery.restore_newest(workdir, saver.manager, state)
     evaluated = saver.manager.metrics(start) is not None
     unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
     first = start if unevaluated else start + 1
@@ -96,9 +96,14 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     workdirs.remember(workdir, spec)
 
     def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
-        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
         return pipeline.train_batches(
-            train_source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=step, **share
+            train_split,
+            spec.data,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            start_step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
     guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _last_saved(saver, steps_per_epoch))
@@ -107,15 +112,15 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         start=start,
         total=total,
         steps_per_epoch=steps_per_epoch,
-        carried=None if evaluated else carried,
+        pending=None if evaluated else pending,
         unevaluated=unevaluated,
         wandb_project=spec.wandb_project,
     )
-    _introduce(console, spec, state.params, train_source, test_source, steps_per_epoch, mesh, workdir)
+    _introduce(console, spec, state.params, train_split, test_split, steps_per_epoch, mesh, workdir)
     if start:
         console.say(f"resuming from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
-        state, taken = transfer.start_from(state, spec.init_from, train_source.class_names, mesh)
+        state, taken = transfer.init_from_workdir(state, spec.init_from, train_split.class_names, mesh)
         console.say(str(taken))
     batches = batches_from(start)
     with (
@@ -138,19 +143,17 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
             if end_of_epoch:
                 with contextlib.suppress(signals.Requested):  # a signal breaks off the evaluation
                     stop_signals.check()
-                    results = scoring.evaluate_state(
-                        eval_step, state, test_source, spec, mesh, check=stop_signals.check
-                    )
+                    results = scoring.evaluate_state(eval_step, state, test_split, spec, mesh, check=stop_signals.check)
                     guard.check_results(results, step)
                     console.epoch(results)
                     results["epoch"] = step // steps_per_epoch
             epoch_due = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
             stopping = stop_signals.number  # read once: the next step takes up a signal that arrives after this line
             if epoch_due or stopping or saver.due(fetched=fetch):
-                snapshot = console.snapshot()
-                guard.check_steps(snapshot["window"], step)
+                pending = console.pending()
+                guard.check_steps(pending["window"], step)
                 guard.check_state(state, step)
-                saver.save(step, state, snapshot, results or None)
+                saver.save(step, state, pending, results or None)
             saver.poll()
             if stopping and not (results and step == total):
                 raise _stopped(stop_signals, step, total, _last_saved(saver, steps_per_epoch))
@@ -162,16 +165,16 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     return results
 
 
-def _require_fit(spec: TrainSpec, source: sources.Source, mesh: Mesh) -> int:
+def _require_fit(spec: TrainSpec, split: sources.DataSplit, mesh: Mesh) -> int:
     """Checks the config against the training data and the devices, and returns the number of steps per epoch."""
-    if spec.model.num_classes != source.num_classes:
+    if spec.model.num_classes != split.num_classes:
         raise UserError(
             "model.num_classes",
             f"{spec.model.num_classes}",
-            f"{source.num_classes}, the number of classes of {source.name}",
-            f"Set `model.num_classes`={source.num_classes}, or choose another `data.name`.",
+            f"{split.num_classes}, the number of classes of {split.name}",
+            f"Set `model.num_classes`={split.num_classes}, or choose another `data.name`.",
         )
-    steps_per_epoch = spec.steps_per_epoch(source.num_examples)
+    steps_per_epoch = spec.steps_per_epoch(split.num_examples)
     sharding.require_divisible(spec.batch_size, mesh)
     return steps_per_epoch
 
@@ -186,7 +189,7 @@ def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec, mesh: 
 
 
 def _compile(
-    spec: TrainSpec, train_source: sources.Source, test_source: sources.Source, steps_per_epoch: int, mesh: Mesh
+    spec: TrainSpec, train_split: sources.DataSplit, test_split: sources.DataSplit, steps_per_epoch: int, mesh: Mesh
 ) -> tuple[steps.TrainState, Callable[..., Any], Callable[..., Any]]:
     """Makes the initial state, the training step and the evaluation step."""
     model = build_network(spec.model)
@@ -197,11 +200,11 @@ def _compile(
     state = steps.init_state(
         model, optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0
     )
-    statistics = train_source.statistics
+    statistics = train_split.statistics
     train_step = steps.make_train_step(
         model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, statistics=statistics, mesh=mesh
     )
-    return state, train_step, steps.make_eval_step(model, statistics=statistics, mesh=mesh, classes=test_source.classes)
+    return state, train_step, steps.make_eval_step(model, statistics=statistics, mesh=mesh, classes=test_split.classes)
 
 
 def _require_remaining(first: int, total: int, spec: TrainSpec) -> None:
@@ -235,8 +238,8 @@ def _introduce(
     console: Console,
     spec: TrainSpec,
     params: Mapping[str, Any],
-    train_source: sources.Source,
-    test_source: sources.Source,
+    train_split: sources.DataSplit,
+    test_split: sources.DataSplit,
     steps_per_epoch: int,
     mesh: Mesh,
     workdir: epath.Path,
@@ -247,8 +250,8 @@ def _introduce(
         (workdir / workdirs.PARAMETERS).write_text(overview + "\n")
     console.say(
         f"{spec.model.name}: {parameter_overview.count_parameters(params):,} parameters, {spec.model.dtype}\n"
-        f"{spec.data.name}: {train_source.num_examples:,} training and {test_source.num_examples:,} test images of "
-        f"{spec.data.image_size} px, {train_source.num_classes} classes\n"
+        f"{spec.data.name}: {train_split.num_examples:,} training and {test_split.num_examples:,} test images of "
+        f"{spec.data.image_size} px, {train_split.num_classes} classes\n"
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}: {spec.epochs} epochs of {steps_per_epoch} steps of "
         f"{spec.batch_size} images\n"
         f"workdir: {workdir}"
