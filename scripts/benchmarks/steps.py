@@ -1,8 +1,8 @@
 """Times training and evaluation steps in JAX and PyTorch, in one process and in alternation.
 
-In each round every contender takes one untimed step, which fills the caches, and then as many steps as take `--seconds`;
-the clock stops when the device is done. Ratios are taken within a round, so that a slow phase of the machine affects
-both sides alike. Odd rounds run in reverse order.
+In each round every contender takes one untimed step, which fills the caches, and then as many steps as take
+`--seconds`; the clock stops when the device is done. Ratios are taken within a round, so that a slow phase of the
+machine affects both sides alike. Odd rounds run in reverse order.
 
 FLOPs are twice the multiply-adds of `skipnet_jax.models.complexity`, whatever the compiled program computes. It counts
 norms and activations too (about a hundredth of a ResNet-50). A training step counts as three forward passes.

@@ -1,1 +1,1 @@
-"""What is measured about networks and runs, and how it is shown."""
+"""Tables, pictures and reports that compare runs, with each other and with the published results."""

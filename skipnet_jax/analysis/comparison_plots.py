@@ -1,7 +1,7 @@
 """Pictures that compare networks: accuracy against image size, and against the size of the network.
 
-A marker tells the junction, a colour the network: a plain one and its relatives share it, unless all are relatives.
-What was measured here is filled and drawn through, published figures are hollow and dashed.
+The marker shows the junction, the colour the network. A plain network and its relatives share a colour, unless all
+networks are relatives. Measured results are filled and solid, published figures are hollow and dashed.
 """
 
 import dataclasses
@@ -12,14 +12,16 @@ from typing import Any
 from etils import epath
 
 from skipnet_jax.analysis import curves
-from skipnet_jax.analysis.result_tables import Cell, Column, Row, Table, published, published_size
-from skipnet_jax.analysis.runs import EvalSet, Group
+from skipnet_jax.analysis.eval_sets import Condition, EvalSet
+from skipnet_jax.analysis.result_tables import Cell, Row, Table, published, published_size
+from skipnet_jax.analysis.run_groups import Group
+from skipnet_jax.evaluation import plots
 from skipnet_jax.models import list_models, model_info
 from skipnet_jax.models.zoo import find
 
 GREY = "#777777"
-LONGEST_NAME = 80  # of a file, in characters: titles may hold class names
-# By prefix of the published name.
+LONGEST_NAME = 80  # of a file, in characters: titles may contain class names
+# By the prefix of the published name.
 MARKERS = {"": "o", "Skip-": "^", "Dense-": "s", "Dynamic-": "D", "Static-": "v", "Mean-": "P", "Sum-": "X"}
 FILLED: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8, "markersize": 6, "zorder": 3}
 HOLLOW: dict[str, Any] = {
@@ -30,11 +32,7 @@ HOLLOW: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A network between its size and its accuracy.
-
-    Args:
-      size: parameters or FLOPs.
-    """
+    """A network's size (parameters or FLOPs) and its accuracy."""
 
     network: str
     color: str
@@ -43,12 +41,12 @@ class _Point:
 
 
 def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, form: str) -> list[epath.Path]:
-    """Draws all pictures for which there is something to see.
+    """Draws all pictures that have something to show.
 
     Args:
-      groups: for the curves; also of runs under way.
-      tables: of the finished ones.
-      folder: is made where there is none.
+      groups: of all runs, unfinished ones too; for the curves.
+      tables: of the finished runs.
+      folder: is created if missing.
       form: png or svg.
 
     Returns:
@@ -60,39 +58,41 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
     def file(kind: str, title: str) -> epath.Path:
         stem = re.sub("[^a-z0-9]+", "_", f"{kind} {title}".lower())[:LONGEST_NAME].strip("_")
         path, number = folder / f"{stem}.{form}", 2
-        while path in drawn:  # of titles that differ in other letters only
+        while path in drawn:  # the titles differ in other characters only
             path, number = folder / f"{stem}_{number}.{form}", number + 1
         drawn.append(path)
         return path
 
     by_title: dict[str, dict[str, list[Sequence[Mapping[str, Any]]]]] = {}
     for group in groups:
-        title, name = group.runs[0].learnt.title, f"{group.label}, {len(group.runs)} run{'s' * (len(group.runs) > 1)}"
+        title, name = group.trained_on.title, f"{group.label}, {len(group.runs)} run{'s' * (len(group.runs) > 1)}"
         by_title.setdefault(title, {})[name] = [run.metrics for run in group.runs]
     for title, runs in by_title.items():
         curves.plot_runs(runs, file("curves", title))
     for table in tables:
-        for eval_set in dict.fromkeys(column.eval_set for column in table.columns):
-            columns = [column for column in table.columns if column.eval_set == eval_set]
-            measured = {column: sum(bool(cell.scores) for cell in _cells(table, column)) for column in columns}
+        for eval_set in dict.fromkeys(condition.eval_set for condition in table.columns):
+            conditions = [condition for condition in table.columns if condition.eval_set == eval_set]
+            measured = {
+                condition: sum(bool(cell.scores) for cell in _cells(table, condition)) for condition in conditions
+            }
             if sum(number > 0 for number in measured.values()) > 1:
                 plot_resolutions(table, eval_set, file("resolutions", eval_set.title))
-            most = max(columns, key=lambda column: measured[column])  # of several the smallest images
+            most = max(conditions, key=lambda condition: measured[condition])  # of equals, the smallest images
             if measured[most] > (0 if table.has_published else 1):
                 plot_trade_off(table, most, file("trade_off", eval_set.title))
     return drawn
 
 
 def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
-    """Draws accuracy against the size of the test images, a line for each network; bars reach over all its runs.
+    """Draws accuracy against the size of the test images: a line per network, with bars over the range of its runs.
 
     Args:
       eval_set: one of the table's.
-      path: of the picture, .png or .svg.
+      path: ends in .png or .svg.
     """
-    figure = curves.new_figure(9, 5)
+    figure = plots.new_figure(9, 5)
     axes = figure.subplots()
-    chosen = [i for i, column in enumerate(table.columns) if column.eval_set == eval_set]
+    chosen = [i for i, condition in enumerate(table.columns) if condition.eval_set == eval_set]
     colors = _colors(table.rows)
     for row in table.rows:
         cells = {table.columns[i].image_size: row.cells[i] for i in chosen}
@@ -105,66 +105,66 @@ def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
             accuracies = [score.accuracy for score in cell.scores.values()]
             if accuracies:
                 axes.vlines(size, min(accuracies), max(accuracies), color=colors[row.label], linewidth=1.2)
-    curves.set_frame(
+    plots.set_frame(
         axes, f"{eval_set.title}: top-1 accuracy, bars from lowest to highest run", "side of the test images, pixels"
     )
     axes.set_xticks([table.columns[i].image_size for i in chosen])
-    curves.set_percent(axes)
-    curves.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
-    curves.save(figure, path)
+    plots.set_percent(axes)
+    curves.add_legend(figure, [*_network_handles(table.rows), *_style_handles(table.has_published)])
+    plots.save(figure, path)
 
 
-def plot_trade_off(table: Table, column: Column, path: epath.Path) -> None:
-    """Draws accuracy against parameters and against FLOPs; arrows lead from a plain network to its relatives.
+def plot_trade_off(table: Table, condition: Condition, path: epath.Path) -> None:
+    """Draws accuracy against parameters and against FLOPs, with arrows from plain networks to their relatives.
 
-    The published figures of these networks, and of their plain and Skip- counterparts, are there too.
+    The published figures of these networks and of their plain and Skip- counterparts are shown too.
 
     Args:
-      column: of the table: what accuracy is meant.
-      path: of the picture, .png or .svg.
+      condition: a column of the table.
+      path: ends in .png or .svg.
     """
     from matplotlib.ticker import EngFormatter
 
-    figure = curves.new_figure(12, 4.6)
+    figure = plots.new_figure(12, 4.6)
     for number, axes in enumerate(figure.subplots(1, 2, sharey=True)):
-        _draw_points(axes, _published_points(table, column, number), HOLLOW)
-        _draw_points(axes, _measured_points(table, column, number), FILLED)
-        title = f"{column.eval_set.title} at {column.image_size} px: top-1 accuracy"
-        curves.set_frame(axes, title if number == 0 else "", ("parameters", "FLOPs")[number])
+        _draw_points(axes, _published_points(table, condition, number), HOLLOW)
+        _draw_points(axes, _measured_points(table, condition, number), FILLED)
+        title = f"{condition.title}: top-1 accuracy"
+        plots.set_frame(axes, title if number == 0 else "", ("parameters", "FLOPs")[number])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlim(0, 1.05 * axes.get_xlim()[1])  # from zero: a hundredth more must not look like twice as much
+        axes.set_xlim(0, 1.05 * axes.get_xlim()[1])  # from zero: 1 % more must not look like twice as much
         axes.margins(y=0.08)
-        curves.set_percent(axes)
-    curves.add_legend(figure, [*_entries(table.rows), *_kinds(table.has_published)])
-    curves.save(figure, path)
+        plots.set_percent(axes)
+    curves.add_legend(figure, [*_network_handles(table.rows), *_style_handles(table.has_published)])
+    plots.save(figure, path)
 
 
-def _cells(table: Table, column: Column) -> list[Cell]:
-    return [row.cells[table.columns.index(column)] for row in table.rows]
+def _cells(table: Table, condition: Condition) -> list[Cell]:
+    return [row.cells[table.columns.index(condition)] for row in table.rows]
 
 
-def _measured_points(table: Table, column: Column, number: int) -> list[_Point]:
-    """Of each network.
+def _measured_points(table: Table, condition: Condition, number: int) -> list[_Point]:
+    """The measured results.
 
     Args:
       number: 0 = against parameters, 1 = against FLOPs.
     """
-    colors, i = _colors(table.rows), table.columns.index(column)
+    colors = _colors(table.rows)
     points = []
-    for row in table.rows:
-        size, median = (row.params, row.flops)[number], row.cells[i].median
+    for row, cell in zip(table.rows, _cells(table, condition), strict=True):
+        size, median = (row.params, row.flops)[number], cell.median
         if size is not None and median is not None:
             points.append(_Point(row.network, colors[row.label], size, median))
     return points
 
 
-def _published_points(table: Table, column: Column, number: int) -> list[_Point]:
+def _published_points(table: Table, condition: Condition, number: int) -> list[_Point]:
     colors = _colors(table.rows)
     by_network = {row.network: colors[row.label] for row in reversed(table.rows)}
     by_plain = {_plain(row.network): colors[row.label] for row in reversed(table.rows)}
     points = []
     for network in list_models():
-        known, size = published(network, column), published_size(network)
+        known, size = published(network, condition), published_size(network)
         if known is not None and size is not None and _plain(network) in by_plain:
             color = by_network.get(network, by_plain[_plain(network)])
             points.append(_Point(network, color, size[number], known.accuracy))
@@ -172,7 +172,7 @@ def _published_points(table: Table, column: Column, number: int) -> list[_Point]
 
 
 def _draw_points(axes: Any, points: Sequence[_Point], style: dict[str, Any]) -> None:
-    """Markers, and arrows from plain networks."""
+    """Draws markers, and arrows from plain networks to their relatives."""
     for point in points:
         marker = _marker(point.network)
         axes.plot(point.size, point.accuracy, color=point.color, marker=marker, **style | {"linestyle": "none"})
@@ -185,7 +185,7 @@ def _draw_points(axes: Any, points: Sequence[_Point], style: dict[str, Any]) -> 
 
 
 def _plain(network: str) -> str:
-    """Published name of the network without its junction."""
+    """The published name of the network without its junction."""
     return find(network)[0].published_name
 
 
@@ -194,19 +194,19 @@ def _marker(network: str) -> str:
 
 
 def _colors(rows: Sequence[Row]) -> dict[str, str]:
-    """Colours of rows, by label: relatives that were trained alike share one, unless all rows are relatives."""
-    kinds = {}
+    """Label -> colour. Relatives with the same config share a colour, unless all rows are relatives."""
+    families = {}
     for row in rows:
         difference = row.label.removeprefix(model_info(row.network).published_name)
-        kinds[row.label] = _plain(row.network) + difference
-    if len(set(kinds.values())) == 1:
-        kinds = {label: label for label in kinds}
-    order = [*dict.fromkeys(kinds.values())]
-    return {label: curves.COLORS[order.index(kind) % len(curves.COLORS)] for label, kind in kinds.items()}
+        families[row.label] = _plain(row.network) + difference
+    if len(set(families.values())) == 1:
+        families = {label: label for label in families}
+    order = [*dict.fromkeys(families.values())]
+    return {label: plots.COLORS[order.index(family) % len(plots.COLORS)] for label, family in families.items()}
 
 
-def _entries(rows: Sequence[Row]) -> list[Any]:
-    """Of networks, for a legend."""
+def _network_handles(rows: Sequence[Row]) -> list[Any]:
+    """Legend entries for the networks."""
     from matplotlib.lines import Line2D
 
     colors = _colors(rows)
@@ -215,8 +215,8 @@ def _entries(rows: Sequence[Row]) -> list[Any]:
     ]
 
 
-def _kinds(with_published: bool) -> list[Any]:
-    """What filled and hollow mean, for a legend."""
+def _style_handles(with_published: bool) -> list[Any]:
+    """Legend entries for filled and hollow markers."""
     from matplotlib.lines import Line2D
 
     if not with_published:

@@ -1,4 +1,4 @@
-"""Pictures of runs, and of what they see."""
+"""Pictures of a run: its learning curves, and grids of the images that it sees."""
 
 import math
 import statistics
@@ -10,11 +10,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax.evaluation.plots import COLORS, new_figure, save, set_frame, set_percent
+from skipnet_jax.evaluation import plots
 
 TRAIN, TEST, AVERAGE, RATE = "#8aa4c8", "#c0392b", "#1e8449", "#5d6d7e"
-LEGEND_BESIDE, LEGEND_WIDTH, LEGEND_MARK = 36, 120, 8  # of labels, in characters
-LEGEND_CHARACTERS, LEGEND_LINE = 14.5, 0.19  # per inch; inches
+LEGEND_BESIDE, LEGEND_WIDTH = 36, 120  # longest label beside the graphs, and width of a wrapped label, in characters
+LEGEND_MARK = 8  # width of a mark, in characters
+LEGEND_CHARACTERS, LEGEND_LINE = 14.5, 0.19  # characters per inch, and height of a line in inches
 CELL_INCHES, TITLE_INCHES = 1.6, 0.25  # of a grid of images
 
 
@@ -22,10 +23,10 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
     """Draws loss, accuracy and learning rate over the epochs.
 
     Args:
-      metrics: lines of a workdir's metrics.jsonl.
-      path: of the picture, .png or .svg.
+      metrics: the lines of metrics.jsonl.
+      path: ends in .png or .svg.
     """
-    figure = new_figure(12, 3.6)
+    figure = plots.new_figure(12, 3.6)
     loss, accuracy, rate = figure.subplots(1, 3)
     average = series(metrics, "test/average_accuracy")
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
@@ -37,29 +38,29 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
     rate.plot(*series(metrics, "learning_rate"), color=RATE, linewidth=1.8)
 
     loss.set_ylim(bottom=0)
-    set_percent(accuracy)
+    plots.set_percent(accuracy)
     _, tests = series(metrics, "test/accuracy")
     last = f", last {tests[-1]:.2%}" if tests else ""
     for axes, title in ((loss, "Loss"), (accuracy, f"Accuracy{last}"), (rate, "Learning rate")):
-        set_frame(axes, title, "epoch")
+        plots.set_frame(axes, title, "epoch")
         axes.set_xlim(left=0)
     rate.set_ylim(bottom=0)
     accuracy.legend(frameon=False, loc="lower right")
 
-    save(figure, path)
+    plots.save(figure, path)
 
 
 def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: epath.Path) -> None:
-    """Draws loss and test accuracy of several runs over the epochs: single runs thin, their medians thick.
+    """Draws loss and test accuracy of several runs over the epochs: thin lines for runs, thick ones for their medians.
 
-    Where parameters were averaged the test is the average's. A median ends where the first of its runs ends. Losses far
-    above all medians are cut off.
+    A median ends where its shortest run ends. Losses far above all medians are cut off. If a run averages its
+    parameters, the averaged ones are tested.
 
     Args:
-      runs: label: lines of metrics.jsonl of each run that goes by it.
-      path: of the picture, .png or .svg.
+      runs: label -> the lines of metrics.jsonl of each run.
+      path: ends in .png or .svg.
     """
-    figure = new_figure(12, 4.2)
+    figure = plots.new_figure(12, 4.2)
     names = {"train/loss": "Training loss", "test/loss": "Test loss", "test/accuracy": "Test accuracy"}
     for (name, title), axes in zip(names.items(), figure.subplots(1, 3), strict=True):
         highest = 0.0
@@ -67,46 +68,46 @@ def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: e
             average = name.replace("test/", "test/average_")
             averaged = any(average in line for metrics in group for line in metrics)
             curves = [series(metrics, average if averaged else name) for metrics in group]
-            color = COLORS[i % len(COLORS)]
+            color = plots.COLORS[i % len(plots.COLORS)]
             for curve in curves:
                 axes.plot(*curve, color=color, linewidth=0.7, alpha=0.25)
             epochs, medians = _median(curves)
-            marker = "." if len(epochs) == 1 else ""  # a line of one point cannot be seen
+            marker = "." if len(epochs) == 1 else ""  # a line through one point is invisible
             axes.plot(epochs, medians, color=color, linewidth=1.8, marker=marker, label=label)
             highest = max([highest, *medians])
-        set_frame(axes, title, "epoch")
+        plots.set_frame(axes, title, "epoch")
         axes.set_xlim(left=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if name == "test/accuracy":
-            set_percent(axes)
+            plots.set_percent(axes)
             add_legend(figure, axes.get_legend_handles_labels()[0])
         else:
             axes.set_ylim(0, 1.5 * highest or None)
-    save(figure, path)
+    plots.save(figure, path)
 
 
 def plot_images(images: UInt8[np.ndarray, "n h w 3"], titles: Sequence[str], path: epath.Path) -> None:
-    """Draws images in a grid, each below its title, so large that single pixels can be seen.
+    """Draws images in a grid, each below its title and large enough to see single pixels.
 
     Args:
       images: 0..255.
-      titles: one for each image.
-      path: of the picture, .png or .svg.
+      titles: one per image.
+      path: ends in .png or .svg.
     """
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    figure = new_figure(CELL_INCHES * columns, (CELL_INCHES + TITLE_INCHES) * rows)
+    figure = plots.new_figure(CELL_INCHES * columns, (CELL_INCHES + TITLE_INCHES) * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):  # the grid may have cells left over
         axes.imshow(image, interpolation="nearest")
         axes.set_title(title, fontsize=8)
-    save(figure, path)
+    plots.save(figure, path)
 
 
 def add_legend(figure: Any, handles: Sequence[Any]) -> None:
-    """Puts a legend to the right of all graphs, or below them where it would take their room."""
+    """Puts a legend to the right of all graphs, or below them if its labels are long."""
     labels = [textwrap.fill(handle.get_label(), LEGEND_WIDTH) for handle in handles]
     longest = max(len(line) for label in labels for line in label.splitlines())
     if longest <= LEGEND_BESIDE:
@@ -119,13 +120,13 @@ def add_legend(figure: Any, handles: Sequence[Any]) -> None:
 
 
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float | int], list[float | int]]:
-    """Epochs and values of what metrics say under a name."""
+    """The epochs and values of one metric."""
     points = [(line["epoch"], line[name]) for line in metrics if line.get(name) is not None]
     return [x for x, _ in points], [y for _, y in points]
 
 
 def _median(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[float], list[float]]:
-    """Over the epochs that all curves have."""
+    """The median over the epochs that all curves have."""
     values = [dict(zip(*curve, strict=True)) for curve in curves]
     epochs = [epoch for epoch in values[0] if all(epoch in value for value in values)]
     return epochs, [statistics.median(value[epoch] for value in values) for epoch in epochs]

@@ -1,7 +1,7 @@
-"""One HTML file about a run, or about several: everything in it, nothing fetched.
+"""Writes a report about one or more runs: a single HTML file that fetches nothing.
 
-It holds no program and asks for no address, and says so to the browser (Content-Security-Policy); whatever comes from
-a workdir is escaped.
+The page contains no script and no external address, and its Content-Security-Policy forbids both. Everything that comes
+from a workdir is escaped.
 """
 
 import base64
@@ -14,14 +14,15 @@ from typing import Any
 
 from etils import epath
 
-from skipnet_jax.analysis import comparison_plots, curves, result_notes, result_tables, run_facts, runs
+from skipnet_jax.analysis import comparison_plots, curves, result_notes, result_tables, run_facts, run_groups
 from skipnet_jax.analysis.run_facts import Facts
-from skipnet_jax.analysis.tables import format_count
+from skipnet_jax.errors import UserError
+from skipnet_jax.models.table import format_count
 
 TEMPLATE = "report.html.jinja"
 GATES, EVALUATION = "explain", "evaluation"  # folders of a workdir
-EVALUATION_SCALE = 0.75  # CSS pixels per pixel: two pictures beside each other
-KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+EVALUATION_SCALE = 0.75  # CSS pixels per pixel, so that two pictures fit side by side
+MIME_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Picture:
 
     Args:
       source: data URI.
-      text: what it shows, for who cannot see it.
-      width: in the page, in CSS pixels; None = that of the page.
+      text: the alternative text.
+      width: in CSS pixels; None = the width of the page.
     """
 
     source: str
@@ -40,17 +41,17 @@ class Picture:
 
 
 def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.Path:
-    """Writes the report of some runs.
+    """Writes the report about some runs.
 
     Args:
-      paths: workdirs, local or in a bucket; the first comes first.
+      paths: workdirs, local or in a bucket; the report keeps their order.
       out: the file to write.
 
     Returns:
-      Its path.
+      The path of the file.
 
     Raises:
-      ValueError: there is no run in one of them, a file there is damaged, or Jinja2 is not installed.
+      UserError: a workdir holds no run or a damaged file, `out` cannot be written, or Jinja2 is not installed.
     """
     file = epath.Path(out).expanduser()
     text = render(paths)
@@ -58,38 +59,35 @@ def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     except OSError as error:
-        raise ValueError(
-            f"--out: got {out}, expected a file that can be written: {error.strerror or error}."
-        ) from error
+        got = f"{out}, which cannot be written ({error.strerror or error})"
+        raise UserError("out", got, "a file that can", "Change `out`.") from error
     return file
 
 
 def render(paths: Sequence[epath.PathLike]) -> str:
-    """The report as text; see `write_report`."""
-    if not paths:
-        raise ValueError("workdirs: got none, expected at least one. Give the folders of runs: runs/digits")
+    """Returns the report as text; see `write_report`."""
     environment = _jinja()
-    members = [runs.read(path) for path in paths]
-    facts = [run_facts.read(run) for run in members]
-    groups = runs.group(run for run in members if run.finished)
+    runs = [run_groups.read(path) for path in paths]
+    facts = [run_facts.read(run) for run in runs]
+    groups = run_groups.group_by_config(run for run in runs if run.finished)
     tables = result_tables.build(groups)
-    explained = [(each, found) for each in facts if (found := _pictures(each, GATES))]
+    gates = [_pictures(each, GATES) for each in facts]
     return environment.get_template(TEMPLATE).render(
         title=facts[0].name if len(facts) == 1 else f"Comparison of {len(facts)} runs",
         facts=facts,
         best=max((each.last.accuracy for each in facts if each.last), default=None),
-        curves=_curves(members, tables),
+        curves=_curves(runs, tables),
         tables=tables,
-        notes=result_notes.notes(members, groups),
-        gates=explained,
-        unexplained=[each for each in facts if each.has_gates and not _pictures(each, GATES)],
+        notes=result_notes.notes(runs, groups),
+        gates=[(each, found) for each, found in zip(facts, gates, strict=True) if found],
+        unexplained=[each for each, found in zip(facts, gates, strict=True) if each.has_gates and not found],
         evaluations=[(each, _evaluation_pictures(each)) for each in facts if each.evaluations],
         differing=run_facts.differing(facts),
     )
 
 
 def format_seconds(seconds: float | int) -> str:
-    """42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h: the two largest units."""
+    """Formats a duration in its two largest units: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     rest = round(seconds)
     parts: list[tuple[int, str]] = []
@@ -104,9 +102,8 @@ def _jinja() -> Any:
     try:
         import jinja2
     except ImportError as error:
-        raise ValueError(
-            'report: got no Jinja2, expected it to be installed. Run: pip install -e ".[report]"'
-        ) from error
+        expected = "Jinja2 to be installed"
+        raise UserError("report", "no Jinja2", expected, 'Run: pip install -e ".[report]"') from error
     text = importlib.resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({TEMPLATE: text}),
@@ -122,20 +119,20 @@ def _jinja() -> Any:
     return environment
 
 
-def _curves(members: Sequence[runs.Run], tables: Sequence[result_tables.Table]) -> list[Picture]:
-    """Of one run its curves, of several those of all and what else compares them."""
+def _curves(runs: Sequence[run_groups.Run], tables: Sequence[result_tables.Table]) -> list[Picture]:
+    """The curves of a single run, or the pictures that compare several."""
     with tempfile.TemporaryDirectory() as name:
         folder = epath.Path(name)
-        if len(members) == 1:
+        if len(runs) == 1:
             files = [folder / "curves.svg"]
-            curves.plot_curves(members[0].metrics, files[0])
+            curves.plot_curves(runs[0].metrics, files[0])
         else:
-            files = comparison_plots.draw(runs.group(members), tables, folder, "svg")
+            files = comparison_plots.draw(run_groups.group_by_config(runs), tables, folder, "svg")
         return [_picture(file, file.stem.replace("_", " ")) for file in files]
 
 
 def _pictures(facts: Facts, folder: str) -> list[Picture]:
-    """Pictures that other commands have left in a workdir; those of all images before those of single ones."""
+    """The pictures that another command left in the workdir."""
     return [
         _picture(file, f"{facts.name}: {file.stem.replace('_', ' ')}")
         for file in run_facts.pictures(facts.run.path, folder)
@@ -143,11 +140,11 @@ def _pictures(facts: Facts, folder: str) -> list[Picture]:
 
 
 def _evaluation_pictures(facts: Facts) -> dict[str, list[Picture]]:
-    """By the name that the pictures of one evaluation have in common; as large as they were drawn, side by side."""
+    """The pictures of each evaluation, to be shown side by side; their file names share the evaluation's name."""
     found: dict[str, list[Picture]] = {}
     for file in run_facts.pictures(facts.run.path, EVALUATION):
         name, _, kind = file.stem.rpartition("_")
-        width = int.from_bytes(file.read_bytes()[16:20])  # of a PNG's header
+        width = int.from_bytes(file.read_bytes()[16:20])  # from the PNG's header
         picture = dataclasses.replace(_picture(file, f"{kind} of {name}"), width=round(EVALUATION_SCALE * width))
         found.setdefault(name, []).append(picture)
     return found
@@ -155,4 +152,4 @@ def _evaluation_pictures(facts: Facts) -> dict[str, list[Picture]]:
 
 def _picture(file: epath.Path, text: str) -> Picture:
     content = base64.b64encode(file.read_bytes()).decode()
-    return Picture(f"data:{KINDS[file.suffix]};base64,{content}", text)
+    return Picture(f"data:{MIME_TYPES[file.suffix]};base64,{content}", text)

@@ -5,12 +5,13 @@ import io
 import re
 from collections.abc import Callable, Sequence
 
-from skipnet_jax.analysis.result_tables import Cell, Column, Row, Table
-from skipnet_jax.analysis.tables import format_count
+from skipnet_jax.analysis.eval_sets import Condition
+from skipnet_jax.analysis.result_tables import Cell, Row, Table
+from skipnet_jax.models.table import format_count
 
 MISSING = "\N{EN DASH}"
-CAPTION = "Top-1 accuracy in %: the median of the runs, whose number is the subscript"
-CAPTION_PUBLISHED = "; in brackets the published figure and the difference to it"
+CAPTION = "Top-1 accuracy in %: the median, with the number of runs as subscript"
+CAPTION_PUBLISHED = "; in brackets the published figure and the difference from it"
 LATEX_NEEDS = r"% needs \usepackage{booktabs}"
 CSV_COLUMNS = (
     *("data", "classes", "eval_classes", "flip", "image_size", "network", "label", "params", "flops"),
@@ -19,7 +20,7 @@ CSV_COLUMNS = (
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """The tables in Markdown, each below its title and its caption."""
+    """Formats each table as Markdown, with its title and caption above."""
     parts = []
     for table in tables:
         rows = [
@@ -33,7 +34,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """The tables as LaTeX's table environments, for a document that uses the package booktabs (a comment says so)."""
+    """Formats each table as a LaTeX table environment; the document needs the package booktabs."""
     parts = []
     for table in tables:
         body = _body(table, _latex_figure, lambda difference: f"${difference}$")
@@ -57,26 +58,26 @@ def latex(tables: Sequence[Table]) -> str:
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """All figures of the tables as CSV, a line for each cell: accuracies in %, differences in percentage points."""
+    """Formats all tables as one CSV, with a line per cell: accuracies in %, differences in percentage points."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in table.rows:
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                writer.writerow(_csv_line(column, row, cell))
+            for condition, cell in zip(table.columns, row.cells, strict=True):
+                writer.writerow(_csv_line(condition, row, cell))
     return text.getvalue()
 
 
-def _csv_line(column: Column, row: Row, cell: Cell) -> list[object]:
-    """Of a cell; the values that it does not have are empty."""
-    tested = column.eval_set
+def _csv_line(condition: Condition, row: Row, cell: Cell) -> list[object]:
+    """The values for `CSV_COLUMNS`; missing ones are empty."""
+    eval_set = condition.eval_set
     accuracies = sorted(score.accuracy for score in cell.scores.values())
     median, lowest, highest = ("", "", "")
     if cell.median is not None:
         median, lowest, highest = map(_percent, (cell.median, accuracies[0], accuracies[-1]))
     return [
-        *(tested.data, " ".join(tested.classes), tested.eval_classes, tested.flip, column.image_size),
+        *(eval_set.data, " ".join(eval_set.classes), eval_set.eval_classes, eval_set.flip, condition.image_size),
         *(row.network, row.label, row.params, row.flops),
         *(len(accuracies), " ".join(map(str, cell.scores)), median, lowest, highest),
         *((_percent(cell.published.accuracy), cell.published.runs) if cell.published else ("", "")),
@@ -89,30 +90,30 @@ def _caption(table: Table) -> str:
 
 
 def _heads(table: Table) -> list[str]:
-    several = len({column.eval_set for column in table.columns}) > 1
-    one_size = len({column.image_size for column in table.columns}) == 1
+    several = len({condition.eval_set for condition in table.columns}) > 1
+    one_size = len({condition.image_size for condition in table.columns}) == 1
     heads = []
-    for column in table.columns:
-        name, size = column.eval_set.title, f"{column.image_size} px"
+    for condition in table.columns:
+        name, size = condition.eval_set.title, f"{condition.image_size} px"
         heads.append((name if one_size else f"{name}, {size}") if several else size)
     return ["network", "parameters", "FLOPs", *heads]
 
 
-def _body(table: Table, figure: Callable[[float, int], str], math: Callable[[str], str]) -> list[list[str]]:
-    """The cells as text.
+def _body(table: Table, figure: Callable[[float, int], str], signed: Callable[[str], str]) -> list[list[str]]:
+    """The cells of the table as text.
 
     Args:
-      figure: of an accuracy and the number of runs behind it.
-      math: of a number with a sign.
+      figure: formats an accuracy and its number of runs.
+      signed: formats a number with a sign.
     """
 
     def text(cell: Cell) -> str:
         measured = MISSING if cell.median is None else figure(cell.median, len(cell.scores))
         if not table.has_published or (cell.median is None and cell.published is None):
             return measured
-        known = MISSING if cell.published is None else figure(cell.published.accuracy, cell.published.runs)
-        difference = "" if cell.difference is None else f", {math(f'{cell.difference:+.2f}')}"
-        return f"{measured} ({known}{difference})"
+        published = MISSING if cell.published is None else figure(cell.published.accuracy, cell.published.runs)
+        difference = "" if cell.difference is None else f", {signed(f'{cell.difference:+.2f}')}"
+        return f"{measured} ({published}{difference})"
 
     return [
         [
@@ -137,7 +138,7 @@ def _percent(accuracy: float) -> str:
 
 
 def _markdown_escaped(text: str) -> str:
-    """Class names and folders as they are, and not as tables, emphasis or HTML."""
+    """Keeps class names and folders from becoming tables, emphasis or HTML."""
     return re.sub(r"([\\`*|<])", r"\\\1", text)
 
 

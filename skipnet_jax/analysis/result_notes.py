@@ -1,19 +1,19 @@
-"""What a reader of result tables has to know besides: which runs are left out, and where figures are from."""
+"""What a reader of the result tables must know: which runs are left out, and where the figures come from."""
 
 from collections.abc import Iterable, Sequence
 
-from skipnet_jax.analysis.runs import DIFFER_IN_CIFAR, Group, Run, differences, identity
+from skipnet_jax.analysis.run_groups import CIFAR_DIFFERENCES, Group, Run, differences, identity
 from skipnet_jax.models import model_info
 from skipnet_jax.models.zoo import find
 from skipnet_jax.runs import workdir as workdirs
 
 
 def notes(runs: Iterable[Run], groups: Sequence[Group]) -> list[str]:
-    """What a reader of the tables has to know, in sentences.
+    """Writes the notes, a sentence or two each.
 
     Args:
-      runs: all that were asked for.
-      groups: of the finished ones among them.
+      runs: all runs, finished or not.
+      groups: of the finished runs.
     """
     lines = []
     for run in runs:
@@ -21,36 +21,39 @@ def notes(runs: Iterable[Run], groups: Sequence[Group]) -> list[str]:
             done = run.metrics[-1]["epoch"] if run.metrics else 0
             lines.append(f"{run.path} is left out: it is not finished (epoch {done:.4g} of {run.spec.epochs}).")
     finished = [run for group in groups for run in group.runs]
-    for where in dict.fromkeys(where for run in finished for where in run.scores):
-        place = f"{where[0].title} at {where[1]} px"
-        scored = [(run, run.scores[where]) for run in finished if where in run.scores]
+    for condition in dict.fromkeys(condition for run in finished for condition in run.scores):
+        scored = [(run, run.scores[condition]) for run in finished if condition in run.scores]
         in_training = sum(score.source == workdirs.METRICS for _, score in scored)
         if in_training:
             lines.append(
-                f"{place}: {in_training} of {len(scored)} runs are not in a {workdirs.RESULTS} of --mode=evaluate; "
-                f"theirs is the test after the last epoch ({workdirs.METRICS})."
+                f"{condition.title}: {in_training} of {len(scored)} runs are not in a {workdirs.RESULTS} of "
+                f"--mode=evaluate; their figure is the test after the last epoch ({workdirs.METRICS})."
             )
         early = [
-            f"{run.path} (step {score.step} of {run.last_test['step']})"
+            f"{run.path} (step {score.step} of {run.tests[-1].step})"
             for run, score in scored
-            if run.last_test is not None and score.step < run.last_test["step"]
+            if score.step < run.tests[-1].step
         ]
         if early:
-            lines.append(f"{place}: not by the last checkpoint, but an earlier one: {', '.join(early)}.")
+            lines.append(
+                f"{condition.title}: the figure is from an earlier checkpoint than the last: {', '.join(early)}."
+            )
         averaged = sum(run.spec.ema_decay > 0 for run, _ in scored)
         if averaged:
-            lines.append(f"{place}: of {averaged} of {len(scored)} runs the moving average of the parameters.")
-    return lines + _unequal(groups)
+            lines.append(
+                f"{condition.title}: {averaged} of {len(scored)} runs use the moving average of the parameters."
+            )
+    return lines + _unequal_relatives(groups)
 
 
-def _unequal(groups: Sequence[Group]) -> list[str]:
-    """Where networks that differ in their junction stand in one table, but were trained by different configs."""
+def _unequal_relatives(groups: Sequence[Group]) -> list[str]:
+    """Names the networks of one table that differ in more than their junction."""
     relatives: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        relatives.setdefault((find(group.network)[0].published_name, group.runs[0].learnt.table), []).append(group)
+        relatives.setdefault((find(group.network)[0].published_name, group.trained_on.table), []).append(group)
     lines = []
     for (name, table), members in relatives.items():
-        ignored = ("model.name", *(DIFFER_IN_CIFAR if table == "CIFAR" else ()))
+        ignored = ("model.name", *(CIFAR_DIFFERENCES if table == "CIFAR" else ()))
         differing = differences([identity(group.runs[0]) for group in members], ignored)
         if any(differing) and len({group.network for group in members}) > 1:
             each = "; ".join(

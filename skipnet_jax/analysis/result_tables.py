@@ -1,6 +1,6 @@
-"""Tables of results as the published ones are laid out: medians over seeds, beside the published figures.
+"""Tables of results in the layout of the published ones: medians over seeds, beside the published figures.
 
-A table is of one test set (both CIFARs share one): its rows are networks, its columns sizes of the test images.
+Each table is about one test set (both CIFARs share one). Its rows are networks, its columns are image sizes.
 
 Source: result tables of SkipResNet (Takeda, MIRU2020).
 """
@@ -11,13 +11,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skipnet_jax.analysis.runs import EvalSet, Group, Run, Score
-from skipnet_jax.analysis.tables import published_results
-from skipnet_jax.models import model_info
-from skipnet_jax.models.complexity import Complexity, count
+from skipnet_jax.analysis.eval_sets import Condition, EvalSet
+from skipnet_jax.analysis.run_groups import Group, Run, Score
+from skipnet_jax.errors import UserError
+from skipnet_jax.models import complexity, model_info
+from skipnet_jax.models.table import published_results
 from skipnet_jax.specs import TrainSpec
 
-# Which of the published figures are of which test set. ImageNet-A was scored over all 1000 classes.
+# The published figures of each test set. ImageNet-A was scored over all 1000 classes.
 PUBLISHED = {
     EvalSet("imagenet2012"): "imagenet_top1",
     EvalSet("imagenet_a"): "imagenet_a_top1",
@@ -39,23 +40,11 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Column:
-    """What the cells of a column were tested on.
-
-    Args:
-      image_size: in pixels.
-    """
-
-    eval_set: EvalSet
-    image_size: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Cell:
-    """The scores of a group of runs in one column; none where it was not tested there.
+    """The results of a network under one condition.
 
     Args:
-      scores: by seed.
+      scores: by seed; empty if it was not tested.
     """
 
     scores: Mapping[int, Score]
@@ -67,7 +56,7 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Percentage points that the printed figure is above the published one."""
+        """The printed median minus the published figure, in percentage points."""
         if self.median is None or self.published is None:
             return None
         return round(round(100 * self.median, 2) - round(100 * self.published.accuracy, 2), 2)
@@ -75,12 +64,12 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network's results, with a cell for each column.
+    """The results of a network, with a cell for each column.
 
     Args:
-      label: see `runs.Group`.
-      params, flops: in a table with published figures as they are printed there, for its image size and classes; else
-        of the network as it was trained. None = a changed network, which nobody counts.
+      label: as in `run_groups.Group`.
+      params, flops: as printed in the published tables if the table shows published figures, otherwise of the network
+        as it was trained; None = unknown, because the network was changed.
     """
 
     network: str
@@ -92,34 +81,31 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Results on a test set, or on both CIFARs."""
+    """The results on one test set, or on both CIFARs."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[Condition, ...]
     rows: tuple[Row, ...]
 
     @property
     def has_published(self) -> bool:
-        """There are published figures for what it shows, if not for every network."""
+        """Whether there are published figures for its test set, if not for every network."""
         return self.columns[0].eval_set in PUBLISHED
 
 
-def published(network: str, column: Column) -> Published | None:
-    """The published figure of a network in a column; None where there is none."""
+def published(network: str, condition: Condition) -> Published | None:
+    """Looks up the published figure of a network under a condition."""
     result = published_results().get(model_info(network).published_name, {})
-    value = result.get(PUBLISHED.get(column.eval_set, ""))
+    value = result.get(PUBLISHED.get(condition.eval_set, ""))
     if isinstance(value, dict):
-        value = value.get(str(column.image_size))
-    elif column.image_size != result.get("image_size"):
+        value = value.get(str(condition.image_size))
+    elif condition.image_size != result.get("image_size"):
         value = None
     return None if value is None else Published(value, result["runs"])
 
 
 def published_size(network: str) -> tuple[int, int] | None:
-    """Parameters and FLOPs of a network as they are printed in the published tables; None where it is not there.
-
-    That is the inverse of `tables.format_count`: of 40.15M it makes 40150000.
-    """
+    """Looks up the published parameters and FLOPs of a network; 40150000 where 40.15M is printed."""
     result = published_results().get(model_info(network).published_name)
     if result is None:
         return None
@@ -130,78 +116,81 @@ def published_size(network: str) -> tuple[int, int] | None:
 
 
 def build(groups: Sequence[Group]) -> list[Table]:
-    """Makes a table for every test set that runs were scored on, the published ones first and in their order.
+    """Makes a table for every test set that the runs were tested on; those with published figures come first.
 
     Args:
       groups: of finished runs.
 
     Raises:
-      ValueError: what one column would compare was scored on different images.
+      UserError: the scores of one column are on different images.
     """
-    measured = {Column(*where) for group in groups for run in group.runs for where in run.scores}
-    known = [eval_set for eval_set in PUBLISHED if any(column.eval_set == eval_set for column in measured)]
-    other = sorted({column.eval_set for column in measured} - {*PUBLISHED}, key=lambda eval_set: eval_set.title)
-    titles = dict.fromkeys(eval_set.table for eval_set in [*known, *other])
+    measured = {condition for group in groups for run in group.runs for condition in run.scores}
+    eval_sets = {condition.eval_set for condition in measured}
+    known = [eval_set for eval_set in PUBLISHED if eval_set in eval_sets]
+    others = sorted(eval_sets - PUBLISHED.keys(), key=lambda eval_set: eval_set.title)
+    titles = dict.fromkeys(eval_set.table for eval_set in [*known, *others])
     return [_table(title, measured, groups) for title in titles]
 
 
-def _table(title: str, measured: Iterable[Column], groups: Sequence[Group]) -> Table:
-    published_columns = {
-        Column(eval_set, size)
-        for eval_set in PUBLISHED
-        for result in published_results().values()
-        for size in _sizes(result, PUBLISHED[eval_set])
-    }
-    columns = [column for column in {*measured, *published_columns} if column.eval_set.table == title]
-    columns.sort(key=lambda column: (column.eval_set.title, column.image_size))
-    bundles: dict[tuple[str, str], list[Run]] = {}
+def _table(title: str, measured: Iterable[Condition], groups: Sequence[Group]) -> Table:
+    columns = [condition for condition in {*measured, *_published_conditions()} if condition.eval_set.table == title]
+    columns.sort(key=lambda condition: (condition.eval_set.title, condition.image_size))
+    members: dict[tuple[str, str], list[Run]] = {}  # label, training data -> runs, of both CIFARs in a row
     for group in groups:
-        tested = any((column.eval_set, column.image_size) in run.scores for run in group.runs for column in columns)
-        if tested:
-            bundles.setdefault((group.label, group.runs[0].learnt.table), []).extend(group.runs)
-    labels = [label for label, _ in bundles]
+        if any(condition in run.scores for run in group.runs for condition in columns):
+            members.setdefault((group.label, group.trained_on.table), []).extend(group.runs)
+    labels = [label for label, _ in members]
     rows = []
-    for (label, learnt), members in bundles.items():
-        whole_label = label if labels.count(label) == 1 else f"{label}, trained on {learnt}"
-        rows.append(_row(whole_label, members, columns))
-    for i, column in enumerate(columns):
+    for (label, trained_on), runs in members.items():
+        whole_label = label if labels.count(label) == 1 else f"{label}, trained on {trained_on}"
+        rows.append(_row(whole_label, runs, columns))
+    for i, condition in enumerate(columns):
         scores = [score for row in rows for score in row.cells[i].scores.values()]
         counts = sorted({score.count for score in scores if score.count is not None})
         if len(counts) > 1:
-            raise ValueError(
-                f"{title} at {column.image_size} px: got scores on {' and on '.join(map(str, counts))} images, "
-                f"expected the same images for all runs. Evaluate all of them on the same --data_dir."
+            raise UserError(
+                condition.title,
+                f"scores on {' and on '.join(map(str, counts))} images",
+                "the same images for all runs",
+                "Evaluate all of them with the same `data_dir`.",
             )
     return Table(title, tuple(columns), tuple(rows))
 
 
-def _sizes(result: Mapping[str, Any], key: str) -> list[int]:
-    """The image sizes for which a network has published figures."""
-    value = result.get(key)
-    return [int(size) for size in value] if isinstance(value, dict) else [result["image_size"]] if value else []
+@functools.cache
+def _published_conditions() -> frozenset[Condition]:
+    """The conditions with published figures."""
+    found = set()
+    for result in published_results().values():
+        for eval_set, key in PUBLISHED.items():
+            value = result.get(key)
+            sizes: Iterable[Any] = value if isinstance(value, dict) else [result["image_size"]] if value else []
+            found |= {Condition(eval_set, int(size)) for size in sizes}
+    return frozenset(found)
 
 
-def _row(label: str, runs: Sequence[Run], columns: Sequence[Column]) -> Row:
+def _row(label: str, runs: Sequence[Run], columns: Sequence[Condition]) -> Row:
+    spec = runs[0].spec
     cells = []
-    for column in columns:
-        where = (column.eval_set, column.image_size)
-        scores = {run.spec.seed: run.scores[where] for run in runs if where in run.scores}
-        cells.append(Cell(scores, published(runs[0].spec.model.name, column)))
-    return Row(runs[0].spec.model.name, label, *_size(runs[0].spec, columns[0].eval_set in PUBLISHED), tuple(cells))
+    for condition in columns:
+        scores = {run.spec.seed: run.scores[condition] for run in runs if condition in run.scores}
+        cells.append(Cell(scores, published(spec.model.name, condition)))
+    return Row(spec.model.name, label, *_size(spec, columns[0].eval_set in PUBLISHED), tuple(cells))
 
 
 def _size(spec: TrainSpec, as_published: bool) -> tuple[int | None, int | None]:
-    """Parameters and FLOPs of a row."""
+    """Parameters and FLOPs for a row."""
     name = spec.model.name
     if spec.model.gate_reduction:
         return None, None
     printed = published_size(name) if as_published else None
     if printed is not None:
         return printed
-    size = _count(name, None, None) if as_published else _count(name, spec.data.image_size, spec.model.num_classes)
+    size = count(name) if as_published else count(name, spec.data.image_size, spec.model.num_classes)
     return size.params, size.flops
 
 
 @functools.cache
-def _count(network: str, image_size: int | None, num_classes: int | None) -> Complexity:
-    return count(network, image_size=image_size, num_classes=num_classes)
+def count(network: str, image_size: int | None = None, num_classes: int | None = None) -> complexity.Complexity:
+    """`complexity.count`, which traces the network, once for each size."""
+    return complexity.count(network, image_size=image_size, num_classes=num_classes)

@@ -1,45 +1,34 @@
-"""What a report says of a run, read from its workdir: results, times, config, starts and stops."""
+"""The facts about a run that a report shows: results, times, config, starts and stops."""
 
 import dataclasses
 import datetime
+import functools
 import shlex
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import flax
 from etils import epath
 
-from skipnet_jax import config, files
-from skipnet_jax.analysis.runs import Run, require_fields
-from skipnet_jax.models import model_info
-from skipnet_jax.models.complexity import count
+from skipnet_jax import config
+from skipnet_jax.analysis import result_tables
+from skipnet_jax.analysis.run_groups import EpochTest, Run
+from skipnet_jax.models import complexity, model_info
 from skipnet_jax.models.zoo import find
 from skipnet_jax.runs import events
-from skipnet_jax.runs import workdir as workdirs
 
-PLACES = ("git", "python", "platform", "devices", "device_kind", "hosts")  # of a start, in the order they are told
-
-
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """A test during training.
-
-    Args:
-      accuracy: 0..1, of the moving average where the run has one.
-    """
-
-    accuracy: float | int
-    epoch: float | int
+ENVIRONMENT = ("git", "python", "platform", "devices", "device_kind", "hosts")  # fields of a start, in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A line of results.json: what `--mode=evaluate` found, of the moving average where the run has one.
+    """A record of results.json, with the scores of the averaged parameters if the run has them.
 
     Args:
-      data: name of the data set, and how it was scored where that is not the usual way.
+      data: name of the data set, and how it was scored if that was unusual.
       image_size: in pixels.
-      top1, top5, calibration_error: 0..1; the last is None without `--details`.
+      top1, top5, calibration_error: 0..1; calibration_error is None without `--details`.
     """
 
     data: str
@@ -54,49 +43,58 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """A run in numbers.
+    """A run for the report.
 
     Args:
-      name: of its folder.
-      last, best: tests; None = there has been none.
-      epochs: done.
-      seconds: from starts to stops; None = not recorded.
-      interrupted: starts without a stop, whose time is not in `seconds`.
-      images_per_second: median over the log.
-      flops: of one image, at the size the run uses.
-      config: every hyperparameter, by dotted name.
+      size: for an image of the size that the run uses.
       events: starts and stops, oldest first.
-      evaluations: in the order they were made.
     """
 
     run: Run
-    name: str
-    network: str
-    last: Measured | None
-    best: Measured | None
-    epochs: float | int
-    seconds: float | None
-    interrupted: int
-    images_per_second: float | int | None
-    params: int
-    flops: int
-    config: Mapping[str, str]
+    size: complexity.Complexity
     events: Sequence[Mapping[str, Any]]
-    evaluations: Sequence[Evaluation]
 
     @property
-    def command(self) -> str:
-        """That started it last, ready to be copied."""
-        program, *flags = next((start["command"] for start in reversed(self.starts) if start.get("command")), [""])
-        is_main = program.endswith("skipnet_jax/main.py")  # of `python -m` the path of the module is recorded
-        return shlex.join(
-            [*(("python", "-m", "skipnet_jax.main") if is_main else (program,)), *flags] if program else []
-        )
+    def name(self) -> str:
+        """Name of the workdir."""
+        return self.run.path.name
+
+    @property
+    def network(self) -> str:
+        """Published name."""
+        return model_info(self.run.spec.model.name).published_name
 
     @property
     def has_gates(self) -> bool:
-        """Its network's junctions see several states."""
+        """Whether the junctions of the network see several states."""
         return find(self.run.spec.model.name)[1].published_prefix != ""
+
+    @property
+    def last(self) -> EpochTest | None:
+        """The last test during training."""
+        return self.run.tests[-1] if self.run.tests else None
+
+    @property
+    def best(self) -> EpochTest | None:
+        """The test with the highest accuracy during training."""
+        return max(self.run.tests, key=lambda test: test.accuracy, default=None)
+
+    @property
+    def epochs(self) -> float | int:
+        """Number of epochs done."""
+        return self.run.metrics[-1]["epoch"] if self.run.metrics else 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The median over the log."""
+        rates = [line["images_per_second"] for line in self.run.metrics if line.get("images_per_second")]
+        return statistics.median(rates) if rates else None
+
+    @functools.cached_property
+    def config(self) -> dict[str, str]:
+        """Every hyperparameter, by dotted name."""
+        flat = flax.traverse_util.flatten_dict(config.to_dict(self.run.spec), sep=".")
+        return {name: repr(value) if value == "" else str(value) for name, value in flat.items()}
 
     @property
     def config_groups(self) -> dict[str, list[tuple[str, str]]]:
@@ -108,100 +106,81 @@ class Facts:
         return groups
 
     @property
+    def seconds(self) -> float | None:
+        """Time from starts to their stops; None if not recorded."""
+        return _seconds(self.events)[0]
+
+    @property
+    def interrupted(self) -> int:
+        """Number of starts without a stop, whose time is not in `seconds`."""
+        return _seconds(self.events)[1]
+
+    @property
+    def command(self) -> str:
+        """The command of the last start, ready to be copied."""
+        program, *flags = next((start["command"] for start in reversed(self.starts) if start.get("command")), [""])
+        is_main = program.endswith("skipnet_jax/main.py")  # `python -m` records the path of the module
+        return shlex.join(
+            [*(("python", "-m", "skipnet_jax.main") if is_main else (program,)), *flags] if program else []
+        )
+
+    @property
     def starts(self) -> list[Mapping[str, Any]]:
         """The events that are starts."""
-        return [event for event in self.events if event.get("event") == "start"]
+        return [event for event in self.events if event["event"] == "start"]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the last start, by name; libraries with their versions."""
+        """The environment of the last start, including the versions of libraries."""
         if not self.starts:
             return {}
         last = self.starts[-1]
-        places = {name.replace("_", " "): str(last[name]) for name in PLACES if last.get(name) is not None}
-        return places | {name: str(version) for name, version in last.get("libraries", {}).items()}
+        fields = {name.replace("_", " "): str(last[name]) for name in ENVIRONMENT if last.get(name) is not None}
+        return fields | {name: str(version) for name, version in last.get("libraries", {}).items()}
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The records of results.json, in their order."""
+        return [_evaluation(record) for record in self.run.results]
 
 
 def read(run: Run) -> Facts:
-    """Puts the facts of a run together; traces its network, which takes a second or two.
+    """Collects the facts of a run; traces its network, which takes a second or two.
 
     Raises:
-      ValueError: one of its files is not what training writes.
+      UserError: events.jsonl is damaged.
     """
     model, data = run.spec.model, run.spec.data
-    size = count(model.name, image_size=data.image_size, num_classes=model.num_classes)
-    tests = list(_tests(run.metrics))
-    rates = [line["images_per_second"] for line in run.metrics if line.get("images_per_second")]
-    log = events.read(run.path)
-    require_fields(run.path / workdirs.EVENTS, log, {"time": str, "event": str, "step": int})
-    seconds, interrupted = _seconds(log)
-    return Facts(
-        run,
-        name=run.path.name,
-        network=model_info(model.name).published_name,
-        last=tests[-1] if tests else None,
-        best=max(tests, key=lambda test: test.accuracy, default=None),
-        epochs=run.metrics[-1]["epoch"] if run.metrics else 0.0,
-        seconds=seconds,
-        interrupted=interrupted,
-        images_per_second=statistics.median(rates) if rates else None,
-        params=size.params,
-        flops=size.flops,
-        config=dict(_flatten(config.to_dict(run.spec))),
-        events=log,
-        evaluations=list(_evaluations(run.path / workdirs.RESULTS)),
-    )
+    size = result_tables.count(model.name, data.image_size, model.num_classes)
+    return Facts(run, size, events.read(run.path))
 
 
 def differing(facts: Sequence[Facts]) -> list[str]:
-    """Names of the hyperparameters that are not the same in all runs."""
+    """Names of the hyperparameters that differ between the runs."""
     return [name for name in facts[0].config if len({each.config.get(name) for each in facts}) > 1]
 
 
 def pictures(workdir: epath.Path, folder: str) -> list[epath.Path]:
-    """PNGs in a folder of a workdir, in the order of their names."""
+    """The PNGs in a folder of a workdir, by name."""
     return sorted((workdir / folder).glob("*.png")) if (workdir / folder).exists() else []
 
 
-def _tests(metrics: Iterable[Mapping[str, Any]]) -> Iterator[Measured]:
-    for line in metrics:
-        accuracy = line.get("test/average_accuracy", line.get("test/accuracy"))
-        if accuracy is not None:
-            yield Measured(accuracy, line["epoch"])
-
-
-def _evaluations(file: epath.Path) -> Iterator[Evaluation]:
-    for record in files.read_json(file) if file.exists() else ():
-        own = ", among its own classes" if record["eval_classes"] == "own" else ""
-        flip = ", with mirror images" if record.get("flip") else ""
-        averaged = "average_" if "average_accuracy" in record else ""
-        try:
-            top1, top5, loss = (record[f"{averaged}{name}"] for name in ("accuracy", "top5_accuracy", "loss"))
-        except KeyError as error:
-            raise ValueError(
-                f"{file}: got a record without {error}, expected what --mode=evaluate writes. Remove the file and "
-                f"evaluate again."
-            ) from error
-        where = (f"{record['data']}{own}{flip}", record["image_size"], record["step"], record["count"])
-        yield Evaluation(*where, top1, top5, loss, record.get("calibration_error"))
+def _evaluation(record: Mapping[str, Any]) -> Evaluation:
+    own = ", among its own classes" if record["eval_classes"] == "own" else ""
+    flip = ", with mirror images" if record.get("flip") else ""
+    top1, top5, loss = (record.get(f"average_{name}", record[name]) for name in ("accuracy", "top5_accuracy", "loss"))
+    condition = (f"{record['data']}{own}{flip}", record["image_size"], record["step"], record["count"])
+    return Evaluation(*condition, top1, top5, loss, record.get("calibration_error"))
 
 
 def _seconds(log: Iterable[Mapping[str, Any]]) -> tuple[float | None, int]:
-    """Time between starts and their stops, and how many starts have none."""
-    total, open_since, without_stop, known = 0.0, None, 0, False
+    """Seconds between starts and their stops, and the number of starts without a stop."""
+    total, started, without_stop, known = 0.0, None, 0, False
     for event in log:
         time = datetime.datetime.fromisoformat(event["time"])
         if event["event"] == "start":
-            without_stop += open_since is not None
-            open_since = time
-        elif event["event"] == "stop" and open_since is not None:
-            total, open_since, known = total + (time - open_since).total_seconds(), None, True
-    return (total if known else None), without_stop + (open_since is not None)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, repr(value) if value == "" else str(value)
+            without_stop += started is not None
+            started = time
+        elif event["event"] == "stop" and started is not None:
+            total, started, known = total + (time - started).total_seconds(), None, True
+    return (total if known else None), without_stop + (started is not None)

@@ -1,4 +1,4 @@
-"""Workdirs of runs that never took place, written by the project's own functions."""
+"""Workdirs of runs that never happened, written by the project's own functions."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ STEPS_PER_EPOCH = 10
 
 
 def spec_of(network, data, num_classes, image_size, **changes):
-    """A config for a network on a data set."""
+    """Makes a config for a network on a data set."""
     return dataclasses.replace(
         DIGITS,
         model=specs.ModelSpec(name=network, num_classes=num_classes),
@@ -32,12 +32,12 @@ def write(path, spec, *, accuracies=(0.5, 0.9), scored=(), step=None, count=1000
     """Writes a workdir.
 
     Args:
-      accuracies: after each epoch; fewer than `spec.epochs` = a run that is under way.
-      scored: (data set, image size, accuracy) of results that `--mode=evaluate` wrote.
-      step: of the checkpoint that was scored; None = the last one.
-      count: of test images.
-      flip: mirror images were scored too.
-      learnt: content of data.json; None = no such file.
+      accuracies: after each epoch; fewer than `spec.epochs` make an unfinished run.
+      scored: (data set, image size, accuracy) of each evaluation.
+      step: of the evaluated checkpoint; None = the last one.
+      count: number of test images.
+      flip: whether the evaluations include mirror images.
+      learnt: the content of data.json; None = no such file.
     """
     path = epath.Path(path)
     path.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,15 @@ import csv
 
 import pytest
 
-from skipnet_jax.analysis import result_formats, result_tables, runs
+from skipnet_jax.analysis import result_formats, result_tables, run_groups
 from tests.analysis import made_runs
 
 DASH = "\N{EN DASH}"
 MARKDOWN = f"""\
 ## ImageNet
 
-Top-1 accuracy in %: the median of the runs, whose number is the subscript; in brackets the published figure and the \
-difference to it.
+Top-1 accuracy in %: the median, with the number of runs as subscript; in brackets the published figure and the \
+difference from it.
 
 | network | parameters | FLOPs | 224 px | 256 px | 288 px | 320 px |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -22,7 +22,7 @@ difference to it.
 
 ## Digits
 
-Top-1 accuracy in %: the median of the runs, whose number is the subscript.
+Top-1 accuracy in %: the median, with the number of runs as subscript.
 
 | network | parameters | FLOPs | 16 px |
 | --- | ---: | ---: | ---: |
@@ -31,7 +31,7 @@ Top-1 accuracy in %: the median of the runs, whose number is the subscript.
 
 LATEX = r"""\begin{table}
 \centering
-\caption{Digits. Top-1 accuracy in \%: the median of the runs, whose number is the subscript.}
+\caption{Digits. Top-1 accuracy in \%: the median, with the number of runs as subscript.}
 \begin{tabular}{lrrr}
 \toprule
 network & parameters & FLOPs & 16 px \\
@@ -57,7 +57,7 @@ def tables(tmp_path_factory):
     )
     made_runs.write(folder / "digits", made_runs.DIGITS)
     paths = [folder / name for name in ("digits", "dense", "short", "resnet50-0", "resnet50-1", "resnet50-2")]
-    return result_tables.build(runs.group(map(runs.read, paths)))
+    return result_tables.build(run_groups.group_by_config(map(run_groups.read, paths)))
 
 
 def test_markdown(tables):
@@ -71,20 +71,20 @@ def test_latex(tables):
     assert r"Dense-ResNet-50 & 42.93M & 4.212G & 79.00$_{1}$ (--) & -- & -- & -- \\" in imagenet
 
 
-def test_signs_of_latex_and_markdown_in_labels(tmp_path):
+def test_special_characters_in_labels_are_escaped(tmp_path):
     for seed, start in enumerate(("", "a_b|c%")):
         spec = made_runs.spec_of("resnet20", "digits", 10, 16, seed=seed, init_from=start)
         made_runs.write(tmp_path / str(seed), spec)
-    tables = result_tables.build(runs.group(map(runs.read, sorted(tmp_path.iterdir()))))
+    tables = result_tables.build(run_groups.group_by_config(map(run_groups.read, sorted(tmp_path.iterdir()))))
     assert r"ResNet-20 (init\_from=a\_b|c\%) &" in result_formats.latex(tables)
     assert r"| ResNet-20 (init_from=a_b\|c%) |" in result_formats.markdown(tables)
 
 
-def test_class_names_are_neither_table_nor_html_nor_commands(tmp_path):
+def test_special_characters_in_class_names_are_escaped(tmp_path):
     names = ["a|b", "<b>", "~^\\"]
     spec = made_runs.spec_of("resnet20", "folder", 3, 32)
     made_runs.write(tmp_path, spec, learnt={"class_names": names, "training_images": 9})
-    tables = result_tables.build(runs.group([runs.read(tmp_path)]))
+    tables = result_tables.build(run_groups.group_by_config([run_groups.read(tmp_path)]))
     assert r"## folder, classes a\|b, \<b>, ~^\\" in result_formats.markdown(tables)
     latex = result_formats.latex(tables)
     assert r"classes a|b, <b>, \textasciitilde{}\textasciicircum{}\textbackslash{}." in latex
@@ -104,13 +104,13 @@ def test_csv(tables):
     assert lines[8]["published"] == lines[8]["published_runs"] == "" and lines[8]["median"] == "79.00"
 
 
-def test_the_heads_of_both_cifars(tmp_path):
+def test_heads_of_both_cifars(tmp_path):
     for data, classes in (("cifar10", 10), ("cifar100", 100)):
         made_runs.write(tmp_path / data, made_runs.spec_of("resnet110", data, classes, 32))
     paths = sorted(tmp_path.iterdir())
-    tables = result_tables.build(runs.group(map(runs.read, paths)))
+    tables = result_tables.build(run_groups.group_by_config(map(run_groups.read, paths)))
     assert "| network | parameters | FLOPs | CIFAR-10 | CIFAR-100 |\n" in result_formats.markdown(tables)
     spec = made_runs.spec_of("resnet110", "cifar10", 10, 32)
     made_runs.write(paths[0], spec, scored=[("cifar10", 40, 0.5)])
-    tables = result_tables.build(runs.group(map(runs.read, paths)))
+    tables = result_tables.build(run_groups.group_by_config(map(run_groups.read, paths)))
     assert "| CIFAR-10, 32 px | CIFAR-10, 40 px | CIFAR-100, 32 px |\n" in result_formats.markdown(tables)

@@ -1,12 +1,12 @@
 import dataclasses
 
-from skipnet_jax.analysis import result_notes, runs
+from skipnet_jax.analysis import result_notes, run_groups
 from tests.analysis import made_runs
 
 
 def notes_of(*paths):
-    every = [runs.read(path) for path in paths]
-    return result_notes.notes(every, runs.group(run for run in every if run.finished))
+    every = [run_groups.read(path) for path in paths]
+    return result_notes.notes(every, run_groups.group_by_config(run for run in every if run.finished))
 
 
 def seeded(seed, **changes):
@@ -18,7 +18,7 @@ def test_nothing_to_say(tmp_path):
     assert notes_of(*(made_runs.write(tmp_path / str(i), seeded(i), scored=scored) for i in range(2))) == []
 
 
-def test_what_is_left_out_and_where_figures_are_from(tmp_path):
+def test_runs_left_out_and_sources_of_figures(tmp_path):
     a = made_runs.write(tmp_path / "a", seeded(0), scored=[("digits", 16, 0.9)])
     b = made_runs.write(tmp_path / "b", seeded(1))
     c = made_runs.write(tmp_path / "c", seeded(2), scored=[("digits", 16, 0.9)], step=10)
@@ -26,16 +26,16 @@ def test_what_is_left_out_and_where_figures_are_from(tmp_path):
     left_out, in_training, early = notes_of(a, b, c, d)
     assert left_out == f"{d} is left out: it is not finished (epoch 1 of 2)."
     assert in_training.startswith("Digits at 16 px: 1 of 3 runs are not in a results.json")
-    assert early == f"Digits at 16 px: not by the last checkpoint, but an earlier one: {c} (step 10 of 20)."
+    assert early == f"Digits at 16 px: the figure is from an earlier checkpoint than the last: {c} (step 10 of 20)."
 
 
-def test_moving_averages_are_told(tmp_path):
+def test_moving_averages(tmp_path):
     spec = seeded(0, ema_decay=0.9)
     [note] = notes_of(made_runs.write(tmp_path, spec, scored=[("digits", 16, 0.9)]))
-    assert note == "Digits at 16 px: of 1 of 1 runs the moving average of the parameters."
+    assert note == "Digits at 16 px: 1 of 1 runs use the moving average of the parameters."
 
 
-def test_relatives_of_different_configs_are_told(tmp_path):
+def test_relatives_with_different_configs(tmp_path):
     scored = [("digits", 16, 0.9)]
     paths = [made_runs.write(tmp_path / "skip", seeded(0), scored=scored)]
     plain = dataclasses.replace(made_runs.DIGITS.model, name="resnet20")

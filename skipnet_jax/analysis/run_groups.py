@@ -1,0 +1,235 @@
+"""Reads runs from their workdirs, and groups those that differ in nothing but their seed."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import flax
+from etils import epath
+
+from skipnet_jax import files
+from skipnet_jax.analysis.eval_sets import Condition, EvalSet
+from skipnet_jax.errors import UserError
+from skipnet_jax.models import list_models, model_info
+from skipnet_jax.runs import workdir as workdirs
+from skipnet_jax.specs import TrainSpec
+
+OWN_DATA = ("folder", "tfrecords")  # these names tell the file format, not the images
+IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
+WORDNET_ID = re.compile(r"n\d{8}")
+
+CIFAR_DIFFERENCES = ("data.name", "model.num_classes", "data.json: class_names", "data.json: training_images")
+
+METRICS_FIELDS = {"step": int, "epoch": float}
+RESULTS_FIELDS = {"data": str, "image_size": int, "eval_classes": str, "step": int, "count": int} | {
+    "accuracy": float,
+    "top5_accuracy": float,
+    "loss": float,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The accuracy of a run under one condition.
+
+    Args:
+      accuracy: 0..1; of the averaged parameters if the run has them.
+      step: of the checkpoint.
+      count: number of test images; None = not recorded.
+      source: the file in the workdir that records it.
+    """
+
+    accuracy: float
+    step: int
+    count: int | None
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochTest:
+    """A test during training.
+
+    Args:
+      accuracy: 0..1; of the averaged parameters if the run has them.
+    """
+
+    epoch: float | int
+    step: int
+    accuracy: float | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, as read from its workdir.
+
+    Args:
+      data: the content of data.json; empty without this file.
+      metrics: the lines of metrics.jsonl.
+      results: the records of results.json.
+    """
+
+    path: epath.Path
+    spec: TrainSpec
+    data: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    results: Sequence[Mapping[str, Any]]
+
+    @functools.cached_property
+    def tests(self) -> list[EpochTest]:
+        """All tests during training, in order."""
+        return [
+            EpochTest(line["epoch"], line["step"], line.get("test/average_accuracy", line["test/accuracy"]))
+            for line in self.metrics
+            if "test/accuracy" in line
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch has been tested."""
+        return bool(self.tests) and self.tests[-1].epoch >= self.spec.epochs
+
+    @property
+    def trained_on(self) -> EvalSet:
+        """The test set that belongs to its training data."""
+        data = self.spec.data
+        if data.name not in OWN_DATA:
+            return EvalSet(data.name, tuple(map(str, data.classes)), data.eval_classes)
+        names = tuple(self.data.get("class_names", ()))
+        if len(names) == IMAGENET_CLASSES and all(map(WORDNET_ID.fullmatch, names)):
+            return EvalSet("imagenet2012", (), data.eval_classes)
+        return EvalSet(data.name, names, data.eval_classes)
+
+    @functools.cached_property
+    def scores(self) -> dict[Condition, Score]:
+        """The newest score under each condition.
+
+        `--mode=evaluate` goes before the last test of training, on the same images. Of several checkpoints the newest
+        counts, not the best: that would be a choice by the result.
+        """
+        in_training = {
+            Condition(self.trained_on, self.spec.data.image_size): Score(
+                test.accuracy, test.step, None, workdirs.METRICS
+            )
+            for test in self.tests[-1:]
+        }
+        evaluated: dict[Condition, Score] = {}
+        for record in self.results:
+            condition = Condition(self._eval_set(record), record["image_size"])
+            accuracy = record.get("average_accuracy", record["accuracy"])
+            score = Score(accuracy, record["step"], record["count"], workdirs.RESULTS)
+            evaluated[condition] = max(score, evaluated.get(condition, score), key=lambda score: score.step)
+        return in_training | evaluated
+
+    def _eval_set(self, record: Mapping[str, Any]) -> EvalSet:
+        asked = EvalSet(record["data"], (), record["eval_classes"], record.get("flip", False))
+        if asked.data != self.spec.data.name:
+            return asked
+        own = dataclasses.replace(self.trained_on, eval_classes=asked.eval_classes, flip=asked.flip)
+        if own.data != asked.data and record["count"] != IMAGENET_TEST_IMAGES:  # other images in ImageNet's format
+            return asked
+        return own
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only.
+
+    Args:
+      label: published name of the network, and what distinguishes the group from others of this network.
+      runs: in the order of their seeds.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def network(self) -> str:
+        return self.runs[0].spec.model.name
+
+    @property
+    def trained_on(self) -> EvalSet:
+        return self.runs[0].trained_on
+
+
+def read(path: epath.PathLike) -> Run:
+    """Reads a workdir.
+
+    Raises:
+      UserError: the folder holds no run, or a file in it is damaged.
+    """
+    workdir = workdirs.locate(path)
+    spec = workdirs.read_spec(workdir)
+    data_file = workdir / workdirs.DATA
+    data = files.read_record(data_file, {"class_names": list[str]}, mend=workdirs.MEND) if data_file.exists() else {}
+    metrics = files.read_lines(workdir / workdirs.METRICS, METRICS_FIELDS, mend="Remove the line.")
+    mend = "Remove the file and evaluate again."
+    results = files.read_records(workdir / workdirs.RESULTS, RESULTS_FIELDS, mend=mend)
+    return Run(workdir, spec, data, metrics, results)
+
+
+def group_by_config(runs: Iterable[Run]) -> list[Group]:
+    """Groups the runs that differ in their seed only.
+
+    Fields that may change when a run resumes (`workdir.CHANGEABLE`) are ignored.
+
+    Returns:
+      The groups in the order of `list_models`. Where one table holds several groups of a network, their labels tell
+      the differences.
+
+    Raises:
+      UserError: two runs have the same config and the same seed.
+    """
+    by_config: dict[str, list[Run]] = {}
+    for run in runs:
+        by_config.setdefault(repr(sorted(identity(run).items())), []).append(run)
+    related: dict[tuple[str, str], list[list[Run]]] = {}  # network, table -> runs of each config
+    for members in by_config.values():
+        _require_different_seeds(members)
+        related.setdefault((members[0].spec.model.name, members[0].trained_on.table), []).append(members)
+    groups = []
+    for (network, table), configs in related.items():
+        ignored = CIFAR_DIFFERENCES if table == "CIFAR" else ()
+        texts = differences([identity(members[0]) for members in configs], ignored)
+        for members, text in zip(configs, texts, strict=True):
+            label = model_info(network).published_name + (f" ({text})" if text else "")
+            groups.append(Group(label, tuple(sorted(members, key=lambda run: run.spec.seed))))
+    order = list_models()
+    return sorted(groups, key=lambda group: order.index(group.network))
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Everything that runs of one group have in common, by dotted name."""
+    config = flax.traverse_util.flatten_dict(dataclasses.asdict(run.spec), sep=".")
+    kept = {name: value for name, value in config.items() if name != "seed" and name not in workdirs.CHANGEABLE}
+    return kept | {f"data.json: {name}": value for name, value in run.data.items()}
+
+
+def differences(identities: Sequence[Mapping[str, Any]], ignored: Sequence[str]) -> list[str]:
+    """For each identity, a text with the values that not all of them share.
+
+    Args:
+      ignored: names to leave out.
+    """
+    names = dict.fromkeys(name for identity in identities for name in identity if name not in ignored)
+    differing = [name for name in names if any(other.get(name) != identities[0].get(name) for other in identities)]
+    return [", ".join(f"{name}={_shortened(identity.get(name))}" for name in differing) for identity in identities]
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value) if value == "" else str(value)
+    return text if len(text) <= 60 else f"{text[:30]}...{text[-27:]}"
+
+
+def _require_different_seeds(runs: Sequence[Run]) -> None:
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        first = by_seed.setdefault(run.spec.seed, run)
+        if first is not run:
+            raise UserError(
+                "workdir",
+                f"the same run twice: {first.path} and {run.path} have the same config and seed {run.spec.seed}",
+                "different seeds",
+                "Leave one of them out.",
+            )
