@@ -191,7 +191,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
     finally:
         process.kill()
     assert process.returncode == 128 + number, err
-    assert "stopping after this step" in err and "Run the same command to go on" in err and "Traceback" not in err
+    assert "stopping after this step" in err and "Run the same command to resume" in err and "Traceback" not in err
     again = call(*train)
     assert again.returncode == 0 and again.stderr == "", again.stderr
     assert "resuming from step" in again.stdout
