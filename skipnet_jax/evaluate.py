@@ -60,7 +60,7 @@ def evaluate_workdir(
     spec = workdirs.read_spec(workdir)
     class_names = workdirs.read_class_names(workdir)
     if files.is_local(workdir) and not os.access(workdir, os.W_OK):
-        raise workdirs.unwritable(workdir)  # before the long work whose results go there
+        raise files.unwritable("workdir", workdir)  # before the long work whose results go there
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     wanted = [_describe(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
     for data in wanted:
@@ -119,7 +119,7 @@ def _load_state(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState
 def _score(
     model: nn.Module,
     state: steps.TrainState,
-    source: sources.Source,
+    source: sources.DataSplit,
     spec: TrainSpec,
     mesh: Mesh,
     *,
@@ -130,7 +130,7 @@ def _score(
     eval_step = steps.make_eval_step(
         model, statistics=source.statistics, mesh=mesh, classes=source.classes, flip=flip, per_example=detailed
     )
-    results, predictions = scoring.evaluate_with_predictions(eval_step, state, source, spec, mesh)
+    results, predictions = scoring.evaluate_state(eval_step, state, source, spec, mesh)
     if not detailed:
         return results, None
     numbers = source.classes or range(source.num_classes)
@@ -139,7 +139,7 @@ def _score(
     return results | details, breakdown
 
 
-def _require_classes(source: sources.Source, learnt: tuple[str, ...] | None, num_classes: int) -> None:
+def _require_classes(source: sources.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:
     """Checks that labels mean what the network has learnt; converted weights (None) tell only the number of classes."""
     if source.num_classes != num_classes:
         got, expected = f"{source.num_classes} classes", f"the {num_classes} classes"

@@ -143,7 +143,9 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
             if end_of_epoch:
                 with contextlib.suppress(signals.Requested):  # a signal breaks off the evaluation
                     stop_signals.check()
-                    results = scoring.evaluate_state(eval_step, state, test_split, spec, mesh, check=stop_signals.check)
+                    results, _ = scoring.evaluate_state(
+                        eval_step, state, test_split, spec, mesh, check=stop_signals.check
+                    )
                     guard.check_results(results, step)
                     console.epoch(results)
                     results["epoch"] = step // steps_per_epoch

@@ -16,20 +16,22 @@ from skipnet_jax.training import objectives, sharding, steps
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
-EvalStep = Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]]
 Predictions = dict[str, Shaped[np.ndarray, "n"]]
 
 
 def evaluate_state(
-    eval_step: EvalStep,
+    eval_step: Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]],
     state: steps.TrainState,
     source: sources.Source,
     spec: TrainSpec,
     mesh: Mesh,
     *,
     check: Callable[[], None] | None = None,
-) -> dict[str, float | int]:
+) -> tuple[dict[str, float | int], Predictions]:
     """Scores a network, and its moving average if there is one, in one pass over a split.
+
+    The host runs a few batches ahead of the device: the device never waits, and waiting batches do not fill its memory.
+    The numbers stay on the device until the end.
 
     Args:
       eval_step: of `steps.make_eval_step`.
@@ -38,32 +40,10 @@ def evaluate_state(
       check: called before each batch; may raise to stop the evaluation.
 
     Returns:
-      "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples); for the average
-      "average_loss", "average_accuracy" and "average_top5_accuracy".
-    """
-    return evaluate_with_predictions(eval_step, state, source, spec, mesh, check=check)[0]
-
-
-def evaluate_with_predictions(
-    eval_step: EvalStep,
-    state: steps.TrainState,
-    source: sources.Source,
-    spec: TrainSpec,
-    mesh: Mesh,
-    *,
-    check: Callable[[], None] | None = None,
-) -> tuple[dict[str, float | int], Predictions]:
-    """Does the same as `evaluate_state`, and also returns what each example was taken for.
-
-    The host runs a few batches ahead of the device: the device never waits, and waiting batches do not fill its memory.
-    The numbers stay on the device until the end.
-
-    Args:
-      eval_step: made with `per_example=True`; otherwise there are no predictions.
-
-    Returns:
-      The results, and the rows of `objectives.predict` for every example that counts, on all hosts. The predictions are
-      the moving average's if there is one, since the best checkpoint is chosen by it.
+      The results: "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples); for the
+      average "average_loss", "average_accuracy" and "average_top5_accuracy". And if the step was made with
+      `per_example=True`, the rows of `objectives.predict` for every example that counts, on all hosts. These are the
+      moving average's if there is one, since the best checkpoint is chosen by it.
     """
     networks = [state.variables, state.average] if state.average else [state.variables]
     outputs: list[list[dict[str, PyTree]]] = [[] for _ in networks]
@@ -82,7 +62,7 @@ def evaluate_with_predictions(
     return results, _join([output["predictions"] for output in [network, *average][-1] if "predictions" in output])
 
 
-def batches(source: sources.Source, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
+def batches(source: sources.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
     """Yields this host's share of batches that show every example of the source once, with a bar on a terminal.
 
     The batch size is rounded up to a multiple of the number of devices; no result depends on it.

@@ -120,12 +120,10 @@ def test_counts_are_equal_for_any_batch_size_and_number_of_devices():
     for devices in (1, 2, 4, 8):
         mesh = sharding.make_mesh(jax.devices()[:devices])
         eval_step = steps.make_eval_step(model, statistics=source.statistics, mesh=mesh)
-        everywhere = sharding.replicate(variables, mesh)
+        state = steps.TrainState(step=0, opt_state={}, **sharding.replicate(variables, mesh))
         for batch_size in (1, 7, 64, 256):
             spec = dataclasses.replace(SPEC, eval_batch_size=batch_size)
-            found[devices, batch_size] = scoring.evaluate(
-                eval_step, everywhere, scoring.batches(source, spec, mesh), mesh
-            )
+            found[devices, batch_size], _ = scoring.evaluate_state(eval_step, state, source, spec, mesh)
     expected = found[1, 256]
     assert expected["count"] == 360 and 0 < expected["accuracy"] < expected["top5_accuracy"] < 1
     for where, results in found.items():
