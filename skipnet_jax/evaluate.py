@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from skipnet_jax import files
-from skipnet_jax.data import sources
+from skipnet_jax.data import sources, splits
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import confusion, scoring
 from skipnet_jax.models import build_network
@@ -70,10 +70,10 @@ def evaluate_workdir(
     state = _load_state(workdir, which, mesh)
     records = []
     for data in wanted:
-        source = sources.load(data, "test")
-        _require_classes(source, class_names, spec.model.num_classes)
+        split = sources.load(data, "test")
+        _require_classes(split, class_names, spec.model.num_classes)
         at = dataclasses.replace(spec, data=data)
-        results, breakdown = _score(model, state, source, at, mesh, flip=flip, detailed=detailed)
+        results, breakdown = _score(model, state, split, at, mesh, flip=flip, detailed=detailed)
         record: dict[str, Any] = {
             "model": spec.model.name,
             "data": data.name,
@@ -119,7 +119,7 @@ def _load_state(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState
 def _score(
     model: nn.Module,
     state: steps.TrainState,
-    source: sources.DataSplit,
+    split: splits.DataSplit,
     spec: TrainSpec,
     mesh: Mesh,
     *,
@@ -128,29 +128,29 @@ def _score(
 ) -> tuple[dict[str, Any], confusion.Breakdown | None]:
     """Evaluates one data set at one size, and breaks the accuracy down if that is asked for."""
     eval_step = steps.make_eval_step(
-        model, statistics=source.statistics, mesh=mesh, classes=source.classes, flip=flip, per_example=detailed
+        model, statistics=split.statistics, mesh=mesh, classes=split.classes, flip=flip, per_example=detailed
     )
-    results, predictions = scoring.evaluate_state(eval_step, state, source, spec, mesh)
+    results, predictions = scoring.evaluate_state(eval_step, state, split, spec, mesh)
     if not detailed:
         return results, None
-    numbers = source.classes or range(source.num_classes)
-    breakdown = confusion.break_down(predictions, tuple(source.class_names[number] for number in numbers))
+    numbers = split.classes or range(split.num_classes)
+    breakdown = confusion.break_down(predictions, tuple(split.class_names[number] for number in numbers))
     details = {"calibration_error": breakdown.calibration_error, "class_accuracy": breakdown.class_accuracy}
     return results | details, breakdown
 
 
-def _require_classes(source: sources.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:
+def _require_classes(split: splits.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:
     """Checks that labels mean what the network has learnt; converted weights (None) tell only the number of classes."""
-    if source.num_classes != num_classes:
-        got, expected = f"{source.num_classes} classes", f"the {num_classes} classes"
-    elif learnt is not None and learnt != source.class_names:
-        number = next(i for i, (one, other) in enumerate(zip(source.class_names, learnt, strict=True)) if one != other)
-        got, expected = f"class {number} {source.class_names[number]!r}", f"{learnt[number]!r}, the class"
+    if split.num_classes != num_classes:
+        got, expected = f"{split.num_classes} classes", f"the {num_classes} classes"
+    elif learnt is not None and learnt != split.class_names:
+        number = next(i for i, (one, other) in enumerate(zip(split.class_names, learnt, strict=True)) if one != other)
+        got, expected = f"class {number} {split.class_names[number]!r}", f"{learnt[number]!r}, the class"
     else:
         return
     raise UserError(
         "data.name",
-        f"{source.name} with {got}",
+        f"{split.name} with {got}",
         f"{expected} that the network has learnt",
         "Change `data.name` or `data.dir`.",
     )

@@ -19,7 +19,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from skipnet_jax import files
-from skipnet_jax.data import sources
+from skipnet_jax.data import sources, splits
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import gate_maps, gates, heat_maps, preprocessing, scoring
 from skipnet_jax.evaluation.predictor import Predictor, from_weights
@@ -79,18 +79,18 @@ def explain_workdir(
     ]
     folder = workdir / FOLDER if out is None else workdirs.locate(out)
     _make(folder)
-    source = sources.load(spec.data, "test")
+    split = sources.load(spec.data, "test")
     mesh = sharding.make_mesh()
     measured = gates.measure(
         model,
         sharding.replicate(predictor.variables, mesh),
-        scoring.batches(source, spec, mesh),
+        scoring.batches(split, spec, mesh),
         num_classes=spec.model.num_classes,
-        statistics=source.statistics,
+        statistics=split.statistics,
         mesh=mesh,
     )
-    singles = singles or list(_first_of_each_class(source, spec))
-    _write(folder, model, predictor, measured, singles, f"{measured.counts.sum():,} test images of {source.name}")
+    singles = singles or list(_first_of_each_class(split, spec))
+    _write(folder, model, predictor, measured, singles, f"{measured.counts.sum():,} test images of {split.name}")
     return measured
 
 
@@ -105,16 +105,16 @@ def _make(folder: epath.Path) -> None:
         raise UserError("out", got, "a folder that can", "Give another `out`.") from error
 
 
-def _first_of_each_class(source: sources.Source, spec: TrainSpec) -> Iterator[_Image]:
+def _first_of_each_class(split: splits.DataSplit, spec: TrainSpec) -> Iterator[_Image]:
     """Yields the first test images of different classes."""
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     seen: set[int] = set()
     number = 0
-    for batch in scoring.batches(source, spec, mesh):
+    for batch in scoring.batches(split, spec, mesh):
         for pixels, label, counts in zip(batch["image"], batch["label"], batch["mask"], strict=True):
             if counts and int(label) not in seen:
                 seen.add(int(label))
-                yield _Image(f"test image {number}, class {source.class_names[label]!r}", pixels)
+                yield _Image(f"test image {number}, class {split.class_names[label]!r}", pixels)
             number += 1
             if len(seen) == SINGLE_IMAGES:
                 return

@@ -10,7 +10,7 @@ import tqdm
 from jax.sharding import Mesh
 from jaxtyping import PyTree, Shaped
 
-from skipnet_jax.data import pipeline, sources
+from skipnet_jax.data import pipeline, splits
 from skipnet_jax.specs import TrainSpec
 from skipnet_jax.training import objectives, sharding, steps
 
@@ -22,7 +22,7 @@ Predictions = dict[str, Shaped[np.ndarray, "n"]]
 def evaluate_state(
     eval_step: Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]],
     state: steps.TrainState,
-    source: sources.Source,
+    split: splits.DataSplit,
     spec: TrainSpec,
     mesh: Mesh,
     *,
@@ -47,7 +47,7 @@ def evaluate_state(
     """
     networks = [state.variables, state.average] if state.average else [state.variables]
     outputs: list[list[dict[str, PyTree]]] = [[] for _ in networks]
-    for batch in batches(source, spec, mesh):
+    for batch in batches(split, spec, mesh):
         if check is not None:
             check()
         images = sharding.to_global(batch, mesh)
@@ -62,14 +62,14 @@ def evaluate_state(
     return results, _join([output["predictions"] for output in [network, *average][-1] if "predictions" in output])
 
 
-def batches(source: sources.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Yields this host's share of batches that show every example of the source once, with a bar on a terminal.
+def batches(split: splits.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
+    """Yields this host's share of batches that show every example of the split once, with a bar on a terminal.
 
     The batch size is rounded up to a multiple of the number of devices; no result depends on it.
     """
     batch_size = -(-spec.eval_batch_size // mesh.size) * mesh.size
     batches = pipeline.eval_batches(
-        source,
+        split,
         spec.data,
         batch_size=batch_size,
         process_index=jax.process_index(),
@@ -77,8 +77,8 @@ def batches(source: sources.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[
     )
     bar = tqdm.tqdm(
         batches,
-        desc=f"{source.name} at {spec.data.image_size} px",
-        total=-(-source.num_examples // batch_size),
+        desc=f"{split.name} at {spec.data.image_size} px",
+        total=-(-split.num_examples // batch_size),
         leave=False,
         disable=jax.process_index() > 0 or not sys.stderr.isatty(),
     )
