@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a command again and again until it is done: on machines that are taken away, and for runs of days.
+# Restarts a command until it is done: for preemptible machines, and for runs of several days.
 #
 #   bash scripts/keep_running.sh python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
 #
-# By the command's exit status:
+# The command's exit status decides:
 #
 #   0          done: ends with 0
-#   2          a mistake of the user's, which would come again: ends with 2 (126, 127: no such command, likewise)
-#   130, 143   interrupted (SIGINT, SIGTERM), and has saved: starts it again
-#   others     failed: starts it again, but ends with that status after too many failures in a row
+#   2          a mistake of the user's, which a restart would repeat: ends with 2 (126 and 127, no such command, too)
+#   130, 143   interrupted (SIGINT, SIGTERM) after saving: restarts
+#   others     failed: restarts, but ends with that status after too many failures in a row
 #
-# SIGINT (Ctrl-C), SIGTERM and SIGHUP are passed on to the command, and are the end of this too, with its status.
+# SIGINT (Ctrl-C), SIGTERM and SIGHUP go to the command; when it ends, this script ends with its status.
 #
-#   WAIT_SECONDS=10    before it starts again; twice as long after each failure in a row, up to MAX_WAIT_SECONDS=300
-#   MAX_FAILURES=5     in a row; one after more than HEALTHY_SECONDS=3600 of work is the first of a new row
+#   WAIT_SECONDS=10    before a restart; doubles with each failure in a row, up to MAX_WAIT_SECONDS=300
+#   MAX_FAILURES=5     in a row; a failure after more than HEALTHY_SECONDS=3600 of work starts a new row
 set -uo pipefail
 
 if [ $# -eq 0 ]; then
@@ -33,37 +33,38 @@ done
 
 say() { printf '%s keep_running.sh: %s\n' "$(date '+%F %T')" "$1" >&2; }
 
-# With job control a command is a process group of its own, so that Ctrl-C reaches it once and through here: of two
-# signals the second would make a run stop without saving.
+# Job control gives the command a process group of its own, so that Ctrl-C reaches it once, through this script. A
+# second signal would make a run stop without saving.
 set -m
 child=
 signals=0
 
-told= # the child has been
+passed_on= # whether the child has received a signal
 
 pass_on() {
     signals=$((signals + 1))
     if [ -n "$child" ]; then
         kill -s "$1" -- "-$child" 2>/dev/null
-        told=yes
+        passed_on=yes
     fi
 }
 trap 'pass_on INT' INT
 trap 'pass_on TERM' TERM
 trap 'pass_on HUP' HUP
 
-# Runs a command to its end, whatever signals come meanwhile; $status is then its exit status.
+# Runs a command to its end, whatever signals come meanwhile, and sets $status to its exit status.
 run() {
     local before
-    told=
+    passed_on=
     "$@" &
     child=$!
-    [ "$signals" -eq 0 ] || [ -n "$told" ] || kill -s TERM -- "-$child" 2>/dev/null # one came when there was none yet
+    # Pass on a signal that came before the child was there.
+    [ "$signals" -eq 0 ] || [ -n "$passed_on" ] || kill -s TERM -- "-$child" 2>/dev/null
     while :; do
         before=$signals
-        wait "$child" 2>/dev/null # else bash says where in this script the command was killed
+        wait "$child" 2>/dev/null # hides bash's message about where the command was killed
         status=$?
-        [ "$signals" -ne "$before" ] || break # it was the signal that ended the wait
+        [ "$signals" -ne "$before" ] || break # a signal ends the wait too
     done
     child=
 }
@@ -77,25 +78,25 @@ while :; do
     case "$status" in
         0) exit 0 ;;
         2 | 126 | 127)
-            say "ended with status $status, a mistake that would come again; not started again"
+            say "ended with status $status, a mistake that a restart would repeat; giving up"
             exit "$status"
             ;;
         130 | 143)
             failures=0
-            say "interrupted (status $status); starts again in $pause s"
+            say "interrupted (status $status); restarting in $pause s"
             ;;
         *)
             [ $((SECONDS - began)) -le "$HEALTHY_SECONDS" ] || failures=0
             failures=$((failures + 1))
             if [ "$failures" -ge "$MAX_FAILURES" ]; then
-                say "failed (status $status), $failures of at most $MAX_FAILURES times in a row; given up"
+                say "failed (status $status), $failures of at most $MAX_FAILURES times in a row; giving up"
                 exit "$status"
             fi
             for ((i = 1; i < failures && pause < MAX_WAIT_SECONDS; i++)); do
                 pause=$((pause * 2))
             done
             [ "$pause" -le "$MAX_WAIT_SECONDS" ] || pause=$MAX_WAIT_SECONDS
-            say "failed (status $status), $failures of at most $MAX_FAILURES times in a row; starts again in $pause s"
+            say "failed (status $status), $failures of at most $MAX_FAILURES times in a row; restarting in $pause s"
             ;;
     esac
     last=$status

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# On each worker of a TPU: a run that outlives the connection. run_tpu_pod.sh calls it there.
+# Keeps a run alive on a TPU worker when the connection breaks. run_tpu_pod.sh calls it on each worker.
 #
-#   bash scripts/pod_worker.sh prepare          makes .venv, and installs Python first where it is too old
-#   bash scripts/pod_worker.sh start FLAGS...   starts skipnet_jax.main with these flags, unless it runs already; shows
-#                                               what it prints; the exit status is the run's
-#   bash scripts/pod_worker.sh is_running       the exit status tells
+#   bash scripts/pod_worker.sh prepare          makes .venv; first installs Python if the system's is too old
+#   bash scripts/pod_worker.sh start FLAGS...   starts skipnet_jax.main with these flags, unless it is running; shows
+#                                               its output, and ends with its exit status
+#   bash scripts/pod_worker.sh is_running       ends with 0 if so
 #   bash scripts/pod_worker.sh stop             asks the run to save and stop, and waits
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,7 +12,7 @@ mkdir -p runs
 state=runs/pod # .pid .flags .log .status
 
 is_running() {
-    # After a restart of the machine the number may be another process's.
+    # After a reboot the process number may belong to another process.
     [ -f $state.pid ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat $state.pid)/cmdline" | grep -q "pod_run"
 }
 
@@ -21,35 +21,35 @@ start() {
     wanted=$(printf '%q ' "$@")
     if is_running; then
         if [ "$wanted" != "$(cat $state.flags)" ]; then
-            echo "pod_worker.sh: got $wanted, expected $(cat $state.flags), which runs here. Stop that one first." >&2
+            echo "pod_worker.sh: got $wanted, expected $(cat $state.flags), which is running here. Stop that one first." >&2
             exit 2
         fi
-        echo "runs already"
+        echo "already running"
         tail -n 20 -f --pid="$(cat $state.pid)" $state.log
     else
         echo "$wanted" >$state.flags
         rm -f $state.status
-        : >$state.log # else it may be looked for before it is there
+        : >$state.log # tail must find the file
         export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
-        # In a session of its own, which the end of the connection does not reach. A signal to the session ends the
-        # loop, while this shell stays to note its status.
+        # A session of its own survives the connection. A signal to the session ends the loop, while the outer shell
+        # stays to record its status.
         # shellcheck disable=SC2016 # the inner shell expands
         setsid bash -c 'trap : TERM; bash scripts/keep_running.sh "$@"; echo $? >'"$state.status" pod_run \
             .venv/bin/python -m skipnet_jax.main --distributed "$@" >>$state.log 2>&1 </dev/null &
         echo $! >$state.pid
         tail -n +1 -f --pid=$! $state.log
     fi
-    exit "$(cat $state.status 2>/dev/null || echo 137)" # not noted: killed
+    exit "$(cat $state.status 2>/dev/null || echo 137)" # no status: the run was killed
 }
 
 stop() {
     if is_running; then
-        local said
-        said=$(wc -l <$state.log)
+        local shown
+        shown=$(wc -l <$state.log)
         kill -s TERM -- "-$(cat $state.pid)"
-        tail -n +$((said + 1)) -f --pid="$(cat $state.pid)" $state.log
+        tail -n +$((shown + 1)) -f --pid="$(cat $state.pid)" $state.log
     else
-        echo "nothing runs"
+        echo "nothing is running"
     fi
 }
 

@@ -1,11 +1,11 @@
-"""Runs skipnet_jax.main as on several hosts, all of them on this machine: the rehearsal of a pod.
+"""Rehearses a pod: runs skipnet_jax.main as on several hosts, all of them on this machine.
 
     python scripts/run_local_hosts.py --num_processes=2 --devices_per_process=2 -- \
         --config=configs/digits.py --workdir=runs/rehearsal
 
-Each process has so many virtual CPU devices, and they talk over loopback alone. What they print comes out here,
-with [host 0] and so on before each line. SIGINT (Ctrl-C) and SIGTERM are passed on to all of them; where one process
-fails, the others have 20 seconds to notice, and are then killed. The exit status is that of the first that failed.
+Each process has its own virtual CPU devices, and they talk over loopback only. Their output appears here, with [host 0]
+and so on before each line. SIGINT (Ctrl-C) and SIGTERM go to all of them. If one process fails, the others have 30
+seconds to notice before they are killed. The exit status is the status of the first process that failed.
 """
 
 import argparse
@@ -21,23 +21,20 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-SECONDS_TO_NOTICE = 30.0  # for the others, once one has failed or was stopped: they may be saving together
+SECONDS_TO_NOTICE = 30.0  # for the other hosts, which may be saving together
 LOOPBACK = "127.0.0.1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Starts the processes, and waits for them.
 
-    Args:
-      argv: command line without the program's name.
-
     Returns:
-      0, or the status of the first process that failed; 128 + number of the signal that ended it.
+      0, or the status of the first process that failed; 128 + the number of the signal that killed it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_processes", type=_positive, default=2, help="hosts")
-    parser.add_argument("--devices_per_process", type=_positive, default=1, help="virtual CPU devices of each")
-    parser.add_argument("flags", nargs="*", help="after --: those of skipnet_jax.main")
+    parser.add_argument("--devices_per_process", type=_positive, default=1, help="virtual CPU devices per host")
+    parser.add_argument("flags", nargs="*", help="after --: flags of skipnet_jax.main")
     arguments = parser.parse_args(argv)
     if not arguments.flags:
         parser.error("got no flags for skipnet_jax.main, expected some after --, such as -- --config=... --workdir=...")
@@ -57,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, pass_on)
     printers = []
     for host in range(arguments.num_processes):
-        # Not of this process group: Ctrl-C on a terminal would come twice, and the second stops without saving.
+        # A process group of its own: otherwise Ctrl-C would arrive twice, and a second signal stops without saving.
         process = subprocess.Popen(
             [*command, f"--process_id={host}"],
             env=environment,
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-        for number in received:  # before it was there
+        for number in received:  # signals that came before the process existed
             process.send_signal(number)
         processes.append(process)
         printers.append(threading.Thread(target=_print_lines, args=(process.stdout, f"[host {host}] ".encode())))
@@ -95,7 +92,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _print_lines(stream: IO[bytes], prefix: bytes) -> None:
     for line in stream:
-        sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")  # in one piece, or lines of two hosts mix
+        sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")  # one write, or lines of two hosts mix
         sys.stdout.buffer.flush()
 
 
@@ -105,7 +102,7 @@ def _environment(address: str, devices: int) -> dict[str, str]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{others} --xla_force_host_platform_device_count={devices}".strip(),
-        "JAX_COORDINATOR_BIND_ADDRESS": address,  # else it listens to the whole network
+        "JAX_COORDINATOR_BIND_ADDRESS": address,  # otherwise it listens to the whole network
         "PYTHONUNBUFFERED": "1",
     }
 

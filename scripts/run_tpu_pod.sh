@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Trains on a TPU VM or on all workers of a TPU pod slice, from a machine that has gcloud.
+# Trains on a TPU VM or on all workers of a TPU pod slice. Run it on a machine with gcloud.
 #
 #   bash scripts/run_tpu_pod.sh --name=NAME --zone=ZONE --project=PROJECT [OPTIONS] -- FLAGS OF skipnet_jax.main
 #   bash scripts/run_tpu_pod.sh --name=NAME --zone=ZONE --project=PROJECT --stop
 #
-#   --dry_run                 prints the commands, and runs none; gcloud need not be there
-#   --create                  makes the TPU where there is none, and anew where it was preempted; with
+#   --dry_run                 prints the commands without running them; needs no gcloud
+#   --create                  creates the TPU if it does not exist, and replaces it if it was preempted. Needs
 #     --accelerator_type=...  such as v5litepod-32
-#     --version=...           of its software, such as v2-alpha-tpuv5-lite
-#     --spot, --preemptible   a cheaper one, which may be taken away at any time
+#     --version=...           of the TPU's software, such as v2-alpha-tpuv5-lite
+#     --spot, --preemptible   (optional) a cheaper TPU, which may be taken away at any time
 #   --stop                    asks the run to save and stop
 #
-# Copies the last commit to all workers, installs what it needs, and starts the same command on all of them, each in
-# the restart loop of keep_running.sh. The run outlives this script: Ctrl-C, or a connection that breaks, ends only the
-# showing, and the same command shows it again. Nothing is made without --create, and nothing deleted but a preempted
-# TPU. Against preemption put `bash scripts/keep_running.sh` before the whole command.
+# It copies the last commit to all workers, installs what the run needs, and starts the same command on all of them,
+# each in the restart loop of keep_running.sh. The run outlives this script: Ctrl-C or a broken connection only ends the
+# output here, and the same command shows it again. The script creates nothing without --create, and deletes nothing but
+# a preempted TPU. To survive preemption, put `bash scripts/keep_running.sh` before the whole command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -41,7 +41,7 @@ while [ $# -gt 0 ]; do
             shift
             break
             ;;
-        *) refuse "got $1, expected --name=, --zone= and so on (see the head of $0), and main's flags after --." ;;
+        *) refuse "got $1, expected --name=, --zone= and so on (see the top of $0), and main's flags after --." ;;
     esac
     shift
 done
@@ -56,9 +56,9 @@ if $create; then
     require_name --accelerator_type "$accelerator_type" '[a-z0-9]+-[0-9]+'
     require_name --version "$version" '[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?'
 elif [ -n "$accelerator_type$version${kind[*]-}" ]; then
-    refuse "--accelerator_type, --version, --spot, --preemptible: got one, expected --create with it. Add --create."
+    refuse "--accelerator_type, --version, --spot, --preemptible: got one, expected them with --create only. Add --create."
 fi
-[ "${#kind[@]}" -lt 2 ] || refuse "got ${kind[*]}, expected one of them. Leave out the other."
+[ "${#kind[@]}" -lt 2 ] || refuse "got ${kind[*]}, expected one of them. Leave the other out."
 if $stop; then
     [ $# -eq 0 ] || refuse "--stop: got flags after --, expected none. Leave them out."
 else
@@ -66,12 +66,12 @@ else
     for flag in "$@"; do
         case "$flag" in
             --workdir=*) workdir=${flag#*=} ;;
-            --distributed*) refuse "got $flag, expected none, since this script adds it. Leave it out." ;;
+            --distributed*) refuse "got $flag, expected no such flag, since this script adds it. Leave it out." ;;
         esac
     done
     case "$workdir" in
         gs://?*) ;;
-        *) refuse "--workdir: got '$workdir', expected gs://BUCKET/..., since a TPU's disks vanish with it. Give it after --." ;;
+        *) refuse "--workdir: got '$workdir', expected gs://BUCKET/..., since a TPU's disks vanish with the TPU. Give it after --." ;;
     esac
 fi
 
@@ -91,7 +91,7 @@ call() {
         quoted "$@"
         echo
     else
-        "$@" </dev/null # nothing is to wait for an answer
+        "$@" </dev/null # no command may ask a question
     fi
 }
 
@@ -125,17 +125,17 @@ make_ready() {
             create
             ;;
         *)
-            echo "run_tpu_pod.sh: $name is $state, expected READY. Try again later." >&2
+            echo "run_tpu_pod.sh: got $name, which is $state, expected a TPU that is READY. Try again later." >&2
             exit 1
             ;;
     esac
 }
 
 if ! $dry_run; then
-    command -v gcloud >/dev/null || refuse "got no gcloud, expected it in PATH: https://cloud.google.com/sdk/docs/install. --dry_run does without."
-    git rev-parse --verify --quiet HEAD >/dev/null || refuse "got no clone, expected one: the workers get its last commit."
+    command -v gcloud >/dev/null || refuse "got no gcloud, expected it in PATH: https://cloud.google.com/sdk/docs/install. --dry_run needs none."
+    git rev-parse --verify --quiet HEAD >/dev/null || refuse "got no git clone, expected one, since the workers get its last commit."
     changes=$(git status --porcelain)
-    [ -z "$changes" ] || $stop || refuse "got changes that are not committed, expected none, since the workers get the last commit. Commit or stash:
+    [ -z "$changes" ] || $stop || refuse "got uncommitted changes, expected none, since the workers get the last commit. Commit or stash:
 $changes"
 fi
 
@@ -155,5 +155,5 @@ on_all "$worker is_running 2>/dev/null || {\
  git -C skipnet_jax checkout --quiet --force --detach FETCH_HEAD &&\
  $worker prepare; }"
 on_all "$worker start $(quoted "$@")"
-echo "# The TPU is still there, and costs money. Delete it with"
+echo "# The TPU still exists and costs money. Delete it with"
 echo "#   gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"

@@ -1,4 +1,4 @@
-"""scripts/keep_running.sh around a program that follows a plan, and around a run that is killed twice."""
+"""scripts/keep_running.sh with a program that follows a plan, and with a run that is killed twice."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LOOP = ["bash", str(ROOT / "scripts" / "keep_running.sh")]
 DEADLINE = 240
 
-# Ends as its arguments say, one after the other: with a status, by a signal to itself, or when it is asked to.
+# Each start follows the next argument: it ends with a status, sends itself a signal, or waits for one.
 PROGRAM = """
 import os, pathlib, signal, sys, time
 starts = pathlib.Path("starts")
@@ -28,7 +28,7 @@ if what == "wait":
     def stop(number, frame):
         with open("signals", "a") as file:
             print(number, file=file)
-        time.sleep(0.3)  # it is saving; a second signal would come meanwhile
+        time.sleep(0.3)  # time for a second signal, if there is one
         sys.exit(128 + number)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
@@ -67,7 +67,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def test_what_is_interrupted_or_fails_is_started_again_until_it_is_done(start, tmp_path):
+def test_restarts_after_interruptions_and_failures_until_done(start, tmp_path):
     status, said = ended(start(143, 1, -9, 130, 0, 5))
     assert status == 0
     assert len((tmp_path / "starts").read_text()) == 5
@@ -79,28 +79,38 @@ def test_what_is_interrupted_or_fails_is_started_again_until_it_is_done(start, t
     ]
 
 
-def test_a_mistake_of_the_users_ends_it(start, tmp_path):
+def test_gives_up_after_a_mistake_of_the_users(start, tmp_path):
     status, said = ended(start(1, 2, 0))
-    assert status == 2 and "not started again" in said
+    assert status == 2 and "a mistake that a restart would repeat" in said
     assert len((tmp_path / "starts").read_text()) == 2
+    done = subprocess.run([*LOOP, "no-such-command"], capture_output=True, text=True)
+    assert done.returncode == 127 and "a mistake that a restart would repeat" in done.stderr
 
 
-def test_failures_in_a_row_end_it_and_an_interruption_begins_a_new_row(start, tmp_path):
+def test_gives_up_after_failures_in_a_row_but_an_interruption_starts_a_new_row(start, tmp_path):
     status, said = ended(start(1, 1, 143, 1, 1, 7, 0, MAX_FAILURES="3"))
-    assert status == 7 and "3 of at most 3 times in a row; given up" in said
+    assert status == 7 and "3 of at most 3 times in a row; giving up" in said
     assert len((tmp_path / "starts").read_text()) == 6
 
 
-def test_it_waits_twice_as_long_after_each_failure_up_to_a_bound(start):
+@pytest.mark.slow
+def test_waits_twice_as_long_after_each_failure_up_to_a_limit(start):
     began = time.monotonic()
     status, said = ended(start(1, 1, 1, 0, WAIT_SECONDS="1", MAX_WAIT_SECONDS="2"))
     assert status == 0 and [line[-3:] for line in said.splitlines()] == ["1 s", "2 s", "2 s"]
     assert time.monotonic() - began > 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whole_group", [True, False], ids=["as Ctrl-C does", "to the loop alone"])
-def test_a_signal_is_passed_on_once_and_ends_it(start, tmp_path, number, whole_group):
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [
+        (signal.SIGINT, True),  # as Ctrl-C does
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+        (signal.SIGTERM, False),
+    ],
+)
+def test_passes_a_signal_on_once_and_ends(start, tmp_path, number, whole_group):
     process = start(143, "wait", 0)
     wait_until((tmp_path / "ready").exists, process)
     (os.killpg if whole_group else os.kill)(process.pid, number)
@@ -109,9 +119,9 @@ def test_a_signal_is_passed_on_once_and_ends_it(start, tmp_path, number, whole_g
     assert len((tmp_path / "starts").read_text()) == 2
 
 
-def test_a_signal_ends_it_while_it_waits(start, tmp_path):
+def test_a_signal_ends_the_wait(start, tmp_path):
     process = start(1, 0, WAIT_SECONDS="60")
-    assert "starts again in 60 s" in process.stderr.readline()
+    assert "restarting in 60 s" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 1
     assert len((tmp_path / "starts").read_text()) == 1
@@ -125,14 +135,9 @@ def test_a_signal_ends_it_while_it_waits(start, tmp_path):
         (["true"], {"WAIT_SECONDS": "-1"}, "got WAIT_SECONDS=-1"),
     ],
 )
-def test_a_wrong_call_is_told(command, settings, reason):
+def test_wrong_calls(command, settings, reason):
     result = subprocess.run([*LOOP, *command], env=os.environ | settings, capture_output=True, text=True)
     assert result.returncode == 2 and reason in result.stderr
-
-
-def test_a_command_that_is_not_there_is_not_tried_again():
-    result = subprocess.run([*LOOP, "no-such-command"], capture_output=True, text=True)
-    assert result.returncode == 127 and "not started again" in result.stderr
 
 
 @pytest.mark.slow
@@ -153,7 +158,7 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
             os.kill(int(children.read_text()), number)
         printed, _ = process.communicate(timeout=DEADLINE)
     finally:
-        process.terminate()  # passed on: nothing stays
+        process.terminate()  # the loop passes it on, so nothing stays behind
         process.wait()
     assert process.returncode == 0, printed
     assert printed.count("resuming from step") == 2 and "finished: 20 epochs" in printed

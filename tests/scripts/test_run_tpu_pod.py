@@ -1,4 +1,4 @@
-"""scripts/run_tpu_pod.sh: what it would do, and all of it against a gcloud whose workers are folders here."""
+"""scripts/run_tpu_pod.sh: dry runs, and whole runs with a fake gcloud whose workers are local folders."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ import pytest
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 TPU = ["--name=pod-1", "--zone=us-west4-a", "--project=my-project"]
 CREATE = ["--create", "--accelerator_type=v5litepod-16", "--version=v2-alpha-tpuv5-lite", "--spot"]
-# A space, quotes and a star have to reach main as they are.
+# Spaces, quotes and stars must reach main unchanged.
 FLAGS = ["--config=configs/skip_resnet50.py", "--workdir=gs://bucket/runs/a", '--config.data.pattern=it\'s "a" $HOME *']
 DEADLINE = 60
 
@@ -37,7 +37,7 @@ case "$4" in
 esac
 """
 
-# In place of the real one: it makes a `python` that notes its arguments, and follows a plan of exit statuses.
+# Replaces the real script: makes a `python` that records its arguments and follows a plan of exit statuses.
 SETUP_VENV = r"""
 [ "$1" = tpu ] || exit 1
 mkdir -p .venv/bin
@@ -56,7 +56,7 @@ chmod +x .venv/bin/python
 
 @dataclasses.dataclass
 class Pod:
-    """A clone of the project (of its scripts alone), and a TPU."""
+    """A clone of the project (its scripts only), and a TPU."""
 
     clone: pathlib.Path
     folder: pathlib.Path
@@ -109,7 +109,7 @@ def dry_run(*arguments: str, path: str | None = None) -> subprocess.CompletedPro
 
 @pytest.fixture
 def bare_path(tmp_path) -> str:
-    """A PATH with nothing but what a shell script cannot do without: no gcloud."""
+    """A PATH with the bare minimum for a shell script, without gcloud."""
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "dirname").symlink_to(shutil.which("dirname"))
     return str(tmp_path / "bare")
@@ -137,7 +137,7 @@ def test_a_dry_run_prints_each_command_and_needs_no_gcloud(bare_path):
     assert shlex.split(remote) == ["bash", "skipnet_jax/scripts/pod_worker.sh", "start", *FLAGS]
 
 
-def test_nothing_is_made_or_deleted_unless_asked_for():
+def test_creates_and_deletes_nothing_unless_asked():
     printed = dry_run(*TPU, "--dry_run", "--", *FLAGS).stdout
     assert not {"create", "delete"} & {line.split()[4] for line in printed.splitlines() if line.startswith("gcloud")}
 
@@ -161,17 +161,17 @@ def test_nothing_is_made_or_deleted_unless_asked_for():
         ([*TPU, "--stop", "--", *FLAGS], "--stop: got flags"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_done(arguments, reason):
+def test_mistakes_are_reported_before_anything_is_done(arguments, reason):
     result = dry_run("--dry_run", *arguments)
     assert (result.returncode, result.stdout) == (2, "") and reason in result.stderr
 
 
-def test_without_gcloud_it_says_so(bare_path):
+def test_needs_gcloud(bare_path):
     result = dry_run(*TPU, "--", *FLAGS, path=bare_path)
     assert result.returncode == 2 and "got no gcloud" in result.stderr
 
 
-def test_a_run_is_brought_to_all_workers_and_started_again_there(pod):
+def test_copies_the_run_to_all_workers_and_restarts_it_there(pod):
     pod.plan(143, 1, 0)
     status, printed = pod.run(*TPU, *CREATE, "--", *FLAGS)
     assert status == 0, printed
@@ -181,7 +181,8 @@ def test_a_run_is_brought_to_all_workers_and_started_again_there(pod):
     assert "costs money" in printed
 
 
-def test_a_preempted_tpu_is_made_anew_and_a_ready_one_is_kept(pod):
+@pytest.mark.slow
+def test_replaces_a_preempted_tpu_and_keeps_a_ready_one(pod):
     pod.plan(2)
     (pod.folder / "state").write_text("PREEMPTED\n")
     status, printed = pod.run(*TPU, "--", *FLAGS)
@@ -193,14 +194,15 @@ def test_a_preempted_tpu_is_made_anew_and_a_ready_one_is_kept(pod):
     assert pod.calls() == ["describe", "scp", "ssh", "ssh"]
 
 
-def test_what_is_not_committed_is_refused(pod):
+def test_refuses_uncommitted_changes(pod):
     (pod.clone / "new.py").write_text("")
     status, printed = pod.run(*TPU, *CREATE, "--", *FLAGS)
     assert status == 2 and "new.py" in printed
     assert not (pod.folder / "calls").exists()
 
 
-def test_a_run_outlives_the_script_is_shown_again_and_stopped(pod):
+@pytest.mark.slow
+def test_a_run_outlives_the_script_is_shown_again_and_stops(pod):
     pod.plan("wait")
     process = pod.start(*TPU, *CREATE, "--", *FLAGS)
     deadline = time.monotonic() + DEADLINE
@@ -214,11 +216,11 @@ def test_a_run_outlives_the_script_is_shown_again_and_stopped(pod):
     status, printed = pod.run(*TPU, "--", *FLAGS[:2])
     assert status == 2 and "Stop that one first" in printed
     again = pod.start(*TPU, "--", *FLAGS)
-    while again.stdout.readline() != "runs already\n":
+    while again.stdout.readline() != "already running\n":
         assert time.monotonic() < deadline and again.poll() is None
     status, printed = pod.run(*TPU, "--stop")
     assert status == 0 and printed.count("saved") == 2
     assert again.wait(timeout=DEADLINE) == 143
     again.stdout.close()
     assert pod.started(0).count("--distributed") == 1
-    assert pod.run(*TPU, "--stop") == (0, "nothing runs\nnothing runs\n")
+    assert pod.run(*TPU, "--stop") == (0, "nothing is running\nnothing is running\n")
