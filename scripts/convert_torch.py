@@ -63,7 +63,8 @@ def _from_torch(arguments: argparse.Namespace) -> None:
     print(f"{name} with {num_classes} classes: {arguments.file} -> {arguments.workdir}")
     if fresh:
         modules = dict.fromkeys("/".join(path.split("/")[1:3]) for path in fresh)
-        print(f"{len(fresh)} arrays are not in the file and keep their initial values (seed {arguments.seed}): {', '.join(modules)}")
+        kept = f"keep their initial values (seed {arguments.seed})"
+        print(f"{len(fresh)} arrays are not in the file and {kept}: {', '.join(modules)}")
 
 
 def _network(arguments: argparse.Namespace, recorded: str | None) -> str:

@@ -1,4 +1,4 @@
-"""scripts/convert_torch.py: the whole way of a user, from file to workdir and back."""
+"""scripts/convert_torch.py, from file to workdir and back."""
 
 import importlib.util
 import json
@@ -27,7 +27,7 @@ def convert():
 
 @pytest.fixture(scope="module")
 def state_dict():
-    """Of a Static-ResNet-20 with 4 classes, under the original's names."""
+    """Weights of a Static-ResNet-20 with 4 classes under the original's names."""
     rng = np.random.default_rng(0)
     shapes = torch_weights.variable_shapes("static_resnet20", 4)
     variables = {path: rng.uniform(0.5, 1, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
@@ -51,7 +51,7 @@ def test_a_file_becomes_a_workdir_and_a_file_again(convert, file, state_dict, tm
         np.testing.assert_array_equal(returned[key], array, strict=True)
 
 
-def test_timm_s_weights_fill_a_gated_network_and_the_rest_is_reported(convert, tmp_path, capsys):
+def test_weights_of_timm_fill_all_but_the_junctions(convert, tmp_path, capsys):
     shapes = torch_weights.variable_shapes("resnet18", 3)
     arrays = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
     ours = torch_weights.to_state_dict("resnet18", flax.traverse_util.unflatten_dict(arrays))
@@ -61,10 +61,8 @@ def test_timm_s_weights_fill_a_gated_network_and_the_rest_is_reported(convert, t
     safetensors.numpy.save_file(theirs, tmp_path / "in.safetensors")
     arguments = [str(tmp_path / "in.safetensors"), str(tmp_path / "w"), "--model=static_resnet18", "--timm"]
     assert convert(arguments) == 0
-    assert (
-        "8 arrays are not in the file and stay fresh (seed 0): blocks_0/junction, blocks_1/junct"
-        in capsys.readouterr().out
-    )
+    printed = "8 arrays are not in the file and keep their initial values (seed 0): blocks_0/junction, blocks_1/"
+    assert printed in capsys.readouterr().out
     told = json.loads((tmp_path / "w" / "model.json").read_text())
     assert told["fresh"] == [f"params/blocks_{i}/junction/logits" for i in range(8)]
     variables = weights.load(tmp_path / "w").variables
@@ -76,24 +74,27 @@ def test_timm_s_weights_fill_a_gated_network_and_the_rest_is_reported(convert, t
     ("arguments", "message"),
     [
         ([], "error: --model: got nothing"),
-        (["--model=no_such_net"], "error: model.name: got 'no_such_net'"),
+        (["--model=no_such_net"], "error: --model: got 'no_such_net'"),
         (["--model=resnet20"], "not of this network: blocks.0.junction.logits"),
-        (["--model=resnet18", "--timm"], "got no 'fc.weight' among"),
+        (["--model=resnet18", "--timm"], "error: state dict: got no 'fc.weight' among"),
+        (
+            ["--model=wide_resnet28_10", "--timm"],
+            "error: --model: got 'wide_resnet28_10', expected a network that timm",
+        ),
         (["--to-torch"], "has no config.json"),
     ],
 )
-def test_mistakes_end_with_one_message_and_without_a_workdir(convert, file, tmp_path, capsys, arguments, message):
+def test_mistakes_end_with_one_line_and_leave_no_workdir(convert, file, tmp_path, capsys, arguments, message):
     assert convert([file, str(tmp_path / "w"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
-def test_a_lightning_checkpoint_needs_no_name_and_takes_no_other(convert, state_dict, tmp_path, capsys):
+def test_a_lightning_checkpoint_names_its_network_and_refuses_another(convert, state_dict, tmp_path, capsys):
     torch = pytest.importorskip("torch")
     tensors = {f"model.{key}": torch.tensor(array) for key, array in state_dict.items()}
     file = str(tmp_path / "in.ckpt")
     torch.save({"state_dict": tensors, "config": {"model": "Static-ResNet-20"}}, file)
-    # the names and shapes of both are the same but for the logits, but this is not how it is found out
     assert convert([file, str(tmp_path / "other"), "--model=sum_resnet20"]) == 2
     assert "--model: got 'sum_resnet20', expected 'static_resnet20'" in capsys.readouterr().err
     assert convert([file, str(tmp_path / "w")]) == 0

@@ -1,5 +1,6 @@
-"""Weights from elsewhere, spoilt or hostile: read, or refused with an error of the project's own; never run."""
+"""Damaged and hostile weight files: they are read, or refused with a UserError, and never run code."""
 
+import functools
 import io
 import json
 import os
@@ -47,7 +48,7 @@ def other_types(draw: st.DrawFn) -> bytes:
         changed_json(json.loads(SAFETENSORS[8 : 8 + LENGTH])).map(with_header),
     )
 )
-def test_safetensors(tmp_path_factory, content):
+def test_damaged_safetensors(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "w.safetensors"
     path.write_bytes(content)
     own_error(lambda: checkpoint_files.read(path))
@@ -59,21 +60,21 @@ def torch():
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_spoilt_pickles(torch, tmp_path_factory, zipped):
+def test_damaged_pickles(torch, tmp_path_factory, zipped):
     file = io.BytesIO()
     tensors = {name: torch.tensor(array) for name, array in ARRAYS.items()}
     torch.save({"state_dict": tensors}, file, _use_new_zipfile_serialization=zipped)
 
     @settings(150)
     @hypothesis.given(content=changed_bytes(file.getvalue()))
-    def reads_or_refuses(content):
+    def read_or_refuse(content):
         path = tmp_path_factory.getbasetemp() / "w.pt"
         path.write_bytes(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that do not exist
+            warnings.simplefilter("ignore")  # about pickle protocols that do not exist
             own_error(lambda: checkpoint_files.read(path))
 
-    reads_or_refuses()
+    read_or_refuse()
 
 
 CALLS = {
@@ -85,7 +86,7 @@ CALLS = {
 
 
 class Hostile:
-    """Its pickle asks for a call that would leave a trace."""
+    """Its pickle asks for a call that leaves a trace."""
 
     def __init__(self, kind, trace):
         function, text = CALLS[kind]
@@ -109,7 +110,7 @@ def test_hostile_pickles_leave_no_trace(torch, tmp_path, kind, wrapped):
 
 
 @pytest.mark.parametrize("member", ["../../trace", "/tmp/trace"])
-def test_names_in_a_zipped_pickle_lead_nowhere(torch, tmp_path, member):
+def test_paths_in_a_zipped_pickle_are_not_followed(torch, tmp_path, member):
     path = tmp_path / "w.pt"
     torch.save({"a": torch.ones(2)}, path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -119,13 +120,13 @@ def test_names_in_a_zipped_pickle_lead_nowhere(torch, tmp_path, member):
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 
-def test_tensors_that_are_no_plain_arrays(torch, tmp_path):
+def test_tensors_that_are_no_plain_arrays_are_refused_and_views_are_read(torch, tmp_path):
     ones = torch.ones(2)
     tensors = {
         "sparse": torch.eye(2).to_sparse(),
         "eight bits": ones.to(torch.float8_e4m3fn),
-        "on no device": torch.ones(2, device="meta"),
-        "of a terabyte, from one number": torch.ones(1, dtype=torch.float16).expand(2**40),
+        "without data": torch.ones(2, device="meta"),
+        "a terabyte from one stored number": torch.ones(1, dtype=torch.float16).expand(2**40),
         "list": [1.0, 2.0],
     }
     for name, tensor in tensors.items():
@@ -140,7 +141,13 @@ def test_tensors_that_are_no_plain_arrays(torch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def state_dict() -> dict[str, np.ndarray]:
+def state_dict():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_weights, "variable_shapes", functools.cache(torch_weights.variable_shapes))
+        yield make_state_dict()
+
+
+def make_state_dict() -> dict[str, np.ndarray]:
     shapes = torch_weights.variable_shapes("resnet20", 10)
     zeros = flax.traverse_util.unflatten_dict({path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()})
     return torch_weights.to_state_dict("resnet20", zeros)
@@ -154,17 +161,17 @@ ODD_ARRAYS = {
     "dates": lambda array: array.astype("M8[s]"),
     "records": lambda array: np.zeros(array.shape, [("a", "f4")]),
     "empty": lambda array: array[:0],
-    "turned": lambda array: array.T,
+    "transposed": lambda array: array.T,
     "lists": lambda array: array.tolist(),
     "ragged": lambda array: [[1], [2, 3]],
     "halves": lambda array: array.astype(np.float16),
-    "whole numbers": lambda array: array.astype(int),
+    "integers": lambda array: array.astype(int),
 }
 
 
 @settings(20)
 @hypothesis.given(data=st.data())
-def test_state_dicts(state_dict, data):
+def test_damaged_state_dicts(state_dict, data):
     changed: dict[object, object] = dict(state_dict)
     key = data.draw(st.sampled_from(sorted(state_dict)))
     what = data.draw(st.sampled_from([*ODD_ARRAYS, "value", "missing", "new"]))
@@ -179,16 +186,16 @@ def test_state_dicts(state_dict, data):
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
 
 
-@pytest.mark.parametrize("kind", ["complex", "text", "bytes", "objects", "dates", "records", "ragged"])
-def test_what_are_no_numbers_is_named(state_dict, kind):
-    key = "stem.conv.weight"
-    changed = state_dict | {key: ODD_ARRAYS[kind](state_dict[key])}
-    error = own_error(lambda: torch_weights.from_state_dict("resnet20", changed, num_classes=10))
-    assert f"type: {key} is no array of real numbers" in str(error)
+def test_arrays_without_real_numbers_are_named(state_dict):
+    for kind in ("complex", "text", "bytes", "objects", "dates", "records", "ragged"):
+        key = "stem.conv.weight"
+        changed = state_dict | {key: ODD_ARRAYS[kind](state_dict[key])}
+        error = own_error(lambda changed=changed: torch_weights.from_state_dict("resnet20", changed, num_classes=10))
+        assert f"type: {key} is no array of real numbers" in str(error), kind
 
 
 @settings(200)
 @hypothesis.given(value=VALUES)
-def test_classifiers_from_which_the_classes_are_counted(value):
+def test_damaged_classifiers(value):
     own_error(lambda: torch_weights.num_classes_of({torch_weights.CLASSIFIER: value}))
     own_error(lambda: timm_weights.from_timm("resnet18", {"fc.weight": value, 3: value}))
