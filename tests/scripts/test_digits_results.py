@@ -1,0 +1,16 @@
+import pathlib
+
+from scripts import digits_results
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
+
+
+def test_the_page_has_the_tables_that_the_script_prints(tmp_path, monkeypatch, capsys):
+    """All but the results, for which nothing is trained here."""
+    monkeypatch.setattr(digits_results, "_train", lambda spec, workdir: {"accuracy": 0.5, "loss": 1.0})
+    digits_results.main([f"--workdirs={tmp_path}", "--seeds=1"])
+    printed, stored = (
+        [line.rsplit(" | ", 3)[0] for line in text.splitlines() if line.startswith("|")]
+        for text in (capsys.readouterr().out, PAGE.read_text())
+    )
+    assert printed == stored and len(printed) == 7 + 3 + 2 * 2
