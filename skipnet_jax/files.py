@@ -19,6 +19,13 @@ Record = dict[str, Any]
 Fields = Mapping[str, Any]  # name of a required field -> int, float, str, bool, list, dict, list[str], dict[str, float]
 
 
+def unwritable(field: str, path: epath.PathLike, error: OSError | None = None) -> UserError:
+    """Makes the error for a folder without write permission, or on a full or read-only disk."""
+    reason = f" ({error.strerror or error})" if error else ""
+    got = f"{path}, which cannot be written{reason}"
+    return UserError(field, got, "a folder that can", f"Choose another `{field}`, or mend its permissions or its disk.")
+
+
 def is_local(path: epath.PathLike) -> bool:
     """Whether a path is on a file system of this machine, and not in a bucket."""
     return "://" not in str(path)

@@ -28,7 +28,7 @@ BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflo
 
 
 def serve() -> None:
-    train.create_model = lambda **_: TinyNet()
+    train.build_network = lambda _: TinyNet()
     for line in sys.stdin:
         asked = json.loads(line)
         child = os.fork()

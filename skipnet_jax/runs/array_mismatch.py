@@ -1,15 +1,17 @@
-"""Arrays of a checkpoint that do not fit a network: found by name, type and shape, and told in a few lines."""
+"""Compares the arrays of a checkpoint with those of a network, by name, type and shape."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-NAMED_AT_MOST = 5  # arrays per kind of misfit that an error spells out
+from skipnet_jax.errors import UserError
+
+NAMED_AT_MOST = 5  # arrays that an error names of each kind
 
 
 def shapes(tree: Any) -> dict[str, str]:
-    """Path of every array: its type and shape, as in float32[3, 2]."""
+    """Lists the arrays of a tree: path with slashes -> type and shape, as in float32[3, 2]."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
@@ -17,43 +19,38 @@ def shapes(tree: Any) -> dict[str, str]:
     }
 
 
-def require_none(where: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Makes sure that a checkpoint holds a network's arrays, no less and no more.
+def require_none(place: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Checks that a checkpoint holds exactly a network's arrays.
 
     Args:
-      where: the checkpoint, for the error.
-      stored: `shapes` of what it holds.
-      expected: those of the network.
+      place: the checkpoint, for the error.
+      stored: `shapes` of the checkpoint.
+      expected: `shapes` of the network.
 
     Raises:
-      ValueError: it is of another network.
+      UserError: it does not.
     """
-    misfits = {
-        "missing in the checkpoint": sorted(expected.keys() - stored.keys()),
-        "unknown to the network": sorted(stored.keys() - expected.keys()),
-        "different": [
-            f"{path} (got {stored[path]}, expected {expected[path]})"
-            for path in sorted(stored.keys() & expected.keys())
-            if stored[path] != expected[path]
-        ],
-    }
-    told = lines(misfits)
-    if told:
-        raise ValueError(
-            "\n".join([f"{where}: got a checkpoint of another network, expected one of this config's.", *told])
-            + "\n  Use the config that made it, or another --workdir."
-        )
+    problems = describe(
+        {
+            "missing in the checkpoint": sorted(expected.keys() - stored.keys()),
+            "unknown to the network": sorted(stored.keys() - expected.keys()),
+            "different": [
+                f"{path} (got {stored[path]}, expected {expected[path]})"
+                for path in sorted(stored.keys() & expected.keys())
+                if stored[path] != expected[path]
+            ],
+        }
+    )
+    if problems:
+        got = f"a checkpoint of another network ({problems})"
+        raise UserError(place, got, "one of this config's", "Use the config that made it, or another `workdir`.")
 
 
-def lines(misfits: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line of an error for each kind of misfit that there is, which names the first few arrays.
-
-    Args:
-      misfits: kind -> names of arrays.
-    """
-    told = []
-    for kind, names in misfits.items():
+def describe(problems: Mapping[str, Sequence[str]]) -> str:
+    """Puts the first few names of each kind of problem into words; "" if there are none."""
+    words = []
+    for kind, names in problems.items():
         if names:
             more = f", and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-            told.append(f"  {kind}: {', '.join(names[:NAMED_AT_MOST])}{more}")
-    return told
+            words.append(f"{kind}: {', '.join(names[:NAMED_AT_MOST])}{more}")
+    return "; ".join(words)

@@ -1,14 +1,14 @@
-"""Checkpoints of a run: the newest to go on from and the best to keep, written by Orbax in the background.
+"""Writes and reads checkpoints with Orbax.
 
-A checkpoint of an epoch's end carries the exact results of the network it holds, so that a finished run can be reported
-without evaluating it again; one of the middle of an epoch carries none, and is never the best. Both carry the sums that
-the logs have not had yet. Reading is strict: a checkpoint fits the network to the last array, or it is an error that
-names what does not fit.
+A checkpoint at the end of an epoch carries the exact results of its network, so that a finished run needs no second
+evaluation. A checkpoint within an epoch carries none, and is never the best. Both carry the sums that metrics.jsonl has
+not reported yet. Reading is strict: an array too many, too few or of another shape is an error that names the array.
 """
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,40 +18,31 @@ from orbax import checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from skipnet_jax import files
+from skipnet_jax.errors import DamagedError, UserError
 from skipnet_jax.runs import array_mismatch, checkpoint_damage
-from skipnet_jax.runs.checkpoint_damage import PROGRESS, STATE, DamagedError
+from skipnet_jax.runs.checkpoint_damage import PROGRESS, STATE
 
 
 def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """Opens the folder of checkpoints; to write, creates it where there is none.
+    """Opens a folder of checkpoints, and creates it unless `read_only`. Leaving a `with` block waits for writes.
 
-    Three are kept: the two newest, so that there is one if the newest is damaged, and the one with the best validation
-    accuracy, that of the moving average where there is one. What an interrupted write left behind is removed, unless
-    read_only: it may be a write that is still going on. Use it in a `with` block: leaving it waits for writes.
+    Orbax keeps the two newest, in case the newest gets damaged, and the one with the best validation accuracy (the
+    moving average's, if there is one). It removes what an interrupted write left behind, unless `read_only`: the write
+    may still be going on.
 
     Args:
-      directory: `checkpoints` of a workdir, absolute (Orbax refuses others, but only when it saves).
-      read_only: for all but the run itself.
+      directory: absolute, or gs://...
+      read_only: True for everyone but the run itself.
 
     Raises:
-      ValueError: it is in a bucket, and the package for that is not installed.
+      UserError: the folder is in a bucket, and the package for buckets is not installed.
       DamagedError: the results of a checkpoint cannot be read.
     """
-    if "://" in str(directory) and not _has_cloud_storage():
-        raise ValueError(
-            f"{directory}: got a bucket, expected google-cloud-storage to be installed, which checkpoints there need. "
-            f'Run: pip install -e ".[gcs]"'
-        )
+    _require_cloud_storage(directory)
+    best = BestN(get_metric_fn=checkpoint_damage.accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy(
-            [
-                LatestN(2),
-                BestN(
-                    get_metric_fn=checkpoint_damage.accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        ),
-        best_fn=checkpoint_damage.accuracy,  # BestN alone forgets the metrics on disk, and with them the best
+        preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+        best_fn=checkpoint_damage.accuracy,  # BestN alone would forget the results on disk when a run resumes
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only,
         create=not read_only,
@@ -60,126 +51,103 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
     handlers = {STATE: ocp.PyTreeCheckpointHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:  # whatever Orbax makes of a damaged file
-        raise DamagedError(
-            f"{directory}: got a checkpoint with damaged results ({error}), expected what a finished write leaves. "
-            f"Run the training command again: it puts such a checkpoint aside."
-        ) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # Orbax reads all results, damaged or not
+        raise _damaged(directory, f"damaged results ({error})") from error
 
 
 def save(
     manager: ocp.CheckpointManager,
     step: int,
     state: Any,
-    metrics: Mapping[str, float | int] | None,
-    progress: Mapping[str, Any] | None = None,
+    results: Mapping[str, float | int] | None,
+    pending: Mapping[str, Any] | None = None,
 ) -> None:
-    """Copies the state off the devices and writes it in the background.
+    """Copies the state off the devices, and writes it in the background.
 
-    The state may be donated to the next step as soon as this returns. If the step is saved already, by a run that was
-    stopped before it could evaluate it, its results alone are added: a write that fails leaves what is there.
+    The next step may overwrite the state's memory as soon as this returns. If the step is saved already, because the
+    run was stopped before the evaluation, only the results are added; if that fails, the checkpoint stays as it is.
 
     Args:
-      manager: of the run.
-      step: training steps behind the state.
+      manager: of `open_manager`.
+      step: number of training steps so far.
       state: TrainState.
-      metrics: results of the state, of which `accuracy` decides which checkpoint is the best; None = not evaluated.
-      progress: of `Console.snapshot`.
+      results: of the evaluation, with `accuracy`; None = not evaluated.
+      pending: of `Console.pending`.
 
     Raises:
-      RuntimeError: Orbax refuses the step, since a later one is there.
+      RuntimeError: there is a later checkpoint.
     """
     if step in manager.all_steps():
-        if metrics is not None:
-            _add_results(manager, step, metrics)
+        if results is not None:
+            _add_results(manager, step, results)
         return
     items = {STATE: ocp.args.PyTreeSave(state)}
-    if progress is not None:
-        items[PROGRESS] = ocp.args.JsonSave(dict(progress))
-    if not manager.save(step, args=ocp.args.Composite(**items), metrics=None if metrics is None else dict(metrics)):
+    if pending is not None:
+        items[PROGRESS] = ocp.args.JsonSave(dict(pending))
+    if not manager.save(step, args=ocp.args.Composite(**items), metrics=None if results is None else dict(results)):
         raise RuntimeError(f"{manager.directory}: step {step} was not saved; there is {manager.latest_step()} already")
 
 
 def find(manager: ocp.CheckpointManager, which: str) -> int:
-    """The step of the checkpoint that the user asks for.
-
-    Args:
-      manager: of the run.
-      which: best, latest or a step. Where nothing has been evaluated, best is the latest.
+    """Returns the step of a checkpoint: best, latest or a number. Before the first evaluation, best is the latest.
 
     Raises:
-      ValueError: there is no such checkpoint, or it is not whole.
+      UserError: there is no such checkpoint.
+      DamagedError: it is not whole.
     """
     steps = sorted(manager.all_steps())
     if not steps:
-        raise ValueError(f"{manager.directory}: got no checkpoint, expected at least one. Train into this --workdir.")
-    if which == "latest":
-        step = steps[-1]
-    elif which == "best":
-        step = steps[-1] if manager.best_step() is None else manager.best_step()
-    else:
-        step = int(which) if which.isdecimal() else None
-    if step not in steps:
-        raise ValueError(
-            f"--checkpoint: got {which!r}, expected best, latest or one of the steps in {manager.directory}: "
-            f"{', '.join(map(str, steps))}."
-        )
-    _require_whole(manager, step)
-    return step
+        raise UserError(f"{manager.directory}", "no checkpoint", "at least one", "Train into this `workdir`.")
+    best = manager.best_step()
+    names = {"latest": steps[-1], "best": steps[-1] if best is None else best} | {str(step): step for step in steps}
+    if which not in names:
+        known = f"best, latest or one of the steps in {manager.directory}: {', '.join(map(str, steps))}"
+        raise UserError("checkpoint", repr(which), known)
+    _require_whole(manager, names[which])
+    return names[which]
 
 
 def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
     """Reads a checkpoint straight onto the devices.
 
     Args:
-      manager: of the run.
+      manager: of `open_manager`.
       step: of the checkpoint.
-      target: a TrainState or a dict of some of its fields, with a `jax.ShapeDtypeStruct` (and its sharding) for every
-        array. Fields that it does not have stay unread; within a field everything has to fit.
+      target: a TrainState, or a dict of some of its fields, with a `jax.ShapeDtypeStruct` (and its sharding) in place
+        of every array. Other fields are not read; within a field every array has to match.
 
     Returns:
-      The target's structure with arrays.
+      The target with arrays.
 
     Raises:
-      ValueError: the checkpoint is of another network.
+      UserError: the checkpoint is of another network.
       DamagedError: it cannot be read.
     """
-    stored = array_mismatch.shapes(_stored_tree(manager, step))
     expected = array_mismatch.shapes(target)
     fields = {path.split("/")[0] for path in expected}
+    stored = array_mismatch.shapes(_stored_tree(manager, step))
     stored = {path: shape for path, shape in stored.items() if path.split("/")[0] in fields}
     array_mismatch.require_none(str(manager.directory / str(step)), stored, expected)
     arguments = ocp.args.PyTreeRestore(
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    return _read(manager, step, STATE, arguments)
+    with _reading(manager, step):
+        return manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
 
 
-def restore_progress(manager: ocp.CheckpointManager, step: int) -> dict[str, Any] | None:
-    """What `save` was given as progress; None if it was given none.
-
-    Args:
-      manager: of the run.
-      step: of the checkpoint.
+def read_pending(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """Reads what `save` got as `pending`; {} if nothing.
 
     Raises:
       DamagedError: it cannot be read.
     """
-    if not (manager.directory / str(step) / PROGRESS).exists():
-        return None
-    return _read(manager, step, PROGRESS, ocp.args.JsonRestore())
+    _require_whole(manager, step)
+    file = manager.directory / str(step) / checkpoint_damage.PROGRESS_FILE
+    return files.read_json(file) if file.exists() else {}
 
 
 def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    """What a checkpoint holds, as a target for `restore`: for weights whose network is not known beforehand.
-
-    Args:
-      manager: of the run.
-      step: of the checkpoint.
-      sharding: that restored arrays will have.
-
-    Returns:
-      Nested dicts of shapes, by the names of the TrainState's fields.
+    """Makes a target for `restore` from the checkpoint itself, for when its network is not known.
 
     Raises:
       DamagedError: the checkpoint cannot be read.
@@ -189,66 +157,64 @@ def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.shard
 
 
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
-    """What `restore` needs to know of an array that the checkpoint's will stand in for."""
+    """Makes a leaf of a target for `restore`."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
-def _add_results(manager: ocp.CheckpointManager, step: int, metrics: Mapping[str, float | int]) -> None:
+def _add_results(manager: ocp.CheckpointManager, step: int, results: Mapping[str, float | int]) -> None:
     manager.wait_until_finished()
-    file = manager.directory / str(step) / checkpoint_damage.METRICS / checkpoint_damage.METRICS
+    file = manager.directory / str(step) / checkpoint_damage.RESULTS_FILE
     if jax.process_index() == 0:
         file.parent.mkdir(exist_ok=True)
-        files.write_text(file, json.dumps(dict(metrics)))
+        files.write_text(file, json.dumps(dict(results)))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("results added")
     manager.reload()
 
 
-def _has_cloud_storage() -> bool:
-    try:
-        return importlib.util.find_spec("google.cloud.storage") is not None
-    except ModuleNotFoundError:  # of google.cloud
-        return False
-
-
-def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
-    missing = checkpoint_damage.what_is_missing(manager.directory / str(step))
-    if missing:
-        others = [str(other) for other in sorted(manager.all_steps()) if other != step]
-        remedy = f"goes on from step {others[-1]}" if others else "needs another --workdir"
-        raise DamagedError(
-            f"{manager.directory / str(step)}: got an incomplete checkpoint ({missing}), expected the files that a "
-            f"finished write leaves. Run the training command again: it {remedy}.",
-            missing,
-        )
-
-
 def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
     _require_whole(manager, step)
-    try:
+    with _reading(manager, step):
         tree = manager.item_metadata(step)[STATE].tree
         if not isinstance(tree, dict):
             raise TypeError(f"{STATE} is no dict")
         array_mismatch.shapes(tree)
         return tree
-    except Exception as error:  # whatever Orbax makes of a damaged file
-        raise _damaged(manager, step, error) from error
 
 
-def _read(manager: ocp.CheckpointManager, step: int, item: str, arguments: Any) -> Any:
+def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
+    checkpoint = manager.directory / str(step)
+    if damage := checkpoint_damage.find(checkpoint):
+        raise _damaged(checkpoint, damage)
+
+
+@contextlib.contextmanager
+def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    """Turns whatever Orbax raises about a damaged checkpoint into a DamagedError."""
     try:
-        return manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
-    except (MemoryError, jax.errors.JaxRuntimeError):  # no room on the device does not speak against the checkpoint
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError):  # too little memory on the device does not mean damage
         raise
     except Exception as error:
-        raise _damaged(manager, step, error) from error
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[0].partition(". See full TensorStore details")[0]  # they fill pages
+        raise _damaged(manager.directory / str(step), f"arrays that cannot be read: {reason}") from error
 
 
-def _damaged(manager: ocp.CheckpointManager, step: int, error: Exception) -> DamagedError:
-    lines = str(error).splitlines() or [type(error).__name__]
-    reason = lines[0].partition(". See full TensorStore details")[0]  # pages of them
-    return DamagedError(
-        f"{manager.directory / str(step)}: got a checkpoint that cannot be read ({reason}), expected what a finished "
-        f"write leaves. Run the training command again: it puts such a checkpoint aside.",
-        f"it cannot be read: {reason}",
+def _damaged(place: epath.PathLike, got: str) -> DamagedError:
+    mend = "Run the training command again: it moves a damaged checkpoint aside and resumes from the one before."
+    return DamagedError(f"{place}", got, "what a finished write leaves", mend)
+
+
+def _require_cloud_storage(directory: epath.PathLike) -> None:
+    if files.is_local(directory):
+        return
+    with contextlib.suppress(ModuleNotFoundError):  # find_spec raises it if google.cloud is missing
+        if importlib.util.find_spec("google.cloud.storage"):
+            return
+    raise UserError(
+        f"{directory}",
+        "a bucket",
+        "google-cloud-storage to be installed, which checkpoints in buckets need",
+        'Run: pip install -e ".[gcs]"',
     )

@@ -1,11 +1,11 @@
-"""What a finished write of a checkpoint leaves, as far as it shows without reading the arrays.
+"""Finds damage in a checkpoint, as far as its small files show it. The arrays are checked when they are read.
 
     STEP/state/               the TrainState, in Orbax's format
-    STEP/metrics/metrics      results of the network, where it has been evaluated
-    STEP/progress/metadata    what `Console.snapshot` returns
-    STEP/_CHECKPOINT_METADATA which of these were written
+    STEP/metrics/metrics      the results, once the network has been evaluated
+    STEP/progress/metadata    the sums that metrics.jsonl has not reported yet: `Console.pending`
+    STEP/_CHECKPOINT_METADATA Orbax's list of these parts
 
-Results may come later than the rest, and older versions wrote no progress: one of the two is there.
+Results may come later than the rest, and older versions wrote no progress; one of the two is always there.
 """
 
 import json
@@ -15,87 +15,55 @@ from typing import Any
 
 from etils import epath
 
-STATE = "state"  # name of Orbax's item that holds the TrainState
-PROGRESS = "progress"
-WRITTEN = "_CHECKPOINT_METADATA"  # its file that lists the items
-METRICS = "metrics"  # its item for results, and their file
+from skipnet_jax import files
+from skipnet_jax.errors import UserError
+
+STATE, METRICS, PROGRESS = "state", "metrics", "progress"  # Orbax's names of the parts
+RESULTS_FILE, PROGRESS_FILE = f"{METRICS}/metrics", f"{PROGRESS}/metadata"
+_PARTS_FILE = "_CHECKPOINT_METADATA"
+_FIELDS: dict[str, files.Fields] = {
+    RESULTS_FILE: {"accuracy": float},
+    PROGRESS_FILE: {"window": list[dict[str, float]], "epoch": dict[str, float]},
+}
 
 
-class DamagedError(ValueError):
-    """A checkpoint is there, but cannot be read.
-
-    Args:
-      text: for the user.
-      why: the part of it that tells what is wrong, where that is known.
-    """
-
-    def __init__(self, text: str, why: str = "") -> None:
-        super().__init__(text)
-        self.why = why or text
-
-
-def accuracy(metrics: Any) -> float:
-    """What decides which checkpoint is the best: that of the moving average where there is one; never a damaged one's.
+def accuracy(results: Any) -> float:
+    """The number by which the best checkpoint is chosen: the moving average's accuracy, if there is one.
 
     Args:
-      metrics: results of the checkpoint, as they are on the disk.
+      results: any JSON; damaged results are never the best.
     """
-    if not _are_numbers(metrics, "accuracy"):
-        return -math.inf
-    return metrics.get("average_accuracy", metrics["accuracy"])
+    found = results if isinstance(results, dict) else {}
+    value = found.get("average_accuracy", found.get("accuracy"))
+    return float(value) if isinstance(value, int | float) else -math.inf
 
 
-def what_is_missing(directory: epath.Path) -> str:
-    """Which file a checkpoint lacks, or has damaged, as far as that shows without reading the arrays; "" if none.
-
-    Args:
-      directory: of the checkpoint.
-    """
-    if not (directory / STATE / "_METADATA").exists():
-        return f"{STATE}/_METADATA is missing"
-    written = _written(directory)
-    if written is None:
-        return f"{WRITTEN} is damaged: it holds something else"
-    told = {directory / METRICS / METRICS: _are_results, directory / PROGRESS / "metadata": _is_progress}
-    for file in told:
-        if file.parent.name in written and not file.exists():
-            return f"{file.parent.name}/{file.name} is missing"
-    told = {file: fits for file, fits in told.items() if file.exists()}
-    if not told:
-        return "its results are missing"
-    for file, fits in told.items():
+def find(checkpoint: epath.Path) -> str:
+    """Says which part of a checkpoint is missing or damaged; "" if none is."""
+    if not (checkpoint / STATE / "_METADATA").exists():
+        return f"no {STATE}/_METADATA"
+    parts = _parts(checkpoint)
+    if parts is None:
+        return f"a damaged {_PARTS_FILE}"
+    found = [name for name in _FIELDS if (checkpoint / name).exists()]
+    for name in _FIELDS:
+        if name not in found and name.split("/")[0] in parts:
+            return f"no {name}"
+    for name in found:
         try:
-            whole = fits(json.loads(file.read_bytes()))
-        except (ValueError, RecursionError) as error:
-            return f"{file.parent.name}/{file.name} is damaged: {error}"
-        if not whole:
-            return f"{file.parent.name}/{file.name} is damaged: it holds other names or no numbers"
-    return ""
+            record = files.read_record(checkpoint / name, _FIELDS[name])
+            if name == RESULTS_FILE:
+                files.require_fields(record, dict.fromkeys(record, float), name)
+        except UserError as error:
+            return f"a damaged {name}: {error.got}"
+    return "" if found else "no results"
 
 
-def _written(directory: epath.Path) -> Collection[str] | None:
-    """The parts that a checkpoint was written with; none where that is not told; None where Orbax would choke on it."""
+def _parts(checkpoint: epath.Path) -> Collection[str] | None:
+    """The parts that were written, as far as that is known; None where Orbax would stumble over its list."""
     try:
-        content = json.loads((directory / WRITTEN).read_bytes())
-    except (OSError, ValueError, RecursionError):  # then Orbax does without it
+        content = json.loads((checkpoint / _PARTS_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):  # Orbax does without it
         return ()
     items = content.get("item_handlers", {}) if isinstance(content, dict) else None
     return items if isinstance(items, dict) else None
-
-
-def _are_results(content: Any) -> bool:
-    return _are_numbers(content, "accuracy")
-
-
-def _is_progress(content: Any) -> bool:
-    """Whether it has the form of what `Console.snapshot` returns."""
-    if not isinstance(content, dict) or not isinstance(content.get("window", []), list):
-        return False
-    return all(_are_numbers(sums) for sums in (*content.get("window", []), content.get("epoch", {})))
-
-
-def _are_numbers(content: Any, *names: str) -> bool:
-    """Whether it is a dict of numbers that has these names."""
-    if not isinstance(content, dict) or not set(names) <= content.keys():
-        return False
-    return all(type(value) in (int, float) for value in content.values())

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: a bar on a terminal or plain lines, and numbers for the workdir."""
+"""Shows and logs a run's metrics: a progress bar on a terminal or plain lines, and numbers for the workdir."""
 
 import sys
 import time
@@ -9,25 +9,26 @@ import jax
 import tqdm
 from etils import epath
 
+from skipnet_jax.errors import DivergedError
 from skipnet_jax.runs.metrics_log import MetricsLog
 from skipnet_jax.training import objectives, steps
 
-Sums = dict[str, float | int]  # of a step, on the host: `steps.Metrics` as plain numbers, exactly
+HostMetrics = dict[str, float | int]  # the metrics of a step as exact plain numbers
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal: a sign of life within long epochs
-NOTHING = {"loss": 0.0, "correct": 0, "count": 0}
+NO_STEPS = {"loss": 0.0, "correct": 0, "count": 0}
 BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} left]"
 
 
 class Console:
-    """Collects the numbers of a run, measures its speed, and shows and writes both.
+    """Collects the metrics of a run, measures its speed, and shows and logs both.
 
-    Numbers stay on the device until `fetch`; a step only waits for the one before the last two. Speed is measured
-    from fetch to fetch, without the first step (compilation) and without evaluation. Hosts other than the first collect
-    too, but show and write nothing.
+    Metrics stay on the device until `fetch`; a step only waits for the step `IN_FLIGHT` before it. Speed is measured
+    from fetch to fetch, without the first step (which compiles) and without evaluations. Hosts other than host 0
+    collect too, but show and log nothing.
 
     Attributes:
-      done: steps behind the run.
+      done: number of training steps so far.
     """
 
     def __init__(
@@ -37,51 +38,48 @@ class Console:
         start: int,
         total: int,
         steps_per_epoch: int,
-        carried: Mapping[str, Any] | None = None,
+        pending: Mapping[str, Any] | None = None,
         unevaluated: bool = False,
         wandb_project: str = "",
     ) -> None:
         """Opens the logs.
 
         Args:
-          workdir: of the run.
-          start: step that training goes on from.
-          total: steps of the whole run.
-          steps_per_epoch: floor(training examples / batch size).
-          carried: `snapshot` at the step that training goes on from.
-          unevaluated, wandb_project: as for `MetricsLog`.
+          workdir: the run's.
+          start: the step from which the run resumes.
+          total: number of steps of the whole run.
+          steps_per_epoch: of the run.
+          pending: `pending()` at step `start`.
+          unevaluated: as for `MetricsLog`.
+          wandb_project: as for `MetricsLog`.
         """
-        carried = carried or {}
+        pending = pending or {}
         self._first_host = jax.process_index() == 0
         self._log: MetricsLog | None = None
         if self._first_host:
             self._log = MetricsLog(workdir, step=start, unevaluated=unevaluated, wandb_project=wandb_project)
         self._bar: tqdm.tqdm | None = None
         self._start, self.done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
-        self._carried: list[Sums] = list(carried.get("window", []))  # before this start, since the last fetch
-        self._window: list[steps.Metrics] = []  # since the last fetch
-        self._epoch: Sums = dict(carried.get("epoch", NOTHING))  # fetched, since the last epoch
-        self._speed = ""  # in words, of the last fetch that has one
-        self._untimed = 0  # steps of the window that its time does not cover
+        self._resumed: list[HostMetrics] = list(pending.get("window", []))  # steps since the last fetch, before `start`
+        self._window: list[steps.Metrics] = []  # steps since the last fetch, after `start`
+        self._epoch: HostMetrics = dict(pending.get("epoch", NO_STEPS))  # sums over the fetched steps of this epoch
+        self._speed = ""  # the last measured one, in words
+        self._untimed = 0  # steps of the window that the clock does not cover
         self._began = self._mark = self._shown = time.perf_counter()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays above the bar."""
         if self._first_host:
             tqdm.tqdm.write(text)
             sys.stdout.flush()
         self._shown = time.perf_counter()
 
-    def step(self, sums: steps.Metrics) -> None:
-        """One more step is on its way.
-
-        Args:
-          sums: of `steps.train_step`, on the device.
-        """
-        self._window.append(sums)
+    def step(self, metrics: steps.Metrics) -> None:
+        """Takes the metrics of one more step, on the device."""
+        self._window.append(metrics)
         self.done += 1
         if self.done == self._start + 1:
-            jax.block_until_ready(sums)
+            jax.block_until_ready(metrics)
             self.say(f"compiled and made the first step in {time.perf_counter() - self._mark:.1f} s")
             self._untimed = 1
             self._began = self._mark = time.perf_counter()
@@ -93,31 +91,31 @@ class Console:
             self._bar.set_description_str(self._position(), refresh=False)
             self._bar.update()
 
-    def fetch(self) -> list[Sums]:
-        """Waits for the steps since the last fetch and writes their means.
+    def fetch(self) -> list[HostMetrics]:
+        """Waits for the steps since the last fetch, and logs their means.
 
-        Written are "train/loss", "train/accuracy", "learning_rate" (of the last step), "grad_norm" (mean),
-        "images_per_second" (absent if no step was timed), and where updates may be left out "train/skipped", their
-        number; the means are over the others.
+        A line has "train/loss", "train/accuracy" and "grad_norm" (means over the steps that were not skipped),
+        "learning_rate" (of the last step), "images_per_second" (unless no step was timed) and, if the run may skip
+        updates, "train/skipped" (their number).
 
         Returns:
-          The sums of each of those steps.
+          The metrics of each of those steps.
         """
         window = self._fetched()
-        kept = [sums for sums in window if not sums.get("skipped")]
+        kept = [metrics for metrics in window if not metrics.get("skipped")]
         numbers: dict[str, float | int] = {}
         if kept:
             numbers |= objectives.means(kept, {"train/loss": "loss", "train/accuracy": "correct"})
-            numbers["grad_norm"] = sum(sums["grad_norm"] for sums in kept) / len(kept)
+            numbers["grad_norm"] = sum(metrics["grad_norm"] for metrics in kept) / len(kept)
         numbers["learning_rate"] = window[-1]["learning_rate"]
         if "skipped" in window[-1]:
             numbers["train/skipped"] = len(window) - len(kept)
-        if timed := window[len(self._carried) + self._untimed :]:
+        if timed := window[len(self._resumed) + self._untimed :]:
             seconds = time.perf_counter() - self._mark
-            numbers["images_per_second"] = sum(sums["count"] for sums in timed) / seconds
-        for sums in window:
-            self._epoch = {name: self._epoch[name] + sums[name] for name in NOTHING}
-        self._carried, self._window, self._untimed, self._mark = [], [], 0, time.perf_counter()
+            numbers["images_per_second"] = sum(metrics["count"] for metrics in timed) / seconds
+        for metrics in window:
+            self._epoch = {name: self._epoch[name] + metrics[name] for name in NO_STEPS}
+        self._resumed, self._window, self._untimed, self._mark = [], [], 0, time.perf_counter()
         self._write(numbers)
         if len(kept) < len(window):
             self.say(f"step {self.done}: left out {len(window) - len(kept)} of {len(window)} updates, not finite")
@@ -125,23 +123,23 @@ class Console:
             self._show(numbers)
         return window
 
-    def snapshot(self) -> dict[str, Any]:
-        """What is under way between two fetches and two epochs, for `carried`; waits for the steps, writes nothing."""
+    def pending(self) -> dict[str, Any]:
+        """Returns what no line has reported yet, so that a resumed run writes exact lines; waits for the steps."""
         return {"window": self._fetched(), "epoch": self._epoch}
 
     def epoch(self, results: Mapping[str, float | int]) -> None:
-        """An epoch is evaluated.
+        """Logs the evaluation at the end of an epoch.
 
         Args:
           results: of `scoring.evaluate_state` on the test images.
 
         Raises:
-          FloatingPointError: every update of the epoch was left out.
+          DivergedError: every update of the epoch was skipped.
         """
         if not self._epoch["count"]:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"training diverged: got no finite update in the epoch up to step {self.done}, expected some. Lower "
-                f"--config.optim.lr or warm up longer (--config.optim.warmup_epochs), in a new --workdir."
+                f"`optim.lr` or warm up longer (`optim.warmup_epochs`), in a new `workdir`."
             )
         self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
         averages = objectives.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
@@ -152,22 +150,22 @@ class Console:
             f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}{average}"
             f"{self._speed}, {self._time_left()} left"
         )
-        self._epoch, self._mark = dict(NOTHING), time.perf_counter()
+        self._epoch, self._mark = dict(NO_STEPS), time.perf_counter()
 
     def close(self) -> None:
-        """Takes the bar away and closes the logs."""
+        """Removes the bar and closes the logs."""
         if self._bar is not None:
             self._bar.close()
         if self._log is not None:
             self._log.close()
 
-    def _fetched(self) -> list[Sums]:
+    def _fetched(self) -> list[HostMetrics]:
         window = jax.device_get(self._window)
-        return [*self._carried, *({name: value.item() for name, value in sums.items()} for sums in window)]
+        return [*self._resumed, *({name: value.item() for name, value in metrics.items()} for metrics in window)]
 
     def _open_bar(self) -> None:
         if self._first_host and sys.stderr.isatty():
-            # smoothing=0: the time left follows from the mean over all steps since the first, evaluations included
+            # smoothing=0: the time left follows from the mean over all steps since the first, evaluations included.
             self._bar = tqdm.tqdm(
                 total=self._total,
                 initial=self.done,

@@ -1,4 +1,4 @@
-"""events.jsonl: every start and every stop of a run, so that one sees how often it was interrupted, and by what."""
+"""Records every start and stop of a run in events.jsonl, to show how often it was interrupted, and why."""
 
 import contextlib
 import datetime
@@ -34,47 +34,42 @@ LIBRARIES = (
 
 @contextlib.contextmanager
 def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
-    """Records that a run starts, and, when the `with` block is left, that it stops, and why.
+    """Records a start, and a stop with its reason at the end of the `with` block.
 
-    A start without a stop was ended from outside, by `kill -9` or by the machine.
+    A start without a stop means that the process was killed.
 
     Args:
-      workdir: of the run.
-      done: how many steps are done.
+      workdir: the run's.
+      done: returns the number of training steps so far.
     """
     if jax.process_index() == 0:
-        files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # without a line that kill -9 has torn
+        files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # drops a line that kill -9 has torn
     _record(workdir, "start", done(), _circumstances())
     why = "finished"
     try:
         yield
     except BaseException as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, signals.Stopped):
-            why = error.why
+        why = error.why if isinstance(error, signals.Stopped) else f"{type(error).__name__}: {error}".splitlines()[0]
         raise
     finally:
         _record(workdir, "stop", done(), {"why": why})
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """All events, in order."""
-    return files.read_lines(
-        epath.Path(workdir) / workdirs.EVENTS, {"time": str, "event": str, "step": int}, mend=workdirs.MEND
-    )
+    """Reads all events, in order."""
+    file = epath.Path(workdir) / workdirs.EVENTS
+    return files.read_lines(file, {"time": str, "event": str, "step": int}, mend=workdirs.MEND)
 
 
 def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"time": now, "event": event, "step": step, **facts}
-        left = files.append_lines(workdir / workdirs.EVENTS, [record])
-        if left:
-            print(f"warning: no room for the {event} in {workdir / workdirs.EVENTS}", file=sys.stderr)
+        file = workdir / workdirs.EVENTS
+        if files.append_lines(file, [{"time": now, "event": event, "step": step, **facts}]):
+            print(f"warning: no room for the {event} in {file}", file=sys.stderr)
 
 
 def _circumstances() -> dict[str, Any]:
-    """Code, libraries, devices and command of a start."""
     return {
         "command": sys.argv,
         "git": _git_revision(),
@@ -88,7 +83,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The commit of this code, with "+changes" where files differ from it; None outside of a clone."""
+    """The commit of this code, with "+changes" if files differ from it; None outside of a clone."""
     root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may lie within someone else's repository
         return None

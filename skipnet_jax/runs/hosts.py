@@ -1,7 +1,8 @@
-"""Several processes as one run: joining and parting, stopping at one step, one folder, and one of them being gone.
+"""Runs one training job on several hosts: joining, leaving, stopping at the same step, and noticing a lost host.
 
-Each host runs the same program on its share of the batch, and each step waits for the numbers of all. So what a host
-does alone, such as stopping, would keep the others waiting: the hosts have to agree, or to see that one is gone.
+Every host runs the same program on its share of the batch, and every step sums over all hosts. A host that stops on
+its own would therefore leave the others waiting for ever. So the hosts agree when to stop, and a host that is lost ends
+the others with a message that says what to do.
 """
 
 import atexit
@@ -22,170 +23,157 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from skipnet_jax import files
+from skipnet_jax.errors import UserError
 from skipnet_jax.training import sharding
 
-LOST = 75  # exit status, sysexits' EX_TEMPFAIL: nothing is wrong with this host, try again
-HEARTBEAT_SECONDS = 20  # without a sign of life from a host for so long, JAX ends the others (status 134)
-LEAVE_SECONDS = 15.0  # for hosts that stop together to say goodbye
-SEEN_SECONDS = 15.0  # until what one host has written shows on the others: network file systems cache
-STEPS_LATER = 2  # votes are counted when the loop has waited for their step in any case
+LOST = 75  # exit status: sysexits' EX_TEMPFAIL, "try again"; nothing is wrong with this host
+HEARTBEAT_SECONDS = 20  # after so long without a heartbeat from one host, JAX ends the others (status 134)
+LEAVE_SECONDS = 15.0  # for hosts that stop together to disconnect
+VISIBLE_SECONDS = 15.0  # network file systems cache: a new file takes a while to show on other hosts
+STEPS_LATER = 2  # by then the loop has waited for the step of a vote anyway
 
-_LOST = re.compile(r"\b(gloo|nccl|rccl|coordination service|heartbeats?)\b", re.IGNORECASE)  # collectives' words
-_LAST_WORDS = "import sys; sys.stderr.write(sys.stdin.read().rpartition('\\0')[2])"  # what follows the last \0
+_LOST = re.compile(r"\b(gloo|nccl|rccl|coordination service|heartbeats?)\b", re.IGNORECASE)  # in JAX's errors
+_PRINT_LAST = "import sys; sys.stderr.write(sys.stdin.read().rpartition('\\0')[2])"  # the text after the last \0
 
 _witness: subprocess.Popen[bytes] | None = None
 
 
 def join(address: str | None, count: int | None, index: int | None, *, workdir: str | None) -> None:
-    """Connects this process to the others, before JAX is used.
+    """Connects this process to the other hosts. Call it before JAX is used.
 
-    JAX's own watch for SIGTERM is switched off: it knows no other signal, and swallows what it cannot act on. If
-    another host is gone, JAX's threads end this process in the middle of whatever it does, with a stack trace; a small
-    process beside this one then says what to do.
+    If another host is lost, JAX's threads abort this process at any moment, with a stack trace. A small child process,
+    the witness, survives that and prints what to do. JAX's own handler of SIGTERM is switched off, because it swallows
+    the signal and knows no other; `signals` does the job.
 
     Args:
-      address: host:port of host 0; None = as the cluster says, and so the others.
+      address: host:port of host 0. None: ask the cluster, for `count` and `index` too.
       count: number of hosts.
       index: of this host, from 0.
-      workdir: of the run, for the message.
+      workdir: of the run, for messages.
 
     Raises:
-      ValueError: what is not given cannot be found out.
+      UserError: there is no cluster to ask.
     """
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except ValueError as error:
-        raise ValueError(
-            f"--distributed: got no cluster that JAX can ask ({error}), expected a TPU pod, Slurm, Open MPI or "
-            f"Kubernetes. Elsewhere give --coordinator_address=HOST0:1234 --num_processes=N --process_id=0 and so on."
+        raise UserError(
+            "distributed",
+            f"no cluster that JAX can ask ({error})",
+            "a TPU pod, Slurm, Open MPI or Kubernetes",
+            "Elsewhere give `coordinator_address`, `num_processes` and `process_id` on each host.",
         ) from error
     global _witness
-    text = f"error: this host ended at once: another one is gone, or it was killed itself. {_remedy(workdir)}"
-    # In a session of its own, so that Ctrl-C does not reach it.
     _witness = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _LAST_WORDS], stdin=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-I", "-S", "-c", _PRINT_LAST],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # out of reach of Ctrl-C
     )
+    text = f"error: this host ended at once: another one is gone, or it was killed itself. {_remedy(workdir)}"
     _tell_witness(f"\0{text}\n")
     atexit.register(_dismiss_witness)
 
 
 def leave(status: int) -> None:
-    """Ends this process though the other hosts may not be ending.
+    """Exits at once, with `status`, while other hosts may still be running.
 
-    At its end Python waits for them, while they wait for this one's part of the next sum: with the connections gone,
-    they fail within seconds instead. Hosts that stop together part properly.
-
-    Args:
-      status: to exit with.
+    A normal exit would deadlock: at its end Python waits for the other hosts, and they wait for this host's part of the
+    next sum. Once the connections are gone, they fail within seconds. Hosts that stop together disconnect first.
     """
-    if status != LOST:  # then there is nobody to say goodbye to
+    if status != LOST:  # otherwise there is no host to disconnect from
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         leaving.start()
         leaving.join(LEAVE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
-    with contextlib.suppress(OSError):  # the witness is gone
-        _tell_witness("\0")  # last, and without waiting: until this process is over, JAX's threads may end it
+    with contextlib.suppress(OSError):  # the witness may be gone
+        _tell_witness("\0")  # last of all: until the exit, JAX's threads may still abort this process
     os._exit(status)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether it says that another host does not answer; JAX has no type of error for that."""
-    known = isinstance(error, ValueError | RuntimeError)  # of jax.block_until_ready; JaxRuntimeError is the latter
+    """Tells whether an error means that another host does not answer. JAX has no type for such errors."""
+    known = isinstance(error, ValueError | RuntimeError)  # jax.block_until_ready raises the former
     return known and jax.process_count() > 1 and _LOST.search(str(error)) is not None
 
 
 def lost_text(error: BaseException, workdir: str | None) -> str:
-    """What the user is told of an error that `is_lost`.
-
-    Args:
-      error: whose first line tells the address.
-      workdir: of the run.
-    """
+    """Says what to do about an error that `is_lost`."""
     return f"host {jax.process_index()} lost another host ({str(error).splitlines()[0]}). {_remedy(workdir)}"
 
 
 class Votes:
-    """What each host has to say at a step, known to all of them at a later one, without waiting for each other more.
+    """Shares one integer per host and step, and reads it two steps later, so that nobody waits.
 
-    A vote travels over the devices like the sums of the step that it follows.
+    A vote travels over the devices, like the sums of its step.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        """Compiles nothing yet.
-
-        Args:
-          mesh: of the run.
-        """
+        """Prepares the program that gathers the votes over the mesh of the run."""
         self._sharding = sharding.batch_sharding(mesh)
         self._gather = jax.jit(lambda votes: votes, out_shardings=sharding.replicated(mesh))
-        self._first = [[device.process_index for device in mesh.devices.flat].index(i) for i in range(_hosts(mesh))]
-        self._mine = len(mesh.local_devices)
+        owners = [device.process_index for device in mesh.devices.flat]
+        self._first_device = [owners.index(host) for host in range(jax.process_count())]
+        self._local_devices = len(mesh.local_devices)
         self._cast: collections.deque[jax.Array] = collections.deque()
 
     def cast(self, vote: int) -> Sequence[int]:
-        """Casts this host's vote; all hosts have to do so after the same steps.
+        """Casts this host's vote. Every host must call this after the same steps.
 
         Args:
           vote: 0 = nothing to say.
 
         Returns:
-          The votes of `STEPS_LATER` calls ago, by host, equal on every host; none at first.
+          The votes of `STEPS_LATER` calls ago, by host, the same on every host; () in the first calls.
         """
-        mine = np.full(self._mine, vote, np.int32)
+        mine = np.full(self._local_devices, vote, np.int32)
         self._cast.append(self._gather(jax.make_array_from_process_local_data(self._sharding, mine)))
         if len(self._cast) <= STEPS_LATER:
             return ()
-        return np.asarray(self._cast.popleft())[self._first].tolist()
+        return np.asarray(self._cast.popleft())[self._first_device].tolist()
 
 
 def require_shared(workdir: epath.Path) -> None:
-    """Raises, on every host, unless all of them see the folder that host 0 sees; leaves nothing behind.
+    """Checks that all hosts see the same folder, which need not exist yet. Leaves nothing behind.
 
-    Args:
-      workdir: of the run, which may not exist yet.
+    Host 0 writes a file of a random name, and the others look for it.
 
     Raises:
-      ValueError: some do not, or host 0 cannot write there.
+      UserError: on every host, if host 0 cannot write there or some host does not see the file.
     """
     if jax.process_count() == 1:
         return
     number = multihost_utils.broadcast_one_to_all(np.asarray(secrets.randbits(31), np.int32))
     file = workdir / f".seen_by_all_hosts_{number}"
-    made, problem = False, ""
+    made, problem = False, None
     if jax.process_index() == 0:
         try:
             made = not workdir.exists()
             workdir.mkdir(parents=True, exist_ok=True)
             file.write_text("")
         except OSError as error:
-            problem = f" ({error.strerror or error})"
+            problem = error
     multihost_utils.sync_global_devices("written")
-    deadline = time.monotonic() + (SEEN_SECONDS if jax.process_index() else 0)
+    deadline = time.monotonic() + (VISIBLE_SECONDS if jax.process_index() else 0)
     while not (seen := file.exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    all_seen = multihost_utils.process_allgather(np.asarray(seen))
-    if jax.process_index() == 0 and not problem:
+    seen_by = multihost_utils.process_allgather(np.asarray(seen))
+    if jax.process_index() == 0 and problem is None:
         file.unlink(missing_ok=True)
-        if made and not all_seen.all():
+        if made and not seen_by.all():
             workdir.rmdir()
-    if not all_seen[0]:
-        raise ValueError(
-            f"--workdir: got {workdir}, which cannot be written by host 0{problem}, expected a folder that can. Choose "
-            f"another --workdir, or mend its permissions or its disk."
+    if not seen_by[0]:
+        raise files.unwritable("workdir", f"{workdir} on host 0", problem)
+    if not seen_by.all():
+        blind = ", ".join(str(host) for host in np.flatnonzero(~seen_by))
+        raise UserError(
+            "workdir",
+            f"{workdir}, where host {blind} does not see what host 0 has written",
+            f"one folder that all {len(seen_by)} hosts share",
+            "Give the same `workdir` to all, on a network file system or in a bucket (gs://...).",
         )
-    if not all_seen.all():
-        without = ", ".join(str(host) for host in np.flatnonzero(~all_seen))
-        raise ValueError(
-            f"--workdir: got {workdir}, where host {without} does not see what host 0 has written, expected one "
-            f"folder that all {len(all_seen)} hosts share. Give the same --workdir to all, on a network file system or "
-            f"in a bucket (gs://...)."
-        )
-
-
-def _hosts(mesh: Mesh) -> int:
-    return len({device.process_index for device in mesh.devices.flat})
 
 
 def _remedy(workdir: str | None) -> str:
@@ -199,7 +187,7 @@ def _tell_witness(text: str) -> None:
 
 
 def _dismiss_witness() -> None:
-    """This process ends as it should."""
+    """Ends the witness without a word, since this process ends normally."""
     global _witness
     if _witness is not None:
         _witness.communicate(b"\0")

@@ -1,4 +1,4 @@
-"""The numbers of a run as they come: for programs, for TensorBoard, and for Weights & Biases where that is wanted."""
+"""Writes the metrics of a run: to metrics.jsonl, for TensorBoard, and to Weights & Biases if the config says so."""
 
 import math
 import sys
@@ -12,66 +12,62 @@ from skipnet_jax import files
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.runs.wandb_log import WandbLog
 
-TENSORBOARD_RETRY_SECONDS = 60.0  # TensorFlow says much of its own when the disk is full
+TENSORBOARD_RETRY_SECONDS = 60.0  # on a full disk, TensorFlow prints its own errors at every try
 
 
 class MetricsLog:
-    """Writes scalars to metrics.jsonl, to TensorBoard files, and to a project at Weights & Biases."""
+    """Writes each line of metrics to all logs."""
 
     def __init__(self, workdir: epath.Path, *, step: int, unevaluated: bool = False, wandb_project: str = "") -> None:
-        """Opens the logs of a run that goes on from `step`, and drops the lines that will come again.
+        """Opens the logs, and drops the lines that the run is about to write again.
 
         Args:
-          workdir: of the run.
-          step: that training goes on from.
-          unevaluated: it will be evaluated, again if an earlier start got so far and could not save that.
-          wandb_project: at Weights & Biases; empty = not there.
+          workdir: the run's.
+          step: the step from which the run resumes.
+          unevaluated: whether resuming begins with the evaluation of that step, which may have a line already.
+          wandb_project: of Weights & Biases; empty = off.
         """
         self._file = workdir / workdirs.METRICS
-        self._waiting = b""  # found no room on the disk yet
+        self._unwritten = b""  # found no room on the disk yet
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
         if unevaluated:
             kept = [line for line in kept if line["step"] < step or not any(name.startswith("test/") for name in line)]
         files.write_lines(self._file, kept)
         self._tensorboard = TensorBoardFiles(workdir / workdirs.TENSORBOARD)
-        self._wandb = WandbLog(workdir, wandb_project, kept) if wandb_project else None
+        self._wandb = WandbLog(workdir, wandb_project) if wandb_project else None
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-        """Adds one line.
+        """Adds a line. In metrics.jsonl, NaN and infinity become null, which JSON has.
 
         Args:
-          step: training steps behind the numbers.
-          scalars: by name; train/ and test/ tell the data. JSON has no NaN: what is not finite becomes null.
+          step: number of training steps so far.
+          scalars: by name, as in train/loss and test/accuracy.
         """
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._waiting = files.append_lines(self._file, [line], unwritten=self._waiting)
+        self._unwritten = files.append_lines(self._file, [line], unwritten=self._unwritten)
         self._tensorboard.write(step, scalars)
         if self._wandb is not None:
             self._wandb.write(line)
 
     def close(self) -> None:
         """Writes what is still buffered."""
-        self._waiting = files.append_lines(self._file, [], unwritten=self._waiting)
+        self._unwritten = files.append_lines(self._file, [], unwritten=self._unwritten)
         self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.close()
 
 
 class TensorBoardFiles:
-    """A copy of the numbers for TensorBoard, which may have gaps where the disk was full."""
+    """The same numbers for TensorBoard; there may be gaps while the disk is full."""
 
     def __init__(self, folder: epath.Path) -> None:
-        """Writes nothing yet.
-
-        Args:
-          folder: of the files, one per start of a run.
-        """
+        """Writes nothing yet; each start of a run will add a file to the folder."""
         self._folder = folder
         self._writer: Any = None
         self._not_before = 0.0
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-        """Adds numbers, some time later."""
+        """Adds numbers, which reach the disk some time later."""
         if self._writer is None and time.monotonic() < self._not_before:
             return
         from clu import metric_writers  # imports TensorFlow
@@ -80,7 +76,7 @@ class TensorBoardFiles:
             if self._writer is None:
                 self._writer = metric_writers.SummaryWriter(str(self._folder))
             self._writer.write_scalars(step, scalars)
-        except Exception as error:  # TensorFlow's words for a full disk are many
+        except Exception as error:  # TensorFlow raises several types on a full disk
             self._give_up(error)
 
     def flush(self) -> None:
@@ -92,7 +88,7 @@ class TensorBoardFiles:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """A new file begins a minute later, since what follows half a record cannot be read."""
+        """Starts a new file a minute later: TensorBoard cannot read past half a record."""
         self._writer, self._not_before = None, time.monotonic() + TENSORBOARD_RETRY_SECONDS
         print(
             f"WARNING: numbers for TensorBoard could not be written to {self._folder} ({type(error).__name__}); "

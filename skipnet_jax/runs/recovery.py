@@ -39,9 +39,7 @@ def put_aside_incomplete(workdir: epath.Path) -> None:
     _wait_for_hosts("put aside")
 
 
-def restore_newest(
-    workdir: epath.Path, manager: ocp.CheckpointManager, state: Any
-) -> tuple[Any, int, dict[str, Any]]:
+def restore_newest(workdir: epath.Path, manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int, dict[str, Any]]:
     """Reads the newest checkpoint that every host can read, and moves the others aside.
 
     Args:
@@ -101,7 +99,7 @@ def _put_aside(workdir: epath.Path, step: int, damage: str, *, instead: int | No
             place = place.parent / f"{place.name}-again"
         path.rename(place)
         print(
-            f"WARNING: checkpoint {path} is damaged ({damage}). It is now in {place}; going on from step {instead}.",
+            f"WARNING: checkpoint {path} is damaged ({damage}). It is now in {place}; resuming from step {instead}.",
             file=sys.stderr,
             flush=True,
         )

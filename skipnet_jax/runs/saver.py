@@ -1,4 +1,4 @@
-"""When a run saves, and what happens if it cannot."""
+"""Decides when a run saves, and survives a full disk."""
 
 import contextlib
 import errno
@@ -14,30 +14,31 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from skipnet_jax import files
 from skipnet_jax.runs import checkpoint, hosts
 
 RETRY_SECONDS = 60.0
 
 
 class Saver:
-    """Saves in the background, by the clock, and outlives a disk that is full.
+    """Saves in the background, and by the clock.
 
-    A write that fails leaves the checkpoints before it as they are. It is said, training goes on, and a minute later
-    the state of that time is saved, and so on until there is room.
+    A failed write leaves the earlier checkpoints as they are. The saver prints a warning, training goes on, and a
+    minute later the saver tries again with the state of that time, until there is room.
     """
 
     def __init__(self, directory: epath.Path, *, every_minutes: float) -> None:
-        """Opens the folder of checkpoints, which `with` closes.
+        """Opens the folder of checkpoints. Use the saver in a `with` block, which closes it.
 
         Args:
-          directory: of the checkpoints.
-          every_minutes: since the last save; 0 = not by the clock.
+          directory: `checkpoints` of a workdir.
+          every_minutes: longest time between two saves; 0 = ignore the clock.
         """
         self._directory = directory
         self._every = every_minutes * 60 or float("inf")
         self._begun = now()
         self._failed = False
-        self._writing: int | None = None  # step of a write in the background
+        self._writing: int | None = None  # the step of a write in the background
         self.manager = checkpoint.open_manager(directory)
 
     def __enter__(self) -> "Saver":
@@ -46,17 +47,15 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or not hosts.is_lost(error):  # a write waits for the part of every host
+        if error is None or not hosts.is_lost(error):  # a write would wait for the lost host's part
             self.finish()
             self.manager.close()
 
     def due(self, *, fetched: bool) -> bool:
-        """Whether it is time.
-
-        Hosts have to agree, which takes a message among them, so several of them ask only now and then.
+        """Tells whether the clock asks for a save. Several hosts must agree, and do so only at steps with a fetch.
 
         Args:
-          fetched: this step's numbers were fetched, so that the host has waited for the device in any case.
+          fetched: whether the host has just fetched numbers, and so has waited for the device anyway.
         """
         late = now() - self._begun >= (RETRY_SECONDS if self._failed else self._every)
         if jax.process_count() == 1:
@@ -64,36 +63,25 @@ class Saver:
         return fetched and bool(multihost_utils.broadcast_one_to_all(np.asarray(late)))
 
     def save(
-        self, step: int, state: Any, progress: Mapping[str, Any], results: Mapping[str, float | int] | None
+        self, step: int, state: Any, pending: Mapping[str, Any], results: Mapping[str, float | int] | None
     ) -> None:
-        """Begins to write a checkpoint, in the place of one of the same step.
-
-        Args:
-          step: training steps behind the state.
-          state: TrainState, which may be donated to the next step.
-          progress: of `Console.snapshot`.
-          results: of the evaluation; None in the middle of an epoch.
-        """
-        self.finish()  # a failure of the last one is to be told apart from this one's
+        """Starts to write a checkpoint; the arguments are as for `checkpoint.save`."""
+        self.finish()  # reports a failure of the previous write as that write's
         self._begun = now()
         try:
             _require_room(self._directory, state)
-            checkpoint.save(self.manager, step, state, results, progress)
+            checkpoint.save(self.manager, step, state, results, pending)
             self._writing = step
-        except Exception as error:  # what fails is the world, and Orbax's and tensorstore's words for it are many
+        except Exception as error:  # Orbax and TensorStore raise many types
             self._fail(step, error)
 
     def poll(self) -> None:
-        """Tells if a write has failed meanwhile; does not wait."""
+        """Reports a write that has failed in the meantime; does not wait."""
         if self._writing is not None and not self.manager.is_saving_in_progress():
             self.finish()
 
     def finish(self) -> bool:
-        """Waits for the write under way.
-
-        Returns:
-          Whether the last state that was to be saved is saved.
-        """
+        """Waits for the write in progress, and returns whether the last save succeeded."""
         step, self._writing = self._writing, None
         if step is not None:
             try:
@@ -105,10 +93,10 @@ class Saver:
 
     def _fail(self, step: int, error: Exception) -> None:
         self._failed = True
-        for _ in range(3):  # the manager raises what its threads have met, one after the other
+        for _ in range(3):  # the manager raises the errors of its threads one by one
             with contextlib.suppress(Exception):
                 self.manager.close()
-        self.manager = checkpoint.open_manager(self._directory)  # this also clears away what the write has left
+        self.manager = checkpoint.open_manager(self._directory)  # removes what the failed write left behind
         if jax.process_index() == 0:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(
@@ -121,20 +109,20 @@ class Saver:
 
 
 def _require_room(directory: epath.Path, state: Any) -> None:
-    """Raises before a write that cannot end well, of which Orbax's threads would print a page per array.
+    """Raises an OSError before a write that cannot succeed: Orbax's threads would print a page for every array.
 
-    A quota is not known beforehand, and the disk may fill meanwhile: then the write fails, which does no more harm.
+    Quotas do not show here, and the disk may fill in the meantime. Then the write itself fails, without more harm.
     """
-    if "://" in str(directory):
+    if not files.is_local(directory):
         return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = _free(directory)
-    if jax.process_count() > 1:  # each writes a part, or none does
+    if jax.process_count() > 1:  # all hosts must write their parts, or none
         free = int(multihost_utils.broadcast_one_to_all(np.asarray(free // 2**20, np.int32))) * 2**20
     if free < needed:
         raise OSError(errno.ENOSPC, f"it takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
 
 
 def _free(directory: epath.Path) -> int:
-    """Bytes that the file system of a local folder has left for this user."""
+    """Bytes that this user may still write to the file system of a local folder."""
     return shutil.disk_usage(directory).free

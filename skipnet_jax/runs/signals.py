@@ -1,10 +1,9 @@
-"""Signals that ask a run to stop: noted at once, acted upon between two steps.
+"""Stops a run on SIGTERM or SIGINT, after the current step and once it is saved. A second signal stops it at once.
 
-Several hosts stop after the same step: each casts a vote per step, and acts on what all of them have cast.
-
-A handler can neither save nor raise safely in the middle of a step, so it sets a flag, which the loop reads. Python
-runs handlers only between two of its own instructions, and a compilation takes minutes; a thread that the signal wakes
-without Python's help is what makes a second signal stop the process at once.
+A signal handler can neither save nor raise safely in the middle of a step, so it sets a flag, and the loop looks at the
+flag between steps. Python runs handlers only between two of its own instructions, and a compilation takes minutes; so a
+thread, woken by the interpreter's C code, handles the second signal. Several hosts vote after each step, and all act on
+the same votes, so that they stop after the same step.
 """
 
 import os
@@ -13,16 +12,16 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
-WATCHED = (signal.SIGTERM, signal.SIGINT)  # preemption and job schedulers; Ctrl-C
-EXIT = 128  # as shells do: 128 + the number of the signal
+WATCHED = (signal.SIGTERM, signal.SIGINT)  # from schedulers and preemption; from Ctrl-C
+EXIT = 128  # plus the signal's number, as in shells
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop, and has saved what it could.
+    """A signal stopped the run, which has saved what it could.
 
     Args:
-      text: for the user: where it stopped and what is saved.
-      number: of the signal.
+      text: where the run stopped and what is saved, for the user.
+      number: the signal's.
     """
 
     def __init__(self, text: str, number: int) -> None:
@@ -32,24 +31,24 @@ class Stopped(KeyboardInterrupt):
 
 
 class Requested(Exception):
-    """Breaks off what takes long and can be done again, such as an evaluation."""
+    """Interrupts slow work that can be repeated, such as an evaluation."""
 
 
 class Signals:
-    """Within its `with` block the first SIGTERM or SIGINT is a request, and the second ends the process at once.
+    """Within its `with` block, the first signal is a request to stop, and the second ends the process.
 
-    Elsewhere than in the main thread Python allows no handlers; then nothing changes.
+    Outside the main thread Python allows no handlers, and the block changes nothing.
 
     Attributes:
-      number: of the signal that the run is to stop for; 0 = none yet. With several hosts it changes in `agree` alone.
-      hosts: that had a signal; empty with one.
+      number: of the signal to stop for; 0 = none yet. With several hosts, only `agree` sets it.
+      hosts: that got a signal; empty with one host.
     """
 
     def __init__(self, *, cast: Callable[[int], Sequence[int]] | None = None) -> None:
         """Prepares.
 
         Args:
-          cast: with several hosts, `hosts.Votes.cast`.
+          cast: `hosts.Votes.cast`; None with one host.
         """
         self.number = self._noted = 0
         self.hosts: list[int] = []
@@ -59,7 +58,7 @@ class Signals:
     def __enter__(self) -> "Signals":
         if self._enabled:
             reader, self._pipe = os.pipe()
-            os.set_blocking(self._pipe, False)  # what wakes by a signal may not wait
+            os.set_blocking(self._pipe, False)  # C's handler must not block
             threading.Thread(target=self._watch, args=(reader,), daemon=True, name="signals").start()
             self._before = {number: signal.signal(number, self._note) for number in WATCHED}
             self._before_wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
@@ -75,14 +74,14 @@ class Signals:
             os.close(self._pipe)
 
     def agree(self) -> None:
-        """Tells the other hosts, and hears what they told; to be called after each step."""
+        """Exchanges votes with the other hosts; call it after each step."""
         if self._cast is not None and not self.number:
             votes = self._cast(self._noted)
             self.hosts = [host for host, number in enumerate(votes) if number]
             self.number = next(filter(None, votes), 0)
 
     def check(self) -> None:
-        """Raises Requested if the run is to stop."""
+        """Raises Requested if the run should stop."""
         if self.number:
             raise Requested
 
@@ -92,7 +91,7 @@ class Signals:
             self.number = self._noted
 
     def _watch(self, reader: int) -> None:
-        """Counts the signals that C's handler writes into the pipe, one byte each, until the pipe is closed."""
+        """Reads the byte that C's handler writes for each signal, until the pipe is closed."""
         seen = 0
         while number := int.from_bytes(os.read(reader, 1)):
             if number in WATCHED:

@@ -1,11 +1,12 @@
-"""Starting from another network's weights: fine-tuning at another resolution, for other classes, or under new gates.
+"""Starts a run from another network's weights: for fine-tuning at another size or on other classes, or to add gates.
 
-The weights come from a workdir, of a run or converted from PyTorch's (scripts/convert_torch.py). All arrays go by name
-and have to fit, but for the two parts that may be made anew: the classifier, and the junctions, which a plain network
-does not have.
+The weights lie in the workdir of a run, or were converted from PyTorch (scripts/convert_torch.py). Arrays are matched
+by name and must have the same shapes, with two exceptions that may start from random numbers: the classifier, and the
+junctions, which a plain network does not have.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax
@@ -13,22 +14,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from skipnet_jax.runs import array_mismatch, weights, workdir
+from skipnet_jax.errors import UserError
+from skipnet_jax.runs import array_mismatch, weights
+from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.training import sharding
 from skipnet_jax.training.steps import TrainState
 
-_Arrays = dict[tuple[str, ...], Any]
+_Arrays = dict[str, Any]  # by path, with slashes
 
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What was taken over.
+    """Says which arrays were taken over.
 
     Args:
       source: the checkpoint's folder.
-      averaged: the moving average of that run was taken, and not its last parameters.
-      taken, fresh, unused: names of arrays: with the checkpoint's numbers; with new random ones; of the checkpoint
-        only.
+      averaged: whether they are the moving average of that run.
+      taken: arrays with the numbers of the checkpoint, as paths with slashes.
+      fresh: arrays with random numbers.
+      unused: arrays of the checkpoint that were not taken.
     """
 
     source: str
@@ -38,104 +42,99 @@ class Transfer:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        """In words."""
+        """The line that the run prints; it names modules instead of arrays."""
         average = " (its moving average)" if self.averaged else ""
         fresh, unused = (", ".join(_modules(names)) or "nothing" for names in (self.fresh, self.unused))
         return f"from {self.source}{average}: {len(self.taken)} arrays; made anew: {fresh}; not used: {unused}"
 
 
-def start_from(
-    state: TrainState, init_from: str, class_names: tuple[str, ...], mesh: Mesh
+def init_from_workdir(
+    state: TrainState, path: str, class_names: tuple[str, ...], mesh: Mesh
 ) -> tuple[TrainState, Transfer]:
-    """Puts the weights of a workdir into a state that has not been trained.
+    """Puts the weights of a workdir into a fresh state.
 
-    The best checkpoint is taken, and where that run kept a moving average, the average. The classifier is made anew if
-    it is of other classes: another number of them, or with other names. (Converted weights know no names.)
+    They come from the best checkpoint, and are the moving average if that run kept one. The classifier stays random if
+    the classes have other names or another order. Converted weights name no classes, so only their number counts.
 
     Args:
       state: of `steps.init_state`.
-      init_from: the workdir.
+      path: the workdir, `init_from` of the config.
       class_names: of the new run, in the order of the labels.
       mesh: of the new run.
 
-    Returns:
-      The state, and what was taken over.
-
     Raises:
-      ValueError: there is no such workdir or checkpoint, or its network is another one.
+      UserError: there is no such workdir or checkpoint, or its network is another one.
     """
-    source = workdir.locate(init_from)
-    if not (source / workdir.CHECKPOINTS).exists():
-        raise ValueError(
-            f"init_from: got {init_from}, which has no {workdir.CHECKPOINTS}, expected the workdir of a run or of "
-            f"converted weights. Give --config.init_from=WORKDIR; scripts/convert_torch.py makes one of PyTorch's."
+    workdir = workdirs.locate(path)
+    if not (workdir / workdirs.CHECKPOINTS).exists():
+        raise UserError(
+            "init_from",
+            f"{path}, which has no {workdirs.CHECKPOINTS}",
+            "the workdir of a run or of converted weights",
+            "Change `init_from`; scripts/convert_torch.py makes a workdir of PyTorch's weights.",
         )
-    read = weights.load(source, "best", sharding=sharding.replicated(mesh))
-    arrays, own = _flatten(read.variables), _flatten(state.variables)
-    other_classes = workdir.read_class_names(source) not in (None, class_names)
-    fresh = _require_fit(str(source), arrays, own, other_classes)
+    found = weights.load(workdir, "best", sharding=sharding.replicated(mesh))
+    stored, own = _flatten(found.variables), _flatten(state.variables)
+    other_classes = workdirs.read_class_names(workdir) not in (None, class_names)
+    fresh = _require_fit(str(workdir), stored, own, other_classes)
     merged = {
-        path: leaf if path in fresh or path not in arrays else arrays[path].astype(leaf.dtype)
-        for path, leaf in own.items()
+        name: leaf if name in fresh or name not in stored else stored[name].astype(leaf.dtype)
+        for name, leaf in own.items()
     }
-    variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged)
-    average = jax.tree.map(jnp.copy, variables) if state.average else {}  # a copy: the step gives up its arguments
+    variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
+    average = jax.tree.map(jnp.copy, variables) if state.average else {}  # a copy, since steps donate their arguments
     transfer = Transfer(
-        source=str(source / workdir.CHECKPOINTS / str(read.step)),
-        averaged=read.averaged,
-        taken=_names(own.keys() - fresh),
-        fresh=_names(fresh),
-        unused=_names(arrays.keys() - own.keys() | (arrays.keys() & fresh)),
+        source=str(workdir / workdirs.CHECKPOINTS / str(found.step)),
+        averaged=found.averaged,
+        taken=tuple(sorted(own.keys() - fresh)),
+        fresh=tuple(sorted(fresh)),
+        unused=tuple(sorted(stored.keys() - own.keys() | (stored.keys() & fresh))),
     )
     return dataclasses.replace(state, average=average, **variables), transfer
 
 
-def _require_fit(source: str, stored: _Arrays, own: _Arrays, other_classes: bool) -> set[tuple[str, ...]]:
-    """The arrays to make anew.
+def _require_fit(source: str, stored: _Arrays, own: _Arrays, other_classes: bool) -> set[str]:
+    """Returns the arrays that stay random.
 
     Raises:
-      ValueError: others than those of the classifier and of junctions do not fit.
+      UserError: arrays outside the classifier and the junctions do not fit.
     """
-    new = {path for path in own if path not in stored or (other_classes and _is_classifier(path))}
-    differ = {path for path in own.keys() & stored.keys() if own[path].shape != stored[path].shape}
-    fresh = new | {path for path in differ if _is_classifier(path)}
-    problems = {
-        "missing there": _names(path for path in new if not _may_be_new(path)),
-        "unknown here": _names(path for path in stored.keys() - own.keys() if not _may_be_new(path)),
-        "different": tuple(
-            f"{_name(path)} (got {list(stored[path].shape)}, expected {list(own[path].shape)})"
-            for path in sorted(differ - fresh)
-        ),
-    }
-    lines = array_mismatch.lines(problems)
-    if lines:
-        raise ValueError(
-            "\n".join([f"init_from: got {source}, whose network is another one, expected this run's.", *lines])
-            + "\n  Only the classifier and the junctions may differ. Change --config.init_from or --config.model.name."
+    missing = own.keys() - stored.keys()
+    differ = {name for name in own.keys() & stored.keys() if own[name].shape != stored[name].shape}
+    fresh = missing | {name for name in own if _is_classifier(name) and (other_classes or name in differ)}
+    problems = array_mismatch.describe(
+        {
+            "missing there": _strict(missing),
+            "unknown here": _strict(stored.keys() - own.keys()),
+            "different": [
+                f"{name} (got {list(stored[name].shape)}, expected {list(own[name].shape)})"
+                for name in sorted(differ - fresh)
+            ],
+        }
+    )
+    if problems:
+        raise UserError(
+            "init_from",
+            f"{source}, whose network is another one ({problems})",
+            "this run's; only the classifier and the junctions may differ",
+            "Change `init_from` or `model.name`.",
         )
     return fresh
 
 
-def _is_classifier(path: tuple[str, ...]) -> bool:
-    return "classifier" in path
+def _strict(names: Iterable[str]) -> list[str]:
+    """The arrays that both networks must have."""
+    return sorted(name for name in names if not (_is_classifier(name) or "/junction/" in name))
 
 
-def _may_be_new(path: tuple[str, ...]) -> bool:
-    return _is_classifier(path) or "junction" in path
+def _is_classifier(name: str) -> bool:
+    return "/classifier/" in name
 
 
 def _flatten(tree: Any) -> _Arrays:
-    return flax.traverse_util.flatten_dict(tree)
-
-
-def _name(path: tuple[str, ...]) -> str:
-    return "/".join(path)
-
-
-def _names(paths: Any) -> tuple[str, ...]:
-    return tuple(_name(path) for path in sorted(paths))
+    return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def _modules(names: tuple[str, ...]) -> list[str]:
-    """The few modules that many arrays belong to: params/blocks_3/junction/... is a junction."""
+    """The few modules that many arrays belong to: params/blocks_3/junction/... belongs to "junctions"."""
     return sorted({"junctions" if "/junction/" in name else name.split("/")[1] for name in names})

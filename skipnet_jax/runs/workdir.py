@@ -1,32 +1,37 @@
-"""The folder of a run: all that it leaves behind, and all that is needed to go on with it.
+"""The folder of a run. It holds everything that is needed to resume, evaluate and explain the run.
 
-    config.json        every hyperparameter; evaluation needs no config file
-    data.json          the classes, and how many training images there were
-    events.jsonl       every start (git revision, library versions, devices, command) and every stop, and why
-    checkpoints/       the two newest, and the best
-    damaged/           checkpoints that could not be read; never read again
-    metrics.jsonl      one line per record, for programs; an interrupted run's equals an uninterrupted one's but for
-                       timings
-    tensorboard/       the same for TensorBoard
-    wandb.json         which run at Weights & Biases it is, and how far that has come; only with `wandb_project`
+    config.json        every hyperparameter, so that evaluation needs no config file
+    data.json          the class names and the number of training images
+    events.jsonl       every start (git revision, library versions, devices, command) and every stop with its reason
+    checkpoints/       the two newest and the best
+    damaged/           checkpoints that could not be read; nothing reads them again
+    metrics.jsonl      one line per record, for programs; interruptions leave no trace in it except in the timings
+    tensorboard/       the same numbers for TensorBoard
+    wandb.json         the run's project and id at Weights & Biases; only with `wandb_project`
     wandb/             files of Weights & Biases itself
     parameters.txt     name, shape and size of every parameter
     curves.png         loss and accuracy over the epochs
-    results.json       results of `--mode=evaluate`, one entry per checkpoint, data set and image size
-    evaluation/        tables and pictures of `--mode=evaluate --details`
+    results.json       results of evaluations, one entry per checkpoint, data set and image size
+    evaluation/        tables and pictures of detailed evaluations
 
-Paths go through epath, so a workdir may lie in a bucket (gs://...).
+A folder of weights that were converted from elsewhere has `checkpoints/` too, and in place of config.json
+
+    model.json         the network, its number of classes, and where its weights come from
+
+Both kinds may lie in a bucket (gs://...).
 """
 
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
 from etils import epath
 
 from skipnet_jax import config, files
-from skipnet_jax.specs import TrainSpec
+from skipnet_jax.errors import UserError
+from skipnet_jax.models import model_info
+from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 
 CONFIG = "config.json"
 DATA = "data.json"
@@ -39,10 +44,11 @@ PARAMETERS = "parameters.txt"
 CURVES = "curves.png"
 RESULTS = "results.json"
 WANDB = "wandb.json"
+MODEL = "model.json"
 
 MEND = "Restore the file, or choose another `workdir`."  # for files that somebody has changed
 
-# They say how a run is watched and stored, not what it computes, so they may change when it goes on.
+# These fields say how a run is watched and stored, not what it computes, so they may change when it resumes.
 CHANGEABLE = (
     "eval_batch_size",
     "log_every_steps",
@@ -54,37 +60,37 @@ CHANGEABLE = (
 
 
 def locate(path: epath.PathLike) -> epath.Path:
-    """The absolute path of a workdir that may be given relative to the current directory, or to ~."""
+    """Makes a path absolute; it may be relative to the current directory or to ~."""
     located = epath.Path(path).expanduser()
-    return located if "://" in str(path) else epath.Path(os.path.abspath(located))
+    return epath.Path(os.path.abspath(located)) if files.is_local(path) else located
 
 
 def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Sequence[str] = ()) -> epath.Path:
-    """Opens the workdir of a run, and creates it where there is none.
+    """Opens a run's workdir, or creates a new one, and checks that `spec` may continue the run in it.
 
-    Until the first checkpoint is there nothing is lost by another config, so a start that failed does not
-    occupy the folder. After that the folder keeps its config until `remember` is told another one, so that a start
-    with a wrong one does no harm.
+    A folder without a checkpoint takes any config: nothing would be lost, and a failed start must not occupy a folder.
+    With a checkpoint the folder keeps its config until `remember` replaces it, so a start with a wrong config does no
+    harm.
 
     Args:
-      path: local, or in a bucket.
-      spec: of the run. A workdir that already holds a run has to hold this one.
-      allow_change: fields, as in optim.lr, that may differ all the same.
-
-    Returns:
-      The path.
+      path: local or gs://...
+      spec: the config of this start.
+      allow_change: fields (as in optim.lr) that may differ from the stored config, besides `CHANGEABLE`.
 
     Raises:
-      ValueError: it cannot be written, or holds another config's run, or a field to change does not exist.
+      UserError: the folder cannot be written, it holds another run, or `allow_change` names an unknown field.
     """
     for name in allow_change:
-        config.require_field("--allow_change", name)
+        config.require_field("allow_change", name)
     workdir = locate(path)
     if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir: got {workdir}, which is a file, expected a folder or a new path.")
+        raise UserError("workdir", f"{workdir}, which is a file", "a folder or a new path")
     wanted = config.to_dict(spec)
     stored = wanted
     if (workdir / CHECKPOINTS).exists() and any((workdir / CHECKPOINTS).iterdir()):
+        if (workdir / MODEL).exists():
+            got = f"{workdir}, which holds converted weights"
+            raise UserError("workdir", got, "a run or a new path", "Choose another; `init_from` takes the weights.")
         stored = config.to_dict(read_spec(workdir))
         _require_same_run(workdir, stored, wanted, {*CHANGEABLE, *allow_change})
     if jax.process_index() == 0:
@@ -92,89 +98,97 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
             workdir.mkdir(parents=True, exist_ok=True)
             files.write_json(workdir / CONFIG, stored)
         except OSError as error:
-            raise ValueError(
-                f"--workdir: got {workdir}, which cannot be written ({error.strerror or error}), expected a folder "
-                f"that can. Choose another --workdir, or mend its permissions or its disk."
-            ) from error
+            raise files.unwritable("workdir", workdir, error) from error
     return workdir
 
 
 def remember(workdir: epath.Path, spec: TrainSpec) -> None:
-    """Records the config that a run goes on with, once it is known to fit what is saved.
-
-    Args:
-      workdir: of the run.
-      spec: that `open_for_training` was given.
-    """
+    """Stores the config of this start, once it is known to fit the checkpoint."""
     if jax.process_index() == 0:
         files.write_json(workdir / CONFIG, config.to_dict(spec))
 
 
 def read_spec(path: epath.PathLike) -> TrainSpec:
-    """Reads the config that a workdir remembers.
+    """Reads the config of a run, or makes one for converted weights.
+
+    Converted weights name neither their data nor their classes, so the config is the published one: CIFAR for networks
+    of 32 px, else ImageNet. It serves evaluation only.
 
     Raises:
-      ValueError: there is no run, or its config cannot be read.
+      UserError: the folder is no workdir, or its file is damaged.
     """
-    file = locate(path) / CONFIG
+    workdir = locate(path)
+    if (workdir / MODEL).exists():
+        return _spec_of_converted(workdir / MODEL)
+    file = workdir / CONFIG
     if not file.exists():
-        raise ValueError(
-            f"--workdir: got {path}, which has no {CONFIG}, expected a run's workdir. Give the --workdir of a run."
-        )
+        raise UserError("workdir", f"{path}, which has no {CONFIG}", "a run's workdir", "Give the `workdir` of a run.")
     content = files.read_json(file, mend=MEND)
     try:
         return config.from_dict(content, may_be_older=True)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{file}: {error.field}", error.got, error.expected, MEND) from error
 
 
 def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], training_images: int, started: bool) -> None:
-    """Records what data a run learns from, or checks, when it goes on, that they are still the same.
+    """Records the data of a new run, or checks that a resumed run has the same data.
+
+    With other data the examples would come in another order than in the run so far.
 
     Args:
-      workdir: of the run.
+      workdir: the run's.
       class_names: in the order of the labels.
-      training_images: how many.
-      started: the run goes on.
+      training_images: the number of training images.
+      started: whether the run has a checkpoint.
 
     Raises:
-      ValueError: the data are other ones: the order of examples would no longer be that of the run.
+      UserError: the data are different.
     """
     now = {"class_names": list(class_names), "training_images": training_images}
     if started and (workdir / DATA).exists():
         before = _read_data(workdir / DATA)
         for name, value in now.items():
             if before[name] != value:
-                raise ValueError(
-                    f"--workdir: {workdir} holds a run on other data: got {name} {_shortened(value)}, expected "
-                    f"{_shortened(before[name])}. Give the data of that run (--config.data.dir), or another --workdir."
+                raise UserError(
+                    "data",
+                    f"{name} {_shortened(value)}",
+                    f"{_shortened(before[name])} as in the run in {workdir}",
+                    "Give the data of that run (`data.dir`), or choose another `workdir`.",
                 )
     elif jax.process_index() == 0:
         files.write_json(workdir / DATA, now)
 
 
 def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
-    """The classes that a run has learnt, in the order of the labels; None for converted weights, which name none."""
+    """Reads the class names in the order of the labels; None for converted weights, which have no names."""
     file = workdir / DATA
     return tuple(_read_data(file)["class_names"]) if file.exists() else None
 
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
-    """Adds a result to results.json, in the place of an earlier one of the same evaluation.
-
-    Args:
-      workdir: of the run.
-      record: of `evaluate.evaluate_workdir`.
-    """
+    """Adds the record of an evaluation to results.json; it replaces an earlier record of the same evaluation."""
     same = ("data", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
-    kept = [other for other in files.read_records(file, {}) if any(other.get(name) != record[name] for name in same)]
+    earlier = files.read_records(file, {}, mend=MEND)
+    kept = [other for other in earlier if any(other.get(name) != record[name] for name in same)]
     files.write_json(file, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl, in order; none where there is no file."""
+    """Reads all lines of metrics.jsonl; none where there is no file."""
     return files.read_lines(epath.Path(path) / METRICS, {"step": int}, mend=MEND)
+
+
+def _spec_of_converted(file: epath.Path) -> TrainSpec:
+    mend = "Convert the weights again."
+    record = files.read_record(file, {"name": str, "num_classes": int}, mend=mend)
+    name, num_classes = record["name"], record["num_classes"]
+    if not 0 < num_classes < 2**31:
+        raise UserError(str(file), f"num_classes={num_classes}", "at least 1", mend)
+    image_size = model_info(name).image_size
+    cifar = "cifar10" if num_classes == 10 else "cifar100"
+    data = DataSpec(name=cifar if image_size == 32 else "imagenet2012", image_size=image_size)
+    return TrainSpec(ModelSpec(name, num_classes), data, MixingSpec(), OptimSpec(), batch_size=1, epochs=1)
 
 
 def _read_data(file: epath.Path) -> dict[str, Any]:
@@ -184,35 +198,35 @@ def _read_data(file: epath.Path) -> dict[str, Any]:
 def _require_same_run(
     workdir: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], may_change: Set[str]
 ) -> None:
-    old, new = _flatten(stored), _flatten(wanted)
+    old, new = dict(_flatten(stored)), dict(_flatten(wanted))
     differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if "batch_size" in differ:
-        raise ValueError(
-            f"--workdir: {workdir} holds a run with another batch_size: got {new['batch_size']}, expected "
-            f"{old['batch_size']}. A run counts in steps, and the position in the data, the learning rate and the logs "
-            f"follow from their number, so it cannot change on the way, not even with --allow_change. Give "
-            f"--config.batch_size={old['batch_size']}; where memory lacks, with --config.accumulate_steps=2 "
-            f"--allow_change=accumulate_steps. Or go on from this run's weights in another --workdir: "
-            f"--config.init_from={workdir}"
+        raise UserError(
+            "batch_size",
+            f"{new['batch_size']}",
+            f"{old['batch_size']} as in the run in {workdir}",
+            "The position in the data, the learning rate and the logs follow from the number of steps, so a run keeps "
+            f"its batch size. Give `batch_size`={old['batch_size']}; if memory is short, with `accumulate_steps`=2 "
+            "`allow_change`=accumulate_steps. Or start from the weights of this run in another `workdir`: "
+            f"`init_from`={workdir}",
         )
     differ = [name for name in differ if name not in may_change]
     if differ:
-        lines = [f"  {name}: got {new.get(name)!r}, expected {old.get(name)!r}" for name in differ]
-        raise ValueError(
-            "\n".join([f"--workdir: {workdir} holds a run with another config.", *lines])
-            + "\n  Choose another --workdir for a new run, or give the old values to go on with this one, or go "
-            f"on with the new ones: --allow_change={','.join(differ)}"
+        raise UserError(
+            "config",
+            ", ".join(f"{name}={new.get(name)!r}" for name in differ),
+            ", ".join(f"{name}={old.get(name)!r}" for name in differ) + f" as in the run in {workdir}",
+            "Choose another `workdir` for a new run, give the old values to resume this one, or resume it with the new "
+            f"values: `allow_change`={','.join(differ)}",
         )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + name, value
 
 
 def _shortened(value: object) -> str:

@@ -128,7 +128,7 @@ def read_checkpoint(run: epath.Path) -> None:
     with checkpoint.open_manager(run, read_only=True) as manager:
         for which in ("best", "latest"):
             step = checkpoint.find(manager, which)
-            checkpoint.restore_progress(manager, step)
+            checkpoint.read_pending(manager, step)
             checkpoint.stored_shapes(manager, step, device)
             restored = checkpoint.restore(manager, step, target)
             jax.tree.map(np.testing.assert_array_equal, restored, wanted)
@@ -147,7 +147,7 @@ def test_weights_to_start_from_that_lack_a_part(tmp_path, missing, fits):
         stored = {name: leaf for name, leaf in STATE.items() if name != missing}
         checkpoint.save(manager, 0, stored, {"accuracy": 0.5})
     mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-    error = own_error(lambda: transfer.start_from(state, str(source), ("a",), mesh))
+    error = own_error(lambda: transfer.init_from_workdir(state, str(source), ("a",), mesh))
     assert (error is None) == fits
 
 
@@ -167,7 +167,7 @@ def converted(tmp_path_factory) -> epath.Path:
 @settings(25)
 @hypothesis.given(content=json_files(MODEL))
 def test_converted_weights(converted, quiet, content):
-    (converted / weights.MODEL).write_bytes(content)
+    (converted / workdir.MODEL).write_bytes(content)
     own_error(lambda: weights.load(converted))
 
 

@@ -19,7 +19,7 @@ SPEC = make_spec(epochs=2)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
 
 
 def stop_after(monkeypatch, step):
@@ -98,7 +98,7 @@ def test_another_network_is_refused_by_its_arrays_and_the_run_can_go_on(tmp_path
     assert "got a checkpoint of another network, expected one of this config's" in error
     assert "unknown to the network: " in error and "another --workdir" in error
     assert files_of(tmp_path) == before
-    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
     assert train.train_and_evaluate(SPEC, tmp_path, allow_change=["epochs"])["epoch"] == 2
 
 

@@ -1,3 +1,5 @@
+"""The metrics of a run: shown, logged, and pending over an interruption."""
+
 import io
 import json
 import re
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
+from skipnet_jax import errors
 from skipnet_jax.runs import workdir
 from skipnet_jax.runs.console import Console
 
@@ -30,14 +33,14 @@ RESULTS = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "count": 360}
 
 
 def run(path, *, start=0):
-    progress = Console(epath.Path(path), start=start, total=8, steps_per_epoch=4)
+    console = Console(epath.Path(path), start=start, total=8, steps_per_epoch=4)
     for step in range(start + 1, 9):
-        progress.step(sums(1.0 / step, correct=step))
+        console.step(sums(1.0 / step, correct=step))
         if step % 3 == 0 or step % 4 == 0:
-            progress.fetch()
+            console.fetch()
         if step % 4 == 0:
-            progress.epoch(RESULTS)
-    progress.close()
+            console.epoch(RESULTS)
+    console.close()
 
 
 def test_writes_the_mean_over_the_steps_since_the_last_fetch(tmp_path):
@@ -53,12 +56,12 @@ def test_writes_the_mean_over_the_steps_since_the_last_fetch(tmp_path):
 
 
 def test_the_first_step_is_not_timed(tmp_path):
-    progress = Console(epath.Path(tmp_path), start=0, total=8, steps_per_epoch=4)
-    progress.step(sums(1.0))
-    progress.fetch()
-    progress.step(sums(1.0))
-    progress.fetch()
-    progress.close()
+    console = Console(epath.Path(tmp_path), start=0, total=8, steps_per_epoch=4)
+    console.step(sums(1.0))
+    console.fetch()
+    console.step(sums(1.0))
+    console.fetch()
+    console.close()
     first, second = workdir.read_metrics(tmp_path)
     assert "images_per_second" not in first and second["images_per_second"] > 0
 
@@ -87,18 +90,18 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     assert text.endswith("\r")  # nothing of it stays
 
 
-def test_a_snapshot_continues_every_mean_exactly(tmp_path):
-    """Through JSON, as a checkpoint keeps it; and making one writes nothing."""
+def test_pending_metrics_continue_every_mean_exactly(tmp_path):
+    """They go through JSON, as in a checkpoint; and asking for them writes nothing."""
     losses = [0.1, 0.7, 1.3, 0.3, 0.9]
     for name in ("whole", "1", "2", "3", "4"):
         (tmp_path / name).mkdir()
 
-    def go(progress, part):
+    def go(console, part):
         for loss in part:
-            progress.step(sums(loss))
-            if progress.done % 3 == 0 or progress.done == 5:
-                progress.fetch()
-        return progress
+            console.step(sums(loss))
+            if console.done % 3 == 0 or console.done == 5:
+                console.fetch()
+        return console
 
     whole = go(Console(epath.Path(tmp_path / "whole"), start=0, total=5, steps_per_epoch=5), losses)
     whole.epoch(RESULTS)
@@ -106,10 +109,10 @@ def test_a_snapshot_continues_every_mean_exactly(tmp_path):
         path = epath.Path(tmp_path / str(stop))
         first = go(Console(path, start=0, total=5, steps_per_epoch=5), losses[:stop])
         lines = workdir.read_metrics(path)
-        carried = json.loads(json.dumps(first.snapshot()))
-        assert first.snapshot() == carried and workdir.read_metrics(path) == lines
-        second = go(Console(path, start=stop, total=5, steps_per_epoch=5, carried=carried), losses[stop:])
-        assert second.snapshot() == whole_epoch(losses)
+        pending = json.loads(json.dumps(first.pending()))
+        assert first.pending() == pending and workdir.read_metrics(path) == lines
+        second = go(Console(path, start=stop, total=5, steps_per_epoch=5, pending=pending), losses[stop:])
+        assert second.pending() == whole_epoch(losses)
         second.epoch(RESULTS)
         assert untimed(path) == untimed(tmp_path / "whole")
 
@@ -127,15 +130,15 @@ def untimed(path):
     ]
 
 
-def test_updates_that_were_left_out_count_for_nothing_but_are_counted(tmp_path, capsys):
-    progress = Console(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=4)
+def test_skipped_updates_count_for_nothing_but_are_counted(tmp_path, capsys):
+    console = Console(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=4)
     for skipped in (0, 1):
         part = sums(2.0 * (1 - skipped), correct=5 * (1 - skipped), count=10 * (1 - skipped))
-        progress.step({**part, "skipped": jnp.asarray(skipped)})
-    progress.fetch()
-    progress.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
-    progress.fetch()
-    progress.close()
+        console.step({**part, "skipped": jnp.asarray(skipped)})
+    console.fetch()
+    console.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
+    console.fetch()
+    console.close()
     first, second = workdir.read_metrics(tmp_path)
     assert (first["train/loss"], first["train/accuracy"], first["grad_norm"]) == (2.0, 0.5, 2.0)
     assert first["train/skipped"] == second["train/skipped"] == 1
@@ -144,8 +147,8 @@ def test_updates_that_were_left_out_count_for_nothing_but_are_counted(tmp_path, 
 
 
 def test_an_epoch_without_any_finite_update_ends_the_run(tmp_path):
-    progress = Console(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=1)
-    progress.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
-    progress.fetch()
-    with pytest.raises(FloatingPointError, match="no finite update in the epoch up to step 1"):
-        progress.epoch(RESULTS)
+    console = Console(epath.Path(tmp_path), start=0, total=4, steps_per_epoch=1)
+    console.step({**sums(0.0, correct=0, count=0), "skipped": jnp.asarray(1)})
+    console.fetch()
+    with pytest.raises(errors.DivergedError, match="no finite update in the epoch up to step 1"):
+        console.epoch(RESULTS)

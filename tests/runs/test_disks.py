@@ -26,7 +26,7 @@ SPEC = make_spec(epochs=4, log_every_steps=1, ema_decay=0.9)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
     monkeypatch.setattr(saver, "RETRY_SECONDS", 0.0)
 
 
@@ -34,7 +34,7 @@ def tiny(monkeypatch):
 def whole(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("disks") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", lambda **_: TinyNet())
+        patch.setattr(train, "build_network", lambda _: TinyNet())
         train.train_and_evaluate(SPEC, path)
     return path
 

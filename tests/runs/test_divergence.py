@@ -1,3 +1,5 @@
+"""Runs whose numbers are no longer finite."""
+
 import dataclasses
 import json
 import math
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from skipnet_jax import specs
+from skipnet_jax import errors, specs
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.runs import divergence, events, workdir
 from skipnet_jax.training import steps
@@ -44,7 +46,7 @@ def guard(tmp_path):
     )
 
 
-def test_what_is_finite_passes(guard, tmp_path):
+def test_finite_numbers_pass(guard, tmp_path):
     guard.check_steps([GOOD, GOOD], 7)
     guard.check_results({"accuracy": 0.5, "loss": 1e30}, 7)
     guard.check_state(steps.TrainState(jnp.asarray(7), {"w": jnp.ones(3)}, {}, ()), 7)
@@ -53,19 +55,15 @@ def test_what_is_finite_passes(guard, tmp_path):
 
 def test_the_first_bad_step_of_several_is_named_with_its_rate_norm_and_batch(guard, tmp_path):
     bad = {**GOOD, "loss": math.inf, "grad_norm": 9.0}
-    with pytest.raises(FloatingPointError) as error:
+    with pytest.raises(errors.DivergedError) as error:
         guard.check_steps([GOOD, bad, {**GOOD, "loss": math.nan}], 9)
     text = str(error.value)
     file = tmp_path / "nonfinite_step_8.npz"
     assert "at step 8 got loss inf (learning rate 0.125, gradient norm 9)" in text
     assert str(file) in text and "the last checkpoint is step 5 (epoch 1)" in text
-    for remedy in (
-        "--config.optim.lr (now 0.3)",
-        "--config.optim.warmup_epochs, now 2",
-        "--config.model.dtype=float32",
-    ):
+    for remedy in ("`optim.lr` (now 0.3)", "`optim.warmup_epochs`, now 2", "`model.dtype`=float32"):
         assert remedy in text
-    assert "--config.on_nonfinite=skip --allow_change=on_nonfinite" in text
+    assert "`on_nonfinite`=skip `allow_change`=on_nonfinite" in text
     with np.load(file, allow_pickle=False) as report:
         assert (report["step"], report["loss"], report["grad_norm"]) == (8, math.inf, 9.0)
         assert report["learning_rate"] == 0.125
@@ -75,22 +73,24 @@ def test_the_first_bad_step_of_several_is_named_with_its_rate_norm_and_batch(gua
 
 
 def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(guard):
-    with pytest.raises(FloatingPointError, match=r"at step 3 got gradient norm nan \(learning rate 0.125\)"):
+    with pytest.raises(errors.DivergedError, match=r"at step 3 got gradient norm nan \(learning rate 0.125\)"):
         guard.check_steps([{**GOOD, "grad_norm": math.nan}], 3)
 
 
-def test_a_bad_result_of_the_evaluation_is_told_with_the_last_step(guard, tmp_path):
+def test_a_bad_result_of_the_evaluation_is_reported_with_the_last_step(guard, tmp_path):
     guard.check_steps([GOOD], 10)
-    with pytest.raises(FloatingPointError, match=r"at step 10 got test loss nan \(learning rate 0.125, gradient norm"):
+    with pytest.raises(
+        errors.DivergedError, match=r"at step 10 got test loss nan \(learning rate 0.125, gradient norm"
+    ):
         guard.check_results({"accuracy": 0.1, "loss": math.nan}, 10)
     with np.load(tmp_path / "nonfinite_step_10.npz", allow_pickle=False) as report:
         assert math.isnan(report["test_loss"]) and report["test_accuracy"] == 0.1
 
 
-def test_who_skips_already_is_not_told_to(guard, tmp_path):
+def test_a_run_that_skips_already_is_not_told_to(guard, tmp_path):
     skipping = dataclasses.replace(SPEC, on_nonfinite="skip")
     guard = divergence.Guard(skipping, epath.Path(tmp_path), batches_from=lambda _: iter([batch_of(1)]), saved=str)
-    with pytest.raises(FloatingPointError) as error:
+    with pytest.raises(errors.DivergedError) as error:
         guard.check_results({"loss": math.nan}, 1)
     assert "on_nonfinite" not in str(error.value)
 
@@ -99,7 +99,7 @@ def test_who_skips_already_is_not_told_to(guard, tmp_path):
 def test_a_bad_number_anywhere_in_the_state_is_found(guard, field):
     state = steps.TrainState(jnp.asarray(7), {"w": jnp.ones(3)}, {"m": jnp.ones(2)}, (), {"w": jnp.ones(2)})
     guard.check_state(state, 7)
-    with pytest.raises(FloatingPointError, match="at step 7 got a parameter or statistic nan"):
+    with pytest.raises(errors.DivergedError, match="at step 7 got a parameter or statistic nan"):
         guard.check_state(state.replace(**{field: {"w": jnp.asarray([1.0, jnp.inf])}}), 7)
 
 
@@ -122,8 +122,8 @@ def call(path, *flags):
 
 
 @pytest.mark.slow
-def test_a_run_that_really_diverges_and_what_its_message_says_to_do(tmp_path):
-    """One good epoch; then a rate that no network stands: a report, and the good epoch untouched; then the way on."""
+def test_a_run_that_diverges_keeps_its_last_checkpoint_and_its_message_helps(tmp_path):
+    """After a good epoch, a huge rate ends the run and leaves the checkpoint alone; then a lower rate resumes."""
     path = tmp_path / "run"
     assert call(path, "--config.epochs=1").returncode == 0
     checkpoints = sorted(file.relative_to(path) for file in (path / workdir.CHECKPOINTS).rglob("*"))
@@ -135,7 +135,7 @@ def test_a_run_that_really_diverges_and_what_its_message_says_to_do(tmp_path):
     assert "Traceback" not in done.stderr and "the last checkpoint is step 5 (epoch 1)" in done.stderr
     assert {file: (path / file).read_bytes() for file in content} == content
     step = int(re.search(r"at step (\d+)", done.stderr)[1])
-    assert step > 5 and events.read(path)[-1]["why"].startswith("FloatingPointError: training diverged")
+    assert step > 5 and events.read(path)[-1]["why"].startswith("DivergedError: training diverged")
     with np.load(path / f"nonfinite_step_{step}.npz", allow_pickle=False) as report:
         assert report["step"] == step and f"learning rate {report['learning_rate']:g}" in done.stderr
         spec = workdir.read_spec(path)
@@ -144,9 +144,9 @@ def test_a_run_that_really_diverges_and_what_its_message_says_to_do(tmp_path):
         np.testing.assert_array_equal(report["image"], batch["image"])
         np.testing.assert_array_equal(report["label"], batch["label"])
 
-    tamed = call(path, "--config.optim.lr=0.1", "--config.epochs=2", "--allow_change=epochs,optim.lr")
-    assert tamed.returncode == 0, tamed.stderr
-    assert "resuming from step 5 of 10" in tamed.stdout
+    resumed = call(path, "--config.optim.lr=0.1", "--config.epochs=2", "--allow_change=epochs,optim.lr")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from step 5 of 10" in resumed.stdout
     lines = workdir.read_metrics(path)
     assert [line["step"] for line in lines if "test/loss" in line] == [5, 10]
     assert all(value is not None for line in lines for value in line.values())

@@ -75,7 +75,7 @@ class TinyNet(nn.Module):
         x = nn.BatchNorm(use_running_average=not train, name="norm")(images)
         return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
 
-train.create_model = lambda **_: TinyNet()
+train.build_network = lambda _: TinyNet()
 app.run(main.main, flags_parser=main._parse)
 """,
 ]
@@ -313,7 +313,10 @@ def test_a_signal_to_one_host_stops_all_after_the_same_step(start, tmp_path, ask
     step = events.read(tmp_path)[-1]["step"]
     assert step > 0 and events.read(tmp_path)[-1]["why"] == number.name
     for text in texts:
-        assert f"stopped at step {step} of 22000 because of a signal to host {asked}; the last checkpoint is step {step} (" in text
+        assert (
+            f"stopped at step {step} of 22000 because of a signal to host {asked}; the last checkpoint is step {step} ("
+            in text
+        )
         assert "Traceback" not in text
     assert texts[asked].count(f"{number.name}: stopping") == 1 and texts[1 - asked].count(": stopping") == 0
     assert last_checkpoint(tmp_path)[0] == step

@@ -1,3 +1,5 @@
+"""Resuming from the newest checkpoint that can be read."""
+
 import pathlib
 import shutil
 
@@ -7,33 +9,45 @@ import numpy as np
 import pytest
 from etils import epath
 
-from skipnet_jax.runs import checkpoint, checkpoint_damage, recovery, workdir
+from skipnet_jax import errors
+from skipnet_jax.runs import checkpoint, recovery, workdir
 
 STATE = {"params": {"kernel": jnp.zeros((64, 64))}}
+
+
+def pending_of(step):
+    return {"window": [], "epoch": {"count": step}}
 
 
 def state_of(step):
     return {"params": {"kernel": jnp.asarray(np.random.default_rng(step).random((64, 64)), jnp.float32)}}
 
 
-@pytest.fixture
-def run(tmp_path):
-    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recovery")
+    with checkpoint.open_manager(path / workdir.CHECKPOINTS) as manager:
         for step in (10, 20):
-            checkpoint.save(manager, step, state_of(step), {"accuracy": 0.5}, {"epoch": {"count": step}})
+            checkpoint.save(manager, step, state_of(step), {"accuracy": 0.5}, pending_of(step))
+    return path
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     return epath.Path(tmp_path)
 
 
 def restore(run):
     recovery.put_aside_incomplete(run)
     with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager:
-        state, step, carried = recovery.restore_newest(run, manager, STATE)
+        state, step, pending = recovery.restore_newest(run, manager, STATE)
         if step:
             jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
-            checkpoint.save(manager, step + 10, state, None, {})  # its place is free, and Orbax knows it
+            checkpoint.save(manager, step + 10, state, None, pending)  # its place is free, and Orbax knows it
             manager.wait_until_finished()
             assert manager.latest_step() == step + 10
-    return step, carried
+    return step, pending
 
 
 def empty(folder):
@@ -68,45 +82,45 @@ DAMAGES = {
 
 
 def test_the_newest_is_taken(run):
-    assert restore(run) == (20, {"epoch": {"count": 20}})
+    assert restore(run) == (20, pending_of(20))
     assert not (run / workdir.DAMAGED).exists()
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_one_is_put_aside_loudly_and_the_one_before_is_taken(run, damage, capsys):
+def test_a_damaged_checkpoint_is_put_aside_with_a_warning_and_the_one_before_is_taken(run, damage, capsys):
     DAMAGES[damage](run / workdir.CHECKPOINTS / "20")
-    assert restore(run) == (10, {"epoch": {"count": 10}})
+    assert restore(run) == (10, pending_of(10))
     assert (run / workdir.DAMAGED / "20").is_dir()
     warning = capsys.readouterr().err
     assert warning.startswith("WARNING: checkpoint ") and "resuming from step 10" in warning
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_old_one_that_is_damaged_does_not_stop_the_newest(run, damage):
-    """As `kill -9` in the middle of its removal leaves it."""
+@pytest.mark.parametrize("damage", ["an empty folder", "no state", "no file of results", "an array missing"])
+def test_a_damaged_old_checkpoint_does_not_stop_the_newest(run, damage):
+    """`kill -9` in the middle of its removal may leave one."""
     DAMAGES[damage](run / workdir.CHECKPOINTS / "10")
-    assert restore(run) == (20, {"epoch": {"count": 20}})
+    assert restore(run) == (20, pending_of(20))
     assert not (run / workdir.DAMAGED / "20").exists()
 
 
 @pytest.mark.parametrize("damage", ["an empty folder", "an array cut off"])
-def test_if_none_can_be_read_nothing_is_started_anew(run, damage):
+def test_if_no_checkpoint_can_be_read_the_run_does_not_start_over(run, damage):
     for step in ("10", "20"):
         DAMAGES[damage](run / workdir.CHECKPOINTS / step)
-    with pytest.raises(checkpoint_damage.DamagedError, match="none beside it that is whole"):
+    with pytest.raises(errors.DamagedError, match="and no whole checkpoint beside it"):
         restore(run)
     assert (run / workdir.CHECKPOINTS / "10").is_dir()
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"item_han', b"{}"])
-def test_what_orbax_notes_for_itself_is_not_needed(run, content):
-    """Nothing is put aside for its sake: the rest is whole."""
+def test_orbax_s_list_of_parts_is_not_needed(run, content):
+    """Without it the checkpoint is whole all the same, and stays."""
     file = run / workdir.CHECKPOINTS / "20" / "_CHECKPOINT_METADATA"
     file.unlink() if content is None else file.write_bytes(content)
-    assert restore(run) == (20, {"epoch": {"count": 20}})
+    assert restore(run) == (20, pending_of(20))
 
 
-def test_damaged_again(run):
+def test_a_second_damaged_checkpoint_of_a_step_gets_another_name(run):
     for _ in range(2):
         (run / workdir.CHECKPOINTS / "30").mkdir()
         recovery.put_aside_incomplete(run)
@@ -114,7 +128,10 @@ def test_damaged_again(run):
 
 
 def test_another_network_is_no_damage(run):
-    with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager, pytest.raises(ValueError, match="another net"):
+    with (
+        checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager,
+        pytest.raises(errors.UserError, match="another net"),
+    ):
         recovery.restore_newest(run, manager, {"params": {"kernel": jnp.zeros((3, 3))}})
     assert not (run / workdir.DAMAGED).exists()
 

@@ -1,3 +1,5 @@
+"""When a run saves, and a full disk."""
+
 import contextlib
 import subprocess
 
@@ -7,6 +9,8 @@ import pytest
 from etils import epath
 
 from skipnet_jax.runs import checkpoint, saver
+
+PENDING = {"window": [], "epoch": {}}
 
 
 def state_of(step):
@@ -33,17 +37,17 @@ def fill(file):
 
 @pytest.mark.parametrize("known", [True, False], ids=["known before", "found by the write"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
-def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkeypatch, known):
+def test_a_full_disk_costs_a_warning_and_is_tried_again(small_disk, capsys, monkeypatch, known):
     clock = [0.0]
     if not known:  # as under a quota
         monkeypatch.setattr(saver, "_free", lambda directory: 10**15)
     monkeypatch.setattr(saver, "now", lambda: clock[0])
     with saver.Saver(small_disk / "checkpoints", every_minutes=10.0) as runs:
-        runs.save(1, state_of(1), {}, None)
+        runs.save(1, state_of(1), PENDING, None)
         assert runs.finish()
         fill(small_disk / "junk")
         for step in (2, 3):
-            runs.save(step, state_of(step), {}, None)
+            runs.save(step, state_of(step), PENDING, None)
             assert not runs.finish()
             warning = capsys.readouterr().err
             assert f"WARNING: step {step} could not be saved" in warning and "newest checkpoint is 1" in warning
@@ -53,7 +57,7 @@ def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkey
         clock[0] += 2
         assert runs.due(fetched=False)
         (small_disk / "junk").unlink()
-        runs.save(4, state_of(4), {}, None)
+        runs.save(4, state_of(4), PENDING, None)
         assert runs.finish()
         assert list(runs.manager.all_steps()) == [1, 4]
         np.testing.assert_array_equal(
@@ -65,7 +69,7 @@ def test_a_full_disk_is_said_survived_and_tried_again(small_disk, capsys, monkey
     assert sorted(path.name for path in (small_disk / "checkpoints").iterdir()) == ["1", "4"]
 
 
-def test_an_error_of_the_writer_is_said_without_waiting_for_the_next_save(tmp_path, capsys, monkeypatch):
+def test_an_error_of_the_writer_is_reported_without_waiting_for_the_next_save(tmp_path, capsys, monkeypatch):
     with saver.Saver(epath.Path(tmp_path / "checkpoints"), every_minutes=10.0) as runs:
 
         def full(*args):
@@ -73,18 +77,18 @@ def test_an_error_of_the_writer_is_said_without_waiting_for_the_next_save(tmp_pa
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save", full)
-            runs.save(1, state_of(1), {}, None)
+            runs.save(1, state_of(1), PENDING, None)
         assert "step 1 could not be saved ([Errno 28] No space left on device)" in capsys.readouterr().err
-        runs.save(2, state_of(2), {}, None)
+        runs.save(2, state_of(2), PENDING, None)
         while runs._writing is not None:
             runs.poll()
         assert runs.finish() and runs.manager.latest_step() == 2
 
 
 def test_training_does_not_wait_for_a_write(tmp_path):
-    state = {"params": {"kernel": jnp.asarray(np.random.default_rng(0).random(20_000_000), jnp.float32)}}
+    state = {"params": {"kernel": jnp.asarray(np.random.default_rng(0).random(5_000_000), jnp.float32)}}
     with saver.Saver(epath.Path(tmp_path / "checkpoints"), every_minutes=10.0) as runs:
-        runs.save(1, state, {}, None)
+        runs.save(1, state, PENDING, None)
         assert runs.manager.is_saving_in_progress()
         runs.poll()
         assert runs.finish() and not runs.manager.is_saving_in_progress() and runs.manager.latest_step() == 1

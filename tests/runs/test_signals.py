@@ -26,7 +26,7 @@ def test_a_second_signal_ends_a_process_that_does_not_listen():
     """No instruction of Python runs in the main thread, as in a compilation: C waits for a lock."""
     program = (
         "import ctypes\n"
-        "from skipnet_jax import interruption\n"
+        "from skipnet_jax.runs import signals\n"
         "mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)\n"
         "with signals.Signals():\n"
         "    print('ready', flush=True)\n"

@@ -203,7 +203,7 @@ def test_a_training_run_that_is_stopped_and_goes_on(offline, tmp_path, monkeypat
         log_every_steps=2,
         wandb_project="skipnets",
     )
-    monkeypatch.setattr(train, "create_model", lambda **_: TinyNet())
+    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
     original = console.Console.step
 
     def step(self, sums):
