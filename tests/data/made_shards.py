@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.data.splits import Shards
+from skipnet_jax.data.shards import Shards
 from tests.data import made_images
 
 COUNTS = (17, 23, 5, 40, 16)
 
 
 def write(path: pathlib.Path, counts: tuple[int, ...] = COUNTS, bad: Mapping[int, bytes] | None = None) -> Shards:
-    """Writes shards; `bad` replaces image files of some indexes."""
+    """Writes shards; `bad` replaces the image files of some indexes."""
     path.mkdir(parents=True, exist_ok=True)
     shards, index = [], 0
     for number, count in enumerate(counts):
@@ -25,7 +25,7 @@ def write(path: pathlib.Path, counts: tuple[int, ...] = COUNTS, bad: Mapping[int
                 index += 1
         shards.append(tfrecords.Shard(str(shard), count))
     names = tuple(str(number) for number in range(index))
-    return Shards(name="noise", class_names=names, shards=tuple(shards), parse=parse, how_to_check="Check them")
+    return Shards(name="noise", class_names=names, shards=tuple(shards), parse=parse, mend="Check them.")
 
 
 def parse(serialized):

@@ -1,4 +1,4 @@
-"""A folder of class folders: which images and classes are found, and what is said when something is amiss."""
+"""A folder of class folders: which images and classes are found, and what is said when something is wrong."""
 
 import dataclasses
 import logging
@@ -29,15 +29,14 @@ def test_images_are_numbered_by_the_names_of_their_folders(spec: DataSpec) -> No
     assert all(
         f"/train/{train.class_names[label]}/" in path for path, label in zip(train.paths, train.labels, strict=True)
     )
-    assert train.mean == (0.485, 0.456, 0.406)
+    assert train.statistics.mean == (0.485, 0.456, 0.406)
     batches = list(pipeline.eval_batches(test, spec, batch_size=2))
     assert [list(batch["label"][batch["mask"]]) for batch in batches] == [[0, 1], [2]]
-    assert sorted(next(pipeline.train_batches(train, spec, batch_size=9, seed=0, start_step=0))["label"]) == sorted(
-        train.labels
-    )
+    batch = next(pipeline.train_batches(train, spec, batch_size=9, seed=0, start_step=0))
+    assert sorted(batch["label"]) == sorted(train.labels)
 
 
-def test_deeper_folders_count_and_other_files_are_told(spec: DataSpec, caplog: pytest.LogCaptureFixture) -> None:
+def test_deeper_folders_count_and_other_files_are_reported(spec: DataSpec, caplog: pytest.LogCaptureFixture) -> None:
     train = pathlib.Path(spec.dir) / "train"
     (train / "cat" / "tabby").mkdir()
     (train / "cat" / "tabby" / "x.PNG").write_bytes(made_images.encode(1, kind="PNG"))
@@ -45,9 +44,9 @@ def test_deeper_folders_count_and_other_files_are_told(spec: DataSpec, caplog: p
         (train / other).write_bytes(b"")
     (train / ".cache").mkdir()
     with caplog.at_level(logging.WARNING):
-        source = sources.load(spec, "train")
-    assert source.num_examples == 10 and source.class_names == ("ant", "cat", "dog")
-    assert source.class_names[source.labels[source.paths.index(str(train / "cat/tabby/x.PNG"))]] == "cat"
+        split = sources.load(spec, "train")
+    assert split.num_examples == 10 and split.class_names == ("ant", "cat", "dog")
+    assert split.class_names[split.labels[split.paths.index(str(train / "cat/tabby/x.PNG"))]] == "cat"
     assert "2 other files are left out: cat/notes.txt, loose.jpg" in caplog.text
 
 
@@ -75,15 +74,15 @@ def test_empty_folders_are_errors(spec: DataSpec, tmp_path: pathlib.Path) -> Non
 
 def test_two_folders_for_evaluation_are_refused(spec: DataSpec) -> None:
     (pathlib.Path(spec.dir) / "test").mkdir()
-    with pytest.raises(DataError, match="got test and val, which may be either"):
+    with pytest.raises(DataError, match="got test and val, either of which may be meant"):
         sources.load(spec, "test")
 
 
 def test_classes_can_be_chosen(spec: DataSpec) -> None:
-    source = sources.load(dataclasses.replace(spec, classes=(2, 0)), "train")
-    assert source.class_names == ("dog", "ant")
-    np.testing.assert_array_equal(source.labels, [1, 1, 0, 0, 0, 0])
-    assert all("/cat/" not in path for path in source.paths)
+    split = sources.load(dataclasses.replace(spec, classes=(2, 0)), "train")
+    assert split.class_names == ("dog", "ant")
+    np.testing.assert_array_equal(split.labels, [1, 1, 0, 0, 0, 0])
+    assert all("/cat/" not in path for path in split.paths)
 
 
 def test_a_link_to_a_folder_is_followed(spec: DataSpec) -> None:

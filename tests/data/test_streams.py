@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from skipnet_jax.data import streams
+from skipnet_jax.data.splits import BatchRequest
 from skipnet_jax.data.streams import Streams
+from skipnet_jax.errors import UserError
 
 COUNTS = (17, 23, 5, 40, 0, 16)  # 101 examples
 BEGINS = np.cumsum([0, *COUNTS])
+
+
+def order_of(batch_size: int, seed: int, counts: tuple[int, ...] = COUNTS) -> Streams:
+    return Streams(counts, BatchRequest(batch_size=batch_size, seed=seed))
 
 
 def indexes(order: Streams, epoch: int, stream: int, start: int = 0) -> np.ndarray:
@@ -22,17 +28,15 @@ def indexes(order: Streams, epoch: int, stream: int, start: int = 0) -> np.ndarr
     return np.array(out[start % order.window :], int)
 
 
-@pytest.mark.parametrize(
-    "batch_size, number", [(1, 1), (7, 7), (8, 8), (131, 1), (256, 128), (1024, 128), (1000, 125), (96, 96)]
-)
-def test_streams_depend_on_the_batch_size_alone(batch_size: int, number: int) -> None:
-    assert streams.num_streams(batch_size) == number
+def test_the_number_of_streams_depends_on_the_batch_size_alone() -> None:
+    expected = {1: 1, 7: 7, 8: 8, 131: 1, 256: 128, 1024: 128, 1000: 125, 96: 96}
+    assert {size: streams.num_streams(size) for size in expected} == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 6, 8, 101])
-def test_every_example_at_most_once_an_epoch(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_example_comes_at_most_once_an_epoch(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_WINDOW_RECORDS", 40)
-    order = Streams(COUNTS, batch_size, seed=3)
+    order = order_of(batch_size, seed=3)
     left_over = set()
     for epoch in range(20):
         found = np.concatenate([indexes(order, epoch, stream) for stream in range(order.number)])
@@ -42,17 +46,17 @@ def test_every_example_at_most_once_an_epoch(batch_size: int, monkeypatch: pytes
 
 
 def test_orders_of_epochs_streams_and_seeds_differ() -> None:
-    order = Streams(COUNTS, 4, seed=3)
-    assert order.window > order.length  # one window: all of a stream's records are mixed
+    order = order_of(4, seed=3)
+    assert order.window > order.length  # one window: all records of a stream are shuffled together
     assert len({tuple(indexes(order, epoch, 0)) for epoch in (0, 1, 256, 512)}) == 4
     assert not np.array_equal(order.read(0, 0, 0)[1], order.read(0, 1, 0)[1])
-    assert not np.array_equal(indexes(order, 0, 0), indexes(Streams(COUNTS, 4, seed=4), 0, 0))
-    np.testing.assert_array_equal(indexes(order, 5, 2), indexes(Streams(COUNTS, 4, seed=3), 5, 2))
+    assert not np.array_equal(indexes(order, 0, 0), indexes(order_of(4, seed=4), 0, 0))
+    np.testing.assert_array_equal(indexes(order, 5, 2), indexes(order_of(4, seed=3), 5, 2))
 
 
 def test_records_stay_within_their_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_WINDOW_RECORDS", 20)
-    order = Streams((100,), 4, seed=0)
+    order = order_of(4, seed=0, counts=(100,))
     assert order.window == 5
     found = indexes(order, 0, 1)
     np.testing.assert_array_equal(found // 5, np.repeat(np.arange(5, 10), 5))  # its quarter, window by window
@@ -60,9 +64,9 @@ def test_records_stay_within_their_window(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("window_records", [1, 12, 40, 10**6])
-def test_taken_up_anywhere_a_stream_goes_on(window_records: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_resumes_anywhere(window_records: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_WINDOW_RECORDS", window_records)
-    order = Streams(COUNTS, 4, seed=1)
+    order = order_of(4, seed=1)
     for stream in range(4):
         whole = indexes(order, 2, stream)
         for start in range(order.length):
@@ -79,7 +83,8 @@ def test_segments_cut_the_shards_at_the_positions() -> None:
 
 def test_hosts_that_cannot_share_the_streams_are_refused() -> None:
     streams.require_streams(1024, 64)
-    with pytest.raises(ValueError, match=r"batch_size: got 1000.*125 streams.*8 hosts.*one of 960, 1024, 1040, 1048\."):
+    message = r"^batch_size: got 1000.*125 streams.*8 hosts.*batch_size to one of 960, 1024, 1040, 1048\."
+    with pytest.raises(UserError, match=message):
         streams.require_streams(1000, 8)
-    with pytest.raises(ValueError, match="expected at most 128"):
+    with pytest.raises(UserError, match="expected at most 128"):
         streams.require_streams(1024, 256)
