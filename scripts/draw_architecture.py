@@ -2,7 +2,7 @@
 
     python scripts/draw_architecture.py [FILE]
 
-The wirings come from `skipnet_jax.models.connectivity`, so the picture shows what the code does.
+The wirings come from `skipnet_jax.models.connectivity`, so the picture shows the code's.
 """
 
 import sys
@@ -23,7 +23,7 @@ BRANCH, STATE, GATE, PALE = "#4477aa", "#228833", "#cc6677", "#f4f4f4"
 
 
 def draw_wiring(axes: Axes, title: str, distances: Callable[[int], tuple[int, ...]], junction: str) -> None:
-    """One section: the states in a row below, the junctions above, a line for each state that a junction sees."""
+    """Draws a section: states below, junctions above, and an arrow from each state to the junctions that see it."""
     for i in range(BLOCKS):
         for distance in distances(i):
             curve = FancyArrowPatch(
@@ -50,7 +50,7 @@ def draw_wiring(axes: Axes, title: str, distances: Callable[[int], tuple[int, ..
 
 
 def box(axes: Axes, x: float, y: float, width: float, text: str, color: str, *, height: float = 0.75) -> None:
-    """A labelled box with its centre at (x, y)."""
+    """Draws a labelled box with its centre at (x, y)."""
     axes.add_patch(
         FancyBboxPatch(
             (x - width / 2, y - height / 2),
@@ -66,12 +66,12 @@ def box(axes: Axes, x: float, y: float, width: float, text: str, color: str, *, 
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = "black") -> None:
-    """A straight arrow."""
+    """Draws a straight arrow."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=color, linewidth=1.1))
 
 
 def draw_gate(axes: Axes) -> None:
-    """From the branch and the states to the block's output, top to bottom."""
+    """Draws a gate, from the branch and the states at the top to the block's output at the bottom."""
     inputs = [("branch $y$", BRANCH), ("state $s_i$", STATE), ("state $s_{i-1}$", STATE), ("state $s_{i-3}$", STATE)]
     for k, (text, color) in enumerate(inputs):
         x = 1.1 + 2.1 * k

@@ -1,4 +1,4 @@
-"""A headless Chromium without a network, driven over its debugging pipe: no driver and no library are needed."""
+"""A headless Chromium without a network, driven through its debugging pipe, without a driver or a library."""
 
 import base64
 import contextlib
@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 60.0  # for any answer, on a busy machine
+SECONDS = 60.0  # limit for any answer, on a busy machine
 
 
 def find() -> str | None:
-    """The browser: of the environment variable CHROMIUM, else the first that is installed."""
+    """The browser's path: the environment variable CHROMIUM, or else the first that is installed."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @dataclasses.dataclass
 class Page:
-    """A tab. `messages` holds what the console said, `requests` the addresses that were asked for."""
+    """A tab. `messages` holds the console's messages, `requests` the requested addresses."""
 
     read: int
     write: int
@@ -37,7 +37,7 @@ class Page:
     loaded: int = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Asks for something of the DevTools protocol, and waits for the answer."""
+        """Calls a method of the DevTools protocol, and waits for its result."""
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
         if self.session:
@@ -51,7 +51,7 @@ class Page:
                 return answer["result"]
 
     def open(self, file: pathlib.Path, width: int) -> None:
-        """Shows a file in a window of a width, in pixels."""
+        """Opens a file in a window of this width in pixels."""
         self.messages.clear()
         self.requests.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
@@ -61,7 +61,7 @@ class Page:
             self._next()
 
     def value(self, script: str) -> Any:
-        """What a script in the page makes, which may be a promise."""
+        """Evaluates a script in the page; waits if its value is a promise."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
@@ -73,7 +73,7 @@ class Page:
         file.write_bytes(base64.b64decode(answer["data"]))
 
     def _next(self) -> dict[str, Any]:
-        """The next message of the browser; events are taken note of."""
+        """Reads the browser's next message, and records events."""
         end = time.monotonic() + SECONDS
         while b"\0" not in self.rest:
             ready, _, _ = select.select([self.read], [], [], max(0.0, end - time.monotonic()))
@@ -100,12 +100,12 @@ def page(binary: str, profile: pathlib.Path) -> Iterator[Page]:
     """Starts a browser with one empty tab, and ends it.
 
     Args:
-      profile: an empty folder for what it keeps.
+      profile: an empty folder for the browser's files.
     """
     command_end, to_browser = os.pipe()
     from_browser, answer_end = os.pipe()
-    # The browser looks for its pipes at 3 and 4. Bash puts them there and not a `preexec_fn`, which would fork in
-    # Python's way: JAX warns of that, once any test of this process has used it.
+    # The browser expects its pipes at descriptors 3 and 4. Bash puts them there: a `preexec_fn` would fork Python,
+    # about which JAX warns once any test in this process has used it.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (command_end, answer_end)]
     in_place = f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}'
     options = [
@@ -132,7 +132,7 @@ def page(binary: str, profile: pathlib.Path) -> Iterator[Page]:
             tab.call(f"{domain}.enable")
         yield tab
     finally:
-        os.close(to_browser)  # which ends it
+        os.close(to_browser)  # ends the browser
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
@@ -24,29 +26,30 @@ def sources(path):
 
 
 def texts(path):
-    """Everything a notebook has printed or answered with, and where: stdout, stderr or an error."""
+    """Every printed or returned text, after its kind: stdout, stderr, execute_result, display_data or error."""
     for cell in code_cells(path):
         for output in cell["outputs"]:
             text = output.get("text", output.get("data", {}).get("text/plain", ""))
             yield output.get("name", output["output_type"]), "".join(text)
 
 
+@pytest.mark.slow
 def test_every_cell_runs_and_the_network_learns(tmp_path):
     before = NOTEBOOK.read_bytes()
     done = run_notebook(f"--output={tmp_path / 'executed.ipynb'}")
     assert done.returncode == 0, done.stderr
     assert NOTEBOOK.read_bytes() == before
     assert sources(tmp_path / "executed.ipynb") == sources(NOTEBOOK)
-    told = list(texts(tmp_path / "executed.ipynb"))
-    assert {kind for kind, _ in told} <= {"stdout", "execute_result", "display_data"}
-    printed = "".join(text for _, text in told)
+    outputs = list(texts(tmp_path / "executed.ipynb"))
+    assert {kind for kind, _ in outputs} <= {"stdout", "execute_result", "display_data"}
+    printed = "".join(text for _, text in outputs)
     right = int(re.search(r"(\d+) of 360 test images are right", printed)[1])
     assert right > 250
-    assert f"({right} of 360 images)" in printed  # training has counted as many
+    assert f"({right} of 360 images)" in printed  # evaluation after training counts as many
     assert "/path/to/runs/notebook" in printed and str(ROOT) not in printed
 
 
-def test_what_is_stored_was_executed_whole_and_tells_of_no_machine():
+def test_the_stored_notebook_was_executed_from_top_to_bottom_and_names_no_machine():
     content = NOTEBOOK.read_text()
     assert len(content) < 400_000
     assert [cell["execution_count"] for cell in code_cells(NOTEBOOK)] == [*range(1, len(code_cells(NOTEBOOK)) + 1)]
@@ -56,8 +59,9 @@ def test_what_is_stored_was_executed_whole_and_tells_of_no_machine():
     assert json.loads(content)["metadata"].keys() == {"kernelspec", "language_info"}
 
 
-def test_a_cell_that_fails_is_an_error(tmp_path):
-    """In a copy of the script, beside a notebook of its own."""
+@pytest.mark.slow
+def test_a_failing_cell_is_an_error(tmp_path):
+    """A copy of the script, beside a notebook of its own."""
     (tmp_path / "scripts").mkdir()
     (tmp_path / "docs").mkdir()
     script = tmp_path / "scripts" / "run_notebook.py"

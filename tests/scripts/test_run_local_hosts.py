@@ -1,4 +1,4 @@
-"""scripts/run_local_hosts.py around a stand-in for main; test_docs.py runs the real one."""
+"""scripts/run_local_hosts.py with a fake main; test_docs.py runs the real one."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 DEADLINE = 60
 
-# Does what the flag --do=... says of its host: a status to end with, or "wait" for a signal.
+# The flag --do=... tells each host what to do: end with a status, or "wait" for a signal.
 MAIN = """
 import json, os, pathlib, signal, sys, time
 flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in sys.argv[1:])
@@ -21,7 +21,7 @@ host = flags["process_id"]
 pathlib.Path(f"told{host}").write_text(json.dumps({"flags": sys.argv[1:], **os.environ}))
 what = flags["do"].split(",")[int(host)]
 def stop(number, frame):
-    time.sleep(0.3 * int(host))  # a second signal would come meanwhile
+    time.sleep(0.3 * int(host))  # time for a second signal, if there is one
     with open(f"signals{host}", "a") as file:
         print(number, file=file)
     print("saved", flush=True)
@@ -76,15 +76,22 @@ def test_each_host_gets_its_number_its_devices_and_an_address_on_loopback(start,
         assert told["JAX_PLATFORMS"] == "cpu"
 
 
-def test_the_first_failure_ends_the_others_and_is_the_status(start):
+def test_the_first_failure_ends_the_others_and_gives_the_status(start):
     began = time.monotonic()
     status, _ = ended(start("--num_processes=3", "--", "--do=wait,5,wait"))
     assert status == 5
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("whole_group", [True, False], ids=["as Ctrl-C does", "to the launcher alone"])
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [
+        (signal.SIGINT, True),  # as Ctrl-C does
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+        (signal.SIGTERM, False),
+    ],
+)
 def test_a_signal_reaches_each_host_once_and_all_have_time_to_save(start, tmp_path, number, whole_group):
     process = start("--num_processes=2", "--", "--do=wait,wait")
     while not all((tmp_path / f"ready{host}").exists() for host in (0, 1)):
@@ -97,7 +104,7 @@ def test_a_signal_reaches_each_host_once_and_all_have_time_to_save(start, tmp_pa
     assert [(tmp_path / f"signals{host}").read_text() for host in (0, 1)] == [f"{int(number)}\n"] * 2
 
 
-def test_a_host_that_is_killed_is_a_failure(start, tmp_path):
+def test_a_killed_host_is_a_failure(start, tmp_path):
     process = start("--num_processes=2", "--", "--do=0,wait")
     while not (tmp_path / "ready1").exists():
         assert process.poll() is None
@@ -108,6 +115,6 @@ def test_a_host_that_is_killed_is_a_failure(start, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--num_processes=0", "--", "--do=0"], ["--num_processes=x", "--", "--a"]])
-def test_a_wrong_call_is_told(start, arguments):
+def test_wrong_calls(start, arguments):
     status, printed = ended(start(*arguments))
     assert status == 2 and any("error:" in line for line in printed)

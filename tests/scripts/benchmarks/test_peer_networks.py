@@ -18,10 +18,11 @@ from tests.interop.test_timm_weights import weight
 CIFAR = ["resnet20", "resnet110"]
 PLAIN = [*CIFAR, *timm_weights.NETWORKS]
 NAMES = [*PLAIN, *(f"skip_{name}" for name in PLAIN if "swin" not in name)]
-DEEP = re.compile(r"101|152|small|base|large")
-# of the networks whose logits are compared: a block of each kind is in them
+# The networks whose logits are compared contain a block of each kind.
 IMAGE_SIZES = {"skip_resnet20": 16, "skip_seresnet50": 32, "skip_regnety_008": 32, "skip_convnext_tiny": 32}
 STAGES = {"resnet": "layer{stage1}", "seresnet": "layer{stage1}", "regnet": "s{stage1}", "convnext": "stages.{stage}"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # PyTorch warns
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,12 @@ def peer_networks():
     return peer_networks
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_all_of_these_have_a_peer(peer_networks):
+def test_names(peer_networks):
     assert set(peer_networks.names()) == set(NAMES)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if DEEP.search(name) else name for name in NAMES]
-)
-def test_as_many_parameters(peer_networks, golden, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of_parameters(peer_networks, golden, name):
     import torch
 
     with torch.device("meta"):
@@ -54,7 +51,7 @@ def test_as_many_parameters(peer_networks, golden, name):
 
 
 def peer_names(name, paths):
-    """The peer's names -> our paths."""
+    """PyTorch's names -> our paths."""
     plain = name.removeprefix("skip_")
     naming = timm_weights.NETWORKS[plain][1] if plain in timm_weights.NETWORKS else timm_weights.RESNET
     stage_of = next(form for start, form in STAGES.items() if re.match(start, plain))
@@ -78,10 +75,9 @@ def peer_names(name, paths):
     return names
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", IMAGE_SIZES)
-def test_the_same_logits(peer_networks, name):
-    """In evaluation, with the same weights and statistics, which follow from the names."""
+def test_logits(peer_networks, name):
+    """In evaluation, with the same weights and statistics, which are drawn by name."""
     import torch
 
     size = IMAGE_SIZES[name]
@@ -104,17 +100,10 @@ def test_the_same_logits(peer_networks, name):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["skip_swin_tiny", "dense_resnet20", "wide_resnet28_10"])
-def test_what_has_no_peer_is_an_error(peer_networks, name):
-    with pytest.raises(ValueError, match=f"--peer: got '{name}', which has none here"):
-        peer_networks.create(name, 32)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_another_number_of_parameters_is_an_error(peer_networks, monkeypatch):
+def test_networks_without_a_peer(peer_networks, monkeypatch):
+    for name in ("skip_swin_tiny", "dense_resnet20", "wide_resnet28_10"):
+        with pytest.raises(ValueError, match=f"--peer: got {name}, expected a network that exists in PyTorch"):
+            peer_networks.create(name, 32)
     monkeypatch.setattr(peer_networks, "CIFAR_REDUCTION", 8)
-    with pytest.raises(
-        ValueError, match=r"PyTorch's skip_resnet20 has [\d,]+ parameters at 32 px, expected the 322,564 of ours"
-    ):
+    with pytest.raises(ValueError, match=r"parameters in PyTorch's skip_resnet20 at 32 px, expected 322,564, as here"):
         peer_networks.create("skip_resnet20", 32)
