@@ -1,3 +1,5 @@
+"""Listings of folders and tar files: which images of which class, and what is said of broken ones."""
+
 import os
 import tarfile
 
@@ -17,7 +19,7 @@ def classes_of(listing: archives.Listing) -> list[str]:
     return [listing.class_names[label] for label in listing.labels]
 
 
-def test_nested_tar_gives_each_image_as_it_is_under_its_class(tmp_path):
+def test_a_nested_tar_gives_each_image_unchanged_under_its_class(tmp_path):
     listing = find(made_images.write_train_tar(tmp_path / "train.tar", 5))
     assert listing.class_names == made_images.SYNSETS
     assert not listing.official
@@ -39,7 +41,7 @@ def test_official_validation_images_get_their_published_labels(tmp_path):
     assert listing.read(3) == made_images.encode(1004)
 
 
-def test_unpacked_validation_images_are_as_those_in_the_tar(tmp_path):
+def test_unpacked_validation_images_have_the_same_labels(tmp_path):
     tar = made_images.write_val_tar(tmp_path / "val.tar", 4)
     with tarfile.open(tar) as archive:
         archive.extractall(tmp_path / "val", filter="data")
@@ -74,10 +76,10 @@ def test_other_files_are_left_out_and_counted(tmp_path):
     listing = find(folder)
     assert len(listing) == 1
     assert listing.ignored[1] == 4
-    assert "cat/notes.txt" in find(folder).ignored[0] or len(find(folder).ignored[0]) == 3
+    assert len(listing.ignored[0]) == 3
 
 
-def test_fingerprint_tells_data_sets_apart(tmp_path):
+def test_the_fingerprint_tells_data_sets_apart(tmp_path):
     folder = made_images.write_folders(tmp_path / "a", {"cat": 2, "dog": 1})
     before = find(folder).fingerprint()
     os.rename(folder, tmp_path / "b")
@@ -87,7 +89,7 @@ def test_fingerprint_tells_data_sets_apart(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 700, 5000, 10_240])
-def test_archive_that_was_cut_off_is_an_error(tmp_path, cut):
+def test_an_archive_that_was_cut_off_is_an_error(tmp_path, cut):
     path = made_images.write_train_tar(tmp_path / "train.tar", 5)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole.rstrip(b"\0")) - cut])
@@ -95,7 +97,7 @@ def test_archive_that_was_cut_off_is_an_error(tmp_path, cut):
         find(path)
 
 
-def test_damaged_header_is_not_taken_for_the_end(tmp_path):
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
     path = made_images.write_val_tar(tmp_path / "val.tar", 3)
     content = bytearray(path.read_bytes())
     second = content.index(b"ILSVRC2012_val_00000002")
@@ -105,7 +107,7 @@ def test_damaged_header_is_not_taken_for_the_end(tmp_path):
         find(path)
 
 
-def test_compressed_archive_is_refused(tmp_path):
+def test_a_compressed_archive_is_refused(tmp_path):
     made_images.write_folders(tmp_path / "pets", {"cat": 1})
     with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "pets", "pets")
@@ -113,7 +115,7 @@ def test_compressed_archive_is_refused(tmp_path):
         find(tmp_path / "pets.tar.gz")
 
 
-def test_source_without_images_is_an_error(tmp_path):
+def test_a_place_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no file or folder"):
         find(tmp_path / "nothing")
     (tmp_path / "cat").mkdir()
@@ -124,18 +126,18 @@ def test_source_without_images_is_an_error(tmp_path):
         find(tmp_path)
 
 
-def test_image_outside_of_class_folders_is_an_error(tmp_path):
+def test_an_image_outside_of_class_folders_is_an_error(tmp_path):
     made_images.write_folders(tmp_path, {"cat": 1})
     (tmp_path / "stray.jpg").write_bytes(made_images.encode(0))
     with pytest.raises(DataError, match=r"stray\.jpg, which lies in no folder"):
         find(tmp_path)
 
 
-def test_file_that_changed_since_is_an_error(tmp_path):
+def test_a_file_that_changed_since_is_an_error(tmp_path):
     listing = find(made_images.write_folders(tmp_path, {"cat": 1}))
     (tmp_path / "cat" / "0.jpg").write_bytes(b"short")
     with pytest.raises(DataError, match=r"got 5 bytes of cat/0\.jpg"):
         listing.read(0)
     (tmp_path / "cat" / "0.jpg").unlink()
-    with pytest.raises(DataError, match=r"0\.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"0\.jpg: got No such file"):
         listing.read(0)

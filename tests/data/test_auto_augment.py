@@ -115,5 +115,5 @@ def test_an_image_is_a_function_of_its_key_and_keeps_its_size() -> None:
 
 
 def test_unknown_policy_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--config\.data\.auto_augment"):
+    with pytest.raises(ValueError, match=r"^data\.auto_augment: got 'mnist'"):
         auto_augment.draw(tf.constant([0, 0], tf.int64), "mnist")

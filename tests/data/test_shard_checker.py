@@ -1,3 +1,5 @@
+"""Checking shards to the last byte, and describing shards that were made elsewhere."""
+
 import io
 import pathlib
 
@@ -6,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from skipnet_jax.data import image_ops, shard_checker, tfrecords
-from skipnet_jax.errors import DataError
 from skipnet_jax.data.shard_checker import why_undecodable
 from skipnet_jax.data.storage import hash_file
+from skipnet_jax.errors import DataError, UserError
 from tests.data import made_images
 
 
@@ -54,7 +56,7 @@ def test_wrong_records_are_named_by_file_and_number(tmp_path):
     assert len(problems) == 4
 
 
-def test_file_that_is_not_the_one_of_the_index_is_named(tmp_path):
+def test_a_file_that_differs_from_the_index_is_named(tmp_path):
     shards = [write(tmp_path / f"train-{i}", [record(i), record(5)]) for i in range(5)]
     (tmp_path / "train-0").unlink()
     half = (tmp_path / "train-1").read_bytes()[:-100]
@@ -75,7 +77,7 @@ def test_file_that_is_not_the_one_of_the_index_is_named(tmp_path):
     assert "1 records, expected 2" in problems[7]
 
 
-def test_long_list_of_one_shard_is_cut(tmp_path):
+def test_the_problems_of_one_shard_are_cut_off(tmp_path):
     problems = check(tmp_path, write(tmp_path / "train-0", [record(0, label=7)] * 30))
     assert len(problems) == 21
     assert problems[-1] == "train-0: and 10 more"
@@ -109,12 +111,12 @@ def test_shards_made_elsewhere_get_an_index(elsewhere):
     assert [shard.name for shard in index.splits["test"]] == ["validation-00000-of-00001"]
     assert (index.class_names, index.label_offset) == (("0", "1", "2", "3"), 1)
     assert shard_checker.check(str(elsewhere), threads=1, advance=lambda records: None)[1] == []
-    with pytest.raises(ValueError, match="Remove it first"):
+    with pytest.raises(UserError, match="Remove it first"):
         describe(elsewhere, label_offset=1)
 
 
 def test_labels_that_do_not_fit_are_refused(elsewhere):
-    with pytest.raises(DataError, match=r"class 0 never occurs.*--label_offset=1"):
+    with pytest.raises(DataError, match=r"expected some of class 0.*label_offset=1"):
         describe(elsewhere)
     with pytest.raises(DataError, match="labels from 1 to 4, expected 2 on"):
         describe(elsewhere, label_offset=2)
@@ -123,21 +125,21 @@ def test_labels_that_do_not_fit_are_refused(elsewhere):
     assert describe(elsewhere, class_names=("none", "a", "b", "c", "d")).label_offset == 0
 
 
-def test_what_is_no_shard_is_refused(elsewhere):
-    with pytest.raises(DataError, match=r"--train: got 'nothing-\*'"):
+def test_files_that_are_no_shards_are_refused(elsewhere):
+    with pytest.raises(DataError, match=r"^train: got 'nothing-\*'"):
         describe(elsewhere, train="nothing-*")
     (elsewhere / "train-text").write_text("this is not a file of records")
-    with pytest.raises(DataError, match=r"train-text, record 0: damaged"):
+    with pytest.raises(DataError, match=r"train-text, record 0: got damage"):
         describe(elsewhere, label_offset=1)
     write(elsewhere / "train-text", [b"junk"])
-    with pytest.raises(DataError, match=r"train-text, record 0: no tf\.Example"):
+    with pytest.raises(DataError, match=r"train-text, record 0: got no tf\.Example"):
         describe(elsewhere, label_offset=1)
     with pytest.raises(DataError, match="no folder of this name"):
         describe(elsewhere / "nothing")
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG")])
-def test_check_refuses_just_what_the_input_could_not_decode(mode, kind):
+def test_the_check_refuses_just_the_images_that_the_input_cannot_decode(mode, kind):
     whole = made_images.encode(1, side=64, mode=mode, kind=kind)
     for kept in range(0, len(whole) + 1, max(1, len(whole) // 40)):
         try:
@@ -151,13 +153,13 @@ def test_check_refuses_just_what_the_input_could_not_decode(mode, kind):
 
 
 def test_a_shard_of_two_splits_is_refused(elsewhere):
-    """Else the test images would be trained on."""
-    with pytest.raises(ValueError, match=r"--test: got 'validation-\*', which matches .*validation-00000-of-00001 too"):
+    """Otherwise training would see the test images."""
+    with pytest.raises(UserError, match=r"^test: got 'validation-\*', which matches .*validation-00000-of-00001 too"):
         describe(elsewhere, label_offset=1, train="*")
 
 
 def test_webp_is_no_jpeg_whatever_its_name():
-    """TensorFlow's decoder takes it for an animation, which training cannot use."""
+    """TensorFlow's decoder accepts it as an animation, which training cannot use."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (20, 20)).save(file, "WEBP")
     assert why_undecodable(file.getvalue()) == "neither JPEG nor PNG"

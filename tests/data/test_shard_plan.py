@@ -1,11 +1,13 @@
+"""The plan of the shards: an order that never changes, and a description that tells plans apart."""
+
 import dataclasses
 
 import numpy as np
 import pytest
 
 from skipnet_jax.data import archives
-from skipnet_jax.errors import DataError
-from skipnet_jax.data.shard_plan import Plan, class_names_of
+from skipnet_jax.data.shard_plan import ShardPlan, class_names_of
+from skipnet_jax.errors import DataError, UserError
 from tests.data import made_images
 
 
@@ -14,12 +16,12 @@ def find(path) -> archives.Listing:
 
 
 @pytest.fixture
-def plan(tmp_path) -> Plan:
+def plan(tmp_path) -> ShardPlan:
     listings = {
         "train": find(made_images.write_folders(tmp_path / "train", {"cat": 5, "dog": 6})),
         "test": find(made_images.write_folders(tmp_path / "test", {"dog": 2})),
     }
-    return Plan("pets", class_names_of(listings), listings, {"train": 3, "test": 1})
+    return ShardPlan("pets", class_names_of(listings), listings, {"train": 3, "test": 1})
 
 
 def test_order_is_a_permutation_of_seed_and_split(plan):
@@ -44,7 +46,7 @@ def test_classes_are_those_of_the_training_images_or_imagenets(plan, tmp_path):
     official = find(made_images.write_val_tar(tmp_path / "val.tar", 2))
     names = class_names_of({"train": train, "test": official})
     assert len(names) == 1000
-    Plan("imagenet", names, {"train": train, "test": official}, {"train": 1, "test": 1})
+    ShardPlan("imagenet", names, {"train": train, "test": official}, {"train": 1, "test": 1})
 
 
 def test_description_tells_other_plans_apart(plan):
@@ -56,14 +58,14 @@ def test_description_tells_other_plans_apart(plan):
         dataclasses.replace(plan, listings={"train": plan.listings["train"]}),
     ]
     assert all(other.describe() != plan.describe() for other in others)
-    # What stopped at a damaged image goes on by leaving it out.
+    # A run that stopped at a damaged image may be resumed without it.
     assert dataclasses.replace(plan, on_corrupt="skip").describe() == plan.describe()
 
 
-def test_what_does_not_fit_is_refused(plan):
-    with pytest.raises(ValueError, match=r"--train_shards: got 12, expected 1 to 11"):
+def test_plans_that_do_not_fit_the_images_are_refused(plan):
+    with pytest.raises(UserError, match=r"^train_shards: got 12, expected 1 to 11"):
         dataclasses.replace(plan, num_shards={"train": 12, "test": 1})
-    with pytest.raises(ValueError, match=r"--test_shards: got 0"):
+    with pytest.raises(UserError, match=r"^test_shards: got 0"):
         dataclasses.replace(plan, num_shards={"train": 1, "test": 0})
     with pytest.raises(DataError, match=r"test: got 1 unknown classes \(dog\)"):
         dataclasses.replace(plan, class_names=("cat",), listings={"test": plan.listings["test"]})

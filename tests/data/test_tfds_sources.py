@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets has prepared: CIFAR in memory, ImageNet and its test sets in shards."""
+"""Data sets prepared by TensorFlow Datasets: CIFAR in memory, ImageNet and its test sets in shards."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 from scripts import fashion_mnist
 from skipnet_jax.data import pipeline, sources, tfds_builders
-from skipnet_jax.errors import DataError
-from skipnet_jax.data.splits import Shards
+from skipnet_jax.data.shards import Shards
+from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 
@@ -30,7 +30,7 @@ def _cifar(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _store(path: pathlib.Path, name: str, splits: Mapping[str, Sequence[int | list[int]]], version: str = "") -> None:
-    """Prepares a data set like ImageNet, whose k-th image has the k-th of the labels."""
+    """Prepares a data set like ImageNet, whose k-th image has the k-th label."""
     several = name == "imagenet2012_real"
     label = tfds.features.ClassLabel(names=_SYNSETS)
     features = {"image": tfds.features.Image(encoding_format="jpeg"), "file_name": tfds.features.Text()}
@@ -110,8 +110,8 @@ def test_prepared_imagenet_trains_and_is_evaluated_on_its_validation_images(tmp_
     train, test = sources.load(spec, "train"), sources.load(spec, "test")
     assert isinstance(train, Shards) and train.name == "imagenet2012" and train.classes is None
     assert (train.num_examples, test.num_examples, train.num_classes) == (40, 3, 1000)
-    assert train.class_names[7] == "n00000007" and train.mean == (0.485, 0.456, 0.406)
-    (batch,) = [next(pipeline.train_batches(train, spec, batch_size=40, seed=0, start_step=0))]
+    assert train.class_names[7] == "n00000007" and train.statistics.mean == (0.485, 0.456, 0.406)
+    batch = next(pipeline.train_batches(train, spec, batch_size=40, seed=0, start_step=0))
     assert sorted(batch["label"]) == list(range(40)) and batch["image"].any(axis=(1, 2, 3)).all()
     (batch,) = pipeline.eval_batches(test, spec, batch_size=4)
     assert sorted(batch["label"][batch["mask"]]) == [3, 3, 999]
@@ -133,7 +133,7 @@ def test_real_labels_may_be_several_or_none(tmp_path: pathlib.Path) -> None:
     (batch,) = pipeline.eval_batches(source, spec, batch_size=4)
     assert batch["label"].shape == (4, source.label_width) and batch["label"].dtype == np.int32
     rows = sorted(tuple(row[row >= 0]) for row in batch["label"][batch["mask"]])
-    assert rows == [(3,), (5, 999, 0)]  # the image without a right answer counts for nothing
+    assert rows == [(3,), (5, 999, 0)]  # the image without a right answer is masked
 
 
 def test_own_classes_are_those_that_occur(tmp_path: pathlib.Path) -> None:
@@ -143,7 +143,7 @@ def test_own_classes_are_those_that_occur(tmp_path: pathlib.Path) -> None:
     assert sources.load(spec, "test").classes is None
     source = sources.load(DataSpec(name="imagenet_a", dir=str(tmp_path), eval_classes="own"), "test")
     assert source.classes == tuple(own) and source.num_classes == 1000
-    with pytest.raises(ValueError, match=r"got imagenet_a for training.*evaluation alone"):
+    with pytest.raises(UserError, match=r"got imagenet_a for training.*evaluation alone"):
         sources.load(spec, "train")
 
 

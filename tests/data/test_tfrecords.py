@@ -1,11 +1,13 @@
+"""The data format: the index and the records."""
+
 import json
 
 import pytest
 import tensorflow as tf
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.errors import DataError
 from skipnet_jax.data.tfrecords import Index, Shard
+from skipnet_jax.errors import DataError
 
 
 @pytest.fixture
@@ -29,14 +31,14 @@ def change(directory: str, *path: str | int, value: object) -> None:
         json.dump(content, stream)
 
 
-def test_index_is_read_as_it_was_written(written):
+def test_the_index_is_read_as_it_was_written(written):
     directory, index = written
     assert tfrecords.read_index(directory) == index
     assert tfrecords.read_index(directory + "/") == index
     assert [shard.name for shard in index.splits["train"]] == ["train-0", "train-1", "train-2"]
 
 
-def test_index_in_the_file_is_the_documented_format(written):
+def test_the_file_has_the_documented_format(written):
     directory, _ = written
     with open(f"{directory}/dataset.json") as stream:
         content = json.load(stream)
@@ -47,7 +49,7 @@ def test_index_in_the_file_is_the_documented_format(written):
     assert (content["format"], content["label_offset"], content["made_with"]) == (1, 1, {"seed": 7})
 
 
-def test_folder_without_an_index_is_an_error_with_the_remedy(tmp_path):
+def test_a_missing_index_is_an_error_that_says_how_to_get_one(tmp_path):
     with pytest.raises(DataError, match=r"no dataset\.json.*make_tfrecords\.py --index="):
         tfrecords.read_index(str(tmp_path))
     with pytest.raises(DataError, match=r"no dataset\.json"):
@@ -57,25 +59,26 @@ def test_folder_without_an_index_is_an_error_with_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("format",), 2, "format 2 instead of 1"),
-        (("class_names",), [], "0 class_names"),
-        (("class_names",), ["cat", "cat"], "2 class_names, of which 1 are different"),
-        (("splits", "train", "examples"), 7, "7 train examples, where its 3 shards have 6"),
-        (("splits", "train", "shards", 0, "examples"), "many", "of type str instead of int"),
-        (("splits", "train", "shards", 0), {"name": "train-0"}, "no 'examples'"),
-        (("splits", "valid"), {}, "a split 'valid'"),
-        (("splits",), {}, "no splits"),
-        (("splits",), 5, "of type int instead of dict"),
+        (("format",), 2, "got format 2, expected format 1"),
+        (("class_names",), ["cat", 3], r"expected class_names of type list\[str\]"),
+        (("class_names",), [], "got 0 class_names"),
+        (("class_names",), ["cat", "cat"], "got 2 class_names, 1 of them different"),
+        (("splits", "train", "examples"), 7, "got 7 train examples, expected as many as its 3 shards: 6"),
+        (("splits", "train", "shards", 0, "examples"), "many", "got examples='many', expected examples of type int"),
+        (("splits", "train", "shards", 0), {"name": "train-0"}, "dataset.json, train: got no examples"),
+        (("splits", "valid"), {}, "got a split 'valid', expected train or test"),
+        (("splits",), {}, "got no splits"),
+        (("splits",), 5, "got splits=5, expected splits of type dict"),
     ],
 )
-def test_index_that_says_something_else_is_an_error(written, path, value, words):
+def test_a_wrong_index_is_an_error(written, path, value, words):
     directory, _ = written
     change(directory, *path, value=value)
     with pytest.raises(DataError, match=words):
         tfrecords.read_index(directory)
 
 
-def test_index_that_is_no_json_is_an_error(tmp_path):
+def test_an_index_that_is_no_json_is_an_error(tmp_path):
     (tmp_path / "dataset.json").write_bytes(b'{"format": \xff')
     with pytest.raises(DataError, match="no valid JSON"):
         tfrecords.read_index(str(tmp_path))
@@ -95,10 +98,10 @@ def test_missing_and_half_written_shards_are_named(written):
     tf.io.gfile.remove(shards[2].path)
     with pytest.raises(DataError, match=r"1 missing: train-2; 1 of the wrong size"):
         tfrecords.require_shards(directory, shards)
-    tfrecords.require_shards(directory, shards[:1])  # only those that are going to be read
+    tfrecords.require_shards(directory, shards[:1])  # other shards may be missing
 
 
-def test_record_comes_back_from_a_file(tmp_path):
+def test_records_come_back_from_a_file(tmp_path):
     path = str(tmp_path / "train-0")
     records = [tfrecords.serialize(b"\xff\xd8 one", 3, "a.jpg"), tfrecords.serialize(b"", -2, "\udcff.jpg")]
     with tf.io.TFRecordWriter(path) as writer:
@@ -108,13 +111,13 @@ def test_record_comes_back_from_a_file(tmp_path):
     assert parsed == [(b"\xff\xd8 one", 3), (b"", -2)]
 
 
-def test_record_has_the_keys_of_tf_slim():
+def test_records_have_the_keys_of_tf_slim():
     features = tf.train.Example.FromString(tfrecords.serialize(b"x", 3, "a.jpg")).features.feature
     assert set(features) == {"image/encoded", "image/class/label", "image/filename"}
     assert features["image/filename"].bytes_list.value[0] == b"a.jpg"
 
 
-def test_record_of_something_else_is_an_error():
+def test_a_record_without_an_image_is_an_error():
     other = tf.train.Example(features=tf.train.Features(feature={"audio": tf.train.Feature()}))
     with pytest.raises(tf.errors.InvalidArgumentError):
         tfrecords.parse(tf.constant(other.SerializeToString()))

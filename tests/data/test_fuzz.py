@@ -54,7 +54,7 @@ def test_a_shard_lies_in_its_folder_and_nowhere_else(tmp_path, name):
     content = json.loads(json.dumps(INDEX))
     content["splits"]["train"]["shards"][0]["name"] = name
     (tmp_path / tfrecords.INDEX).write_text(json.dumps(content))
-    with pytest.raises(DataError, match="instead of a file's name without its folder"):
+    with pytest.raises(DataError, match="expected the name of a file without its folder"):
         tfrecords.read_index(str(tmp_path))
 
 
