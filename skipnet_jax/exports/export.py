@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,6 @@ from skipnet_jax.data import pipeline, sources
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import predictor, preprocessing
 from skipnet_jax.exports import INPUT, OUTPUT, artifacts
-from skipnet_jax.exports.atomic_folder import replace_folder
 from skipnet_jax.exports.formats import FORMATS, in_float32, require_libraries
 from skipnet_jax.runs import weights
 from skipnet_jax.runs import workdir as workdirs
@@ -79,7 +79,7 @@ def export_workdir(
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["b", network.num_classes]},
         "jax": jax.__version__,
     }
-    with _on_cpu(), replace_folder(place) as folder:
+    with _on_cpu(), _replace_folder(place) as folder:
         FORMATS[format].write(workdir, trained, folder)
         (folder / preprocessing.FILE).write_text(original.preprocessing.to_json())
         files.write_json(folder / artifacts.RECORD, record)
@@ -113,6 +113,35 @@ def _require_replaceable(path: epath.Path) -> pathlib.Path:
             "Choose another `out`.",
         )
     return place
+
+
+@contextlib.contextmanager
+def _replace_folder(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder to fill, which takes its place at the end. After an error an older folder stays.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    new, old = (place.with_name(f".{place.name}.{kind}") for kind in ("new", "old"))
+    try:
+        for left_over in (new, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        new.mkdir(parents=True)
+        yield new
+        if place.exists():
+            place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    except OSError as error:
+        got = f"{place}, which cannot be written ({error.strerror or error})"
+        raise UserError("out", got, "a folder that can be written", "Choose another `out`.") from error
+    finally:
+        for left_over in (new, old):
+            shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _test_images(workdir: epath.Path, data: DataSpec, data_dir: str | None) -> tuple[UInt8[np.ndarray, "b h w 3"], str]:

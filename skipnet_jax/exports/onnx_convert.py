@@ -41,10 +41,12 @@ def convert(function: Callable[[Float[Array, "b h w 3"]], Float[Array, "b k"]], 
     [batch] = export.symbolic_shape(BATCH)
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), np.float32)
     traced = jax.make_jaxpr(function)(images)
-    graph = Graph(batch)
+    graph = Graph()
     [logits] = _add_function(graph, traced, [Tensor(INPUT, images.shape)])
     [shape] = (variable.aval.shape for variable in traced.jaxpr.outvars)
-    graph.nodes.append(onnx.helper.make_node("Identity", [graph.expand(logits, shape).name], [OUTPUT]))
+    if not isinstance(logits, Tensor) or logits.shape != shape:
+        raise untranslatable("logits that do not depend on the images")
+    graph.nodes.append(onnx.helper.make_node("Identity", [logits.name], [OUTPUT]))
     proto = onnx.helper.make_graph(
         graph.nodes,
         "network",

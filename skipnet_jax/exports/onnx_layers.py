@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.exports.onnx_graph import Graph, Value, untranslatable
+from skipnet_jax.exports.onnx_graph import Graph, Value, untranslatable, whole
 
 
 def product(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     """A product of matrices, or of batches of matrices with the axes in any order."""
     (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
-    left, right = graph.expand_inputs(equation, inputs)
+    left, right = whole(equation, inputs)
     shape, rank = equation.outvars[0].aval.shape, len(left.shape)
     if not left_batch and len(right.shape) == 2 and tuple(left_sum) == (rank - 1,) and tuple(right_sum) == (0,):
         return graph.add("MatMul", [left, right], shape)
@@ -32,7 +32,7 @@ def convolution(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     params, numbers = equation.params, equation.params["dimension_numbers"]
     if params["batch_group_count"] != 1 or any(step != 1 for step in params["lhs_dilation"]):
         raise untranslatable("a transposed convolution")
-    image, kernel = graph.expand_inputs(equation, inputs)
+    image, kernel = whole(equation, inputs)
     attributes = {
         "strides": list(params["window_strides"]),
         "pads": [low for low, _ in params["padding"]] + [high for _, high in params["padding"]],
@@ -54,7 +54,7 @@ def pool_as(operation: str) -> Callable[[Graph, Any, list[Value]], Value]:
     """
 
     def pool(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-        params, [image] = equation.params, graph.expand_inputs(equation, inputs)
+        params, [image] = equation.params, whole(equation, inputs)
         window, strides, padding = params["window_dimensions"], params["window_strides"], params["padding"]
         if len(window) != 4 or (window[0], window[3]) != (1, 1):
             raise untranslatable(f"pooling over {window}, not over the pixels alone")

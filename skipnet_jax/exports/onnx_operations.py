@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.exports.onnx_graph import Graph, Shape, Value, broadcast, untranslatable
+from skipnet_jax.exports.onnx_graph import Graph, Shape, Value, untranslatable, whole
 from skipnet_jax.exports.onnx_layers import convolution, pool_as, product
 
 _Translation = Callable[[Graph, Any, list[Value]], Value]
@@ -23,10 +23,6 @@ def _square(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Mul", [inputs[0], inputs[0]], inputs[0].shape)
 
 
-def _integer_power(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    return graph.add("Pow", [inputs[0], np.asarray(equation.params["y"], np.float32)], inputs[0].shape)
-
-
 def _reciprocal_root(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     return graph.add("Reciprocal", [graph.add("Sqrt", inputs, inputs[0].shape)], inputs[0].shape)
 
@@ -36,22 +32,8 @@ def _complementary_error(graph: Graph, equation: Any, inputs: list[Value]) -> Va
     return graph.add("Sub", [np.ones((), np.float32), error], inputs[0].shape)
 
 
-def _select(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    which, if_false, if_true = inputs
-    return graph.add("Where", [which, if_true, if_false], broadcast(inputs))
-
-
-def _cast(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    import onnx
-
-    new = equation.params["new_dtype"]
-    if equation.invars[0].aval.dtype == new:
-        return inputs[0]
-    return graph.add("Cast", inputs, inputs[0].shape, {"to": onnx.helper.np_dtype_to_tensor_dtype(np.dtype(new))})
-
-
 def _broadcast(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    """Adds axes of size 1, which may stand for longer ones: see `Graph`."""
+    """Adds axes of size 1, which may stand for longer ones: see `Value`."""
     [value, rank] = inputs[0], len(equation.params["shape"])
     if len(value.shape) == rank:
         return value
@@ -62,7 +44,7 @@ def _broadcast(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
 
 
 def _reshape(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    [value] = graph.expand_inputs(equation, inputs)
+    [value] = whole(equation, inputs)
     return graph.reshape(value, equation.outvars[0].aval.shape)
 
 
@@ -72,7 +54,7 @@ def _transpose(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
 
 def _concatenate(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     attributes = {"axis": int(equation.params["dimension"])}
-    return graph.add("Concat", graph.expand_inputs(equation, inputs), equation.outvars[0].aval.shape, attributes)
+    return graph.add("Concat", whole(equation, inputs), equation.outvars[0].aval.shape, attributes)
 
 
 def _pad(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
@@ -82,12 +64,12 @@ def _pad(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     if any(interior or low < 0 or high < 0 for low, high, interior in config):
         raise untranslatable(f"the padding {config}, which is not at the ends alone")
     pads = np.asarray([low for low, _, _ in config] + [high for _, high, _ in config], np.int64)
-    [value, _] = graph.expand_inputs(equation, inputs)
+    [value, _] = whole(equation, inputs)
     return graph.add("Pad", [value, pads, inputs[1]], equation.outvars[0].aval.shape)
 
 
 def _slice(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
-    params, [value] = equation.params, graph.expand_inputs(equation, inputs)
+    params, [value] = equation.params, whole(equation, inputs)
     strides = params["strides"] or (1,) * len(value.shape)
     starts, limits = params["start_indices"], params["limit_indices"]
     return _sliced(graph, value, starts, limits, strides, equation.outvars[0].aval.shape)
@@ -96,7 +78,7 @@ def _slice(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
 def _gather(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     """A slice, or elements at constant positions along neighbouring axes."""
     shape, numbers = equation.outvars[0].aval.shape, equation.params["dimension_numbers"]
-    [value, _], sizes = graph.expand_inputs(equation, inputs), equation.params["slice_sizes"]
+    [value, _], sizes = whole(equation, inputs), equation.params["slice_sizes"]
     indices, axes = inputs[1], numbers.start_index_map
     first, after = axes[0], axes[-1] + 1
     if not isinstance(indices, np.ndarray) or axes != tuple(range(first, after)) or numbers.operand_batching_dims:
@@ -119,7 +101,7 @@ def _gather(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
 def _reduce(operation: str) -> _Translation:
     def reduce(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
         axes = np.asarray(equation.params["axes"], np.int64)
-        [value] = graph.expand_inputs(equation, inputs)
+        [value] = whole(equation, inputs)
         return graph.add(operation, [value, axes], equation.outvars[0].aval.shape, {"keepdims": 0})
 
     return reduce
@@ -157,12 +139,10 @@ OPERATIONS: dict[str, _Translation] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": convolution,
-    "convert_element_type": _cast,
     "copy": _same,
     "dot_general": product,
     "erfc": _complementary_error,
     "gather": _gather,
-    "integer_pow": _integer_power,
     "pad": _pad,
     "reduce_max": _reduce("ReduceMax"),
     "reduce_sum": _reduce("ReduceSum"),
@@ -170,7 +150,6 @@ OPERATIONS: dict[str, _Translation] = {
     "reduce_window_sum": pool_as("AveragePool"),
     "reshape": _reshape,
     "rsqrt": _reciprocal_root,
-    "select_n": _select,
     "slice": _slice,
     "square": _square,
     "squeeze": _reshape,

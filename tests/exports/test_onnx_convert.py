@@ -57,7 +57,11 @@ def make_function(name, **settings):
         "sum_tiny",
         "dynamic_tinyseresnext",
         *(pytest.param(f"skip_{name}", marks=pytest.mark.slow) for name in SMALL),
-        *(pytest.param(f"{junction}_tiny", marks=pytest.mark.slow) for junction in JUNCTIONS if junction != "add"),
+        *(
+            pytest.param(f"{junction}_tiny", marks=pytest.mark.slow)
+            for junction in JUNCTIONS
+            if junction not in ("add", "skip", "sum")
+        ),
     ],
 )
 def test_a_network_computes_the_same(name):
@@ -87,16 +91,9 @@ def test_the_model_names_its_input_and_output_and_leaves_the_batch_size_free():
     assert proto.opset_import[0].version == 18 and proto.ir_version == 10
 
 
-RANDOM = np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)
-
-
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: (
-            jnp.broadcast_to(RANDOM[None], (x.shape[0], 3, 4)).reshape(x.shape[0], 12) + x.mean((1, 2, 3))[:, None]
-        ),
-        lambda x: jnp.concatenate([jnp.ones((2 * x.shape[0], 1)), x.reshape(-1, 24)], axis=1),  # twice the batch
         lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0), (0, 1)), constant_values=3.0)[:, ::2][:, :, 1:],
         lambda x: jnp.einsum("bhwc,bwhd->bcd", x, x),
         lambda x: x[:, jnp.array([3, 0, 1])].max((1, 2)),
@@ -115,6 +112,8 @@ def test_operations_in_more_forms_than_the_networks_need(function):
     ("function", "message"),
     [
         (lambda x: jnp.sort(x, axis=1), "got onnx for a network with the operation 'sort', expected only what has a t"),
+        (lambda x: jnp.broadcast_to(x[:, :1], x.shape).sum((1, 2)), "the operation 'reduce_sum' on repeated values"),
+        (lambda x: jnp.ones((x.shape[0], 3)), "logits that do not depend on the images"),
         (lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))), "with the padding"),
         (lambda x: lax.conv_transpose(x, np.ones((2, 2, 3, 3), np.float32), (2, 2), "SAME"), "transposed convolution"),
     ],
