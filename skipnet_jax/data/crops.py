@@ -1,10 +1,10 @@
-"""Rectangles of one image and their resizing: the crops of the ImageNet recipes.
+"""Random rectangles and resizing of one image: the crops of the ImageNet recipes.
 
 Considered instead:
 - `tf.image.stateless_sample_distorted_bounding_box`: draws the aspect uniformly, not log-uniformly, and has its own
-  rule for rectangles that do not fit. The TensorFlow model garden's and Keras' crops have no log-uniform aspect either.
-- `tf.image.resize`: the same numbers as `scale`, which takes two thirds of its time, since TensorFlow's
-  `ScaleAndTranslate` is slow along rows of pixels with three channels. Sparse matrices of weights take longer still.
+  rule for rectangles that do not fit. The crops of the TensorFlow model garden and of Keras are not log-uniform either.
+- `tf.image.resize`: the same numbers as `scale` in one and a half times its time, since TensorFlow's
+  `ScaleAndTranslate` is slow along rows of pixels with three channels. Sparse matrices of weights are slower still.
 
 Source: torchvision's RandomResizedCrop, Resize and CenterCrop, as in Takeda (MIRU2020).
 """
@@ -15,10 +15,10 @@ from typing import Any
 import tensorflow as tf
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-# How often a rectangle that fits is looked for, and the limits of width / height.
+# Rectangles tried until one fits, and the limits of width / height.
 _TRIES = 10
 _ASPECTS = (3 / 4, 4 / 3)
-# Resized columns that are computed together: wide enough for a product of matrices, narrow enough to waste little.
+# Resized columns computed together: wide enough for a matrix product, narrow enough to waste little.
 _BLOCK = 16
 
 
@@ -27,12 +27,13 @@ def draw_crop(
 ) -> Int32[Any, "4"]:
     """Draws a rectangle: area uniform, aspect log-uniform over 3/4..4/3, place uniform.
 
-    Of ten rectangles the first that fits is taken; if none does, the largest in the middle with an allowed aspect.
+    Takes the first of ten rectangles that fits; if none does, the largest one in the middle with an allowed aspect.
 
     Args:
-      key: for this alone, of TensorFlow's stateless generators.
-      height, width: of the image in pixels.
-      min_area: least area as a share of the image's; the most is 1.
+      key: for this operation alone.
+      height: of the image in pixels.
+      width: of the image in pixels.
+      min_area: least area as a share of the image's.
 
     Returns:
       Top, left, height, width in pixels.
@@ -54,32 +55,29 @@ def draw_crop(
 
 
 def cut(image: UInt8[Any, "h w 3"], box: Int32[Any, "4"]) -> UInt8[Any, "i j 3"]:
-    """The rectangle (top, left, height, width) of the image."""
+    """Cuts out the rectangle (top, left, height, width)."""
     top, left, height, width = (box[i] for i in range(4))
     return image[top : top + height, left : left + width]
 
 
 def resize_to_square(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
-    """Resizes bilinearly, with antialiasing where the image gets smaller."""
+    """Resizes bilinearly, with antialiasing if the image gets smaller."""
     return scale(image, size, size / tf.cast(tf.shape(image)[:2], tf.float32), tf.zeros([2]))
 
 
 def scale(
     image: UInt8[Any, "h w 3"], size: int, factors: Float32[Any, "2"], offsets: Float32[Any, "2"]
 ) -> UInt8[Any, "{size} {size} 3"]:
-    """A square of the resized image, bilinear with antialiasing; rounded half up, as in Pillow.
+    """Computes a square of the resized image, bilinear with antialiasing; rounds half up, as Pillow does.
 
     Args:
       image: of any size.
       size: side of the square in pixels.
       factors: size of the whole resized image / size of the image, down and right.
       offsets: of the square's corner in the resized image, in pixels down and right.
-
-    Returns:
-      The square [size, size, 3].
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
-    # Down. A row counts as one pixel of many channels, over which the operation's inner loop runs fast.
+    # Down. Each row counts as one pixel of many channels, since the operation's inner loop over channels is fast.
     rows = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(image, [1, height, 1, width * 3]),
         size=tf.constant([size, 1]),
@@ -90,7 +88,7 @@ def scale(
     )
     rows = tf.reshape(rows, [size, width * 3])
 
-    # Right. Each block of columns is a product of matrices: of the few columns that it depends on, and their weights.
+    # Right. Each block of columns is a matrix product of the few columns that it depends on and their weights.
     blocks = -(-size // _BLOCK)
     starts, weights = _block_weights(width, blocks, factors[1], offsets[1])
     length = tf.shape(weights)[1]
@@ -103,7 +101,7 @@ def scale(
 def _block_weights(
     width: Int32[Any, ""], blocks: int, factor: Float32[Any, ""], offset: Float32[Any, ""]
 ) -> tuple[Int32[Any, "{blocks}"], Float32[Any, "{blocks} n3 48"]]:
-    """Where each block of 16 resized columns begins to read, and the weights of what it reads.
+    """Computes where each block of 16 resized columns begins to read, and the weights of the columns that it reads.
 
     Args:
       width: columns of the image.
@@ -122,6 +120,6 @@ def _block_weights(
     read = tf.cast(starts[:, None] + tf.range(count), tf.float32) + 0.5
     read, centers = tf.repeat(read, 3, axis=1), tf.repeat(tf.reshape(centers, [blocks, _BLOCK]), 3, axis=1)
     weights = tf.maximum(0.0, 1 - tf.abs(read[:, :, None] - centers[:, None]) / support)
-    weights *= tf.tile(tf.eye(3), [count, _BLOCK])  # no channel has a share in another
-    # Past the square's end there may be nothing to read.
+    weights *= tf.tile(tf.eye(3), [count, _BLOCK])  # channels do not mix
+    # Past the square's end there may be nothing to read, so the sum may be 0.
     return starts, tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))

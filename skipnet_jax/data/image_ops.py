@@ -1,17 +1,17 @@
 """Image operations of the host: decoding, crops, mirror, resizing, colour jitter and lighting.
 
-The CIFAR crop works on whole batches, since tf.data's cost per element would be far more than that of the pixels; the
-others take one image of any size. What is drawn at random is a function of the key, of which each operation
-needs its own. TensorFlow is imported inside the functions, so that importing the package stays free of it.
+The CIFAR crop works on whole batches, since tf.data costs far more per element than these pixels do; the other
+operations take one image of any size. All random draws are functions of a key, and each operation needs its own.
 
 Considered instead:
-- `tf.image.stateless_random_brightness` and its like: add instead of multiply, and know neither luma nor a common mean.
-- KerasCV and Keras' layers: batches of floats, decoded whole.
+- `tf.image.stateless_random_brightness` and its siblings: they add instead of multiplying, and use neither luma nor a
+  common mean.
+- Layers of KerasCV and Keras: they take batches of floats, decoded whole.
 - imgaug, Pillow and torchvision through `tf.numpy_function`: Python's lock admits one image at a time.
-For the rectangles and the resizing of the ImageNet recipes see `crops`.
+`crops` has the rectangles and the resizing of the ImageNet recipes.
 
-Source of the jitter: torchvision's ColorJitter, as in Takeda (MIRU2020); of the lighting: Krizhevsky et al., ImageNet
-Classification with Deep Convolutional Neural Networks (NIPS 2012), section 4.1.
+Source: torchvision's ColorJitter, as in Takeda (MIRU2020), for the jitter; Krizhevsky et al., ImageNet Classification
+with Deep Convolutional Neural Networks (NIPS 2012), section 4.1, for the lighting.
 """
 
 import functools
@@ -27,10 +27,10 @@ from skipnet_jax.data import crops
 # Images resized at a time, which bounds the float32 copies of a whole data set.
 _RESIZE_CHUNK = 1000
 
-# What is folded into the key of `draw_crop_flip`. The other operations draw once, from the key that they are given.
+# Folded into the key of `draw_crop_flip`. The other operations draw once, from the key itself.
 _OFFSETS, _MIRROR = 0, 1
 
-# Evaluation shows this share of the shorter side, but all of it from this size on.
+# Evaluation shows this share of the shorter side, and all of it from this image size on.
 _EVAL_SHARE, _EVAL_WHOLE_FROM = 0.875, 384
 # Principal components of ImageNet's colours on the 0..1 scale, one a column, and their standard deviations.
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
@@ -61,18 +61,17 @@ def resize(images: Num[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "
 def draw_crop_flip(
     key: Int64[Any, "2"], num_examples: int, pad: int, flip: bool
 ) -> tuple[Int32[Any, "{num_examples} 2"], Bool[Any, "{num_examples}"]]:
-    """Draws where each example is cropped and whether it is mirrored: a pure function of the key.
+    """Draws where each example is cropped and whether it is mirrored.
 
     Args:
-      key: a key of TensorFlow's stateless generators; fold the seed and the epoch into it.
-      num_examples: of the data set: row i belongs to example i, wherever in the epoch it comes.
+      key: of TensorFlow's stateless generators, with the seed and the epoch folded in.
+      num_examples: in the data set. Row i belongs to example i, wherever in the epoch it comes.
       pad: pixels of padding on each side; offsets are uniform over 0..2 * pad.
       flip: mirror with probability 1/2; otherwise never.
 
     Returns:
       Offsets (down, right) in pixels of the padded image [num_examples, 2]; mirror or not [num_examples].
     """
-    # The generator is named, since "auto_select" would differ where TensorFlow sees another kind of device.
     fold_in, uniform = tf.random.experimental.stateless_fold_in, tf.random.stateless_uniform
     offsets = uniform([num_examples, 2], fold_in(key, _OFFSETS, alg="philox"), 0, 2 * pad + 1, tf.int32, alg="philox")
     coins = uniform([num_examples], fold_in(key, _MIRROR, alg="philox"), 0, 2, tf.int32, alg="philox")
@@ -82,18 +81,15 @@ def draw_crop_flip(
 def pad_crop_flip(
     images: UInt8[Any, "b s s c"], offsets: Int32[Any, "b 2"], mirrored: Bool[Any, "b"], pad: int
 ) -> UInt8[Any, "b s s c"]:
-    """Pads by reflection, crops back to the size and mirrors left to right, each image in its own way.
+    """Pads each image by reflection, crops it back to its size, and mirrors it left to right.
 
-    Only the pixels of the result are read: rows and columns are looked up by their reflected coordinates.
+    Reads only the pixels of the result, by looking up rows and columns at their reflected coordinates.
 
     Args:
       images: before padding.
       offsets: of the crop (down, right), 0..2 * pad pixels; (pad, pad) is the image itself.
       mirrored: which images are mirrored, after the crop.
       pad: pixels on each side, less than s.
-
-    Returns:
-      Images of the same size [b, s, s, c].
     """
     last = images.shape[1] - 1
     coordinates = tf.abs(offsets[:, :, None] - pad + tf.range(last + 1))  # reflected at the first pixel
@@ -105,10 +101,10 @@ def pad_crop_flip(
 
 
 def decode(encoded: Shaped[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Decodes a JPEG (RGB, grey, CMYK) or PNG (any kind; transparency is dropped) or a GIF of one image.
+    """Decodes a JPEG (RGB, grey, CMYK), a PNG (any kind; transparency is dropped) or a GIF of one image.
 
-    The format is told by the content, not by the name. JPEGs come out as from Pillow to the last bit: TensorFlow's
-    default transform is one level off on average, and not faster.
+    The content decides about the format, not the name. JPEGs have Pillow's pixels to the last bit; TensorFlow's default
+    transform is one level off on average, and not faster.
 
     Raises:
       tf.errors.InvalidArgumentError: truncated, or no image of these kinds.
@@ -120,17 +116,16 @@ def decode(encoded: Shaped[Any, ""]) -> UInt8[Any, "h w 3"]:
 def random_resized_crop(
     encoded: Shaped[Any, ""], key: Int64[Any, "2"], size: int, min_area: float
 ) -> UInt8[Any, "{size} {size} 3"]:
-    """A random rectangle of an encoded image, resized to a square; of a JPEG no more than its rows are decoded.
+    """Cuts a random rectangle out of an encoded image and resizes it to a square; decodes only a JPEG's needed rows.
 
     Args:
-      encoded: as `decode`.
-      key: for this alone, of TensorFlow's stateless generators.
+      encoded: as for `decode`.
+      key: for this operation alone.
       size: side of the result in pixels.
       min_area: least area of the rectangle as a share of the image's.
 
     Returns:
-      Image [size, size, 3], the same as `random_resized_crop_of` the decoded image, but for a few levels at the
-      rectangle's border.
+      The same as `random_resized_crop_of` the decoded image, except for a few levels at the rectangle's border.
 
     Raises:
       tf.errors.InvalidArgumentError: no image, or truncated before the rectangle's end.
@@ -151,26 +146,21 @@ def random_resized_crop(
 def random_resized_crop_of(
     image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], size: int, min_area: float
 ) -> UInt8[Any, "{size} {size} 3"]:
-    """As `random_resized_crop`, of an image that is decoded already."""
+    """Does the work of `random_resized_crop` on a decoded image."""
     box = crops.draw_crop(key, tf.shape(image)[0], tf.shape(image)[1], min_area)
     return crops.resize_to_square(crops.cut(image, box), size)
 
 
 def random_flip(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"]) -> UInt8[Any, "h w 3"]:
-    """Mirrors left to right with probability 1/2; half a millisecond faster than `pad_crop_flip` at 224 pixels.
-
-    Args:
-      image: of any size.
-      key: for this alone, of TensorFlow's stateless generators.
-    """
+    """Mirrors left to right with probability 1/2; half a millisecond faster than `pad_crop_flip` at 224 pixels."""
     coin = tf.random.stateless_uniform([], key, 0, 2, tf.int32, alg="philox")
     return tf.cond(coin == 1, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def eval_crop(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
-    """The centre of the image, resized so that its shorter side is `size` / 0.875, or `size` from 384 on.
+    """Resizes the shorter side to `size` / 0.875 (from 384 on: to `size`) and cuts out the centre.
 
-    Only the pixels of the result are computed.
+    Computes only the pixels of the result.
     """
     shorter = size if size >= _EVAL_WHOLE_FROM else round(size / _EVAL_SHARE)
     shape = tf.shape(image)[:2]
@@ -183,16 +173,13 @@ def eval_crop(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size
 def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: float) -> UInt8[Any, "h w 3"]:
     """Changes brightness, contrast and saturation by random factors, in random order.
 
-    Each is a move away from black, from the grey of the mean luma, from the grey image, as Pillow has it; but values
-    are only clipped in between, and truncated once, at the end.
+    As in Pillow, the image moves away from black, from the grey of its mean luma, and from the grey image. Unlike in
+    Pillow, values are only clipped in between, and truncated once, at the end.
 
     Args:
       image: of any size.
-      key: for this alone, of TensorFlow's stateless generators.
-      strength: factors are uniform over 1 - strength..1 + strength, from 0 on.
-
-    Returns:
-      Image of the same size.
+      key: for this operation alone.
+      strength: factors are uniform over 1 - strength..1 + strength, and never negative.
     """
     factors, order = draw_jitter(key, strength)
     pixels = tf.reshape(tf.cast(image, tf.float32), [tf.shape(image)[0], -1])
@@ -208,7 +195,7 @@ def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: flo
 
 
 def draw_jitter(key: Int64[Any, "2"], strength: float) -> tuple[Float32[Any, "3"], Int32[Any, ""]]:
-    """Draws the factors of brightness, contrast and saturation, and which of the six orders they come in."""
+    """Draws the factors of brightness, contrast and saturation, and one of their six orders."""
     uniform = tf.random.stateless_uniform([4], key, alg="philox")
     least = max(0.0, 1 - strength)
     return least + (1 + strength - least) * uniform[:3], tf.cast(uniform[3] * len(_ORDERS), tf.int32)
@@ -218,11 +205,11 @@ def draw_lighting(key: Int64[Any, "2"], std: float) -> Float32[Any, "3"]:
     """Draws a shift of all pixels along the principal components of ImageNet's colours.
 
     Args:
-      key: for this alone, of TensorFlow's stateless generators.
+      key: for this operation alone.
       std: standard deviation of the shift along each component, in standard deviations of the data.
 
     Returns:
-      What to add to red, green and blue, on the 0..1 scale.
+      Offsets of red, green and blue on the 0..1 scale.
     """
     shift = std * tf.random.stateless_normal([3], key, alg="philox") * tf.constant(_COMPONENT_STDS)
     return tf.linalg.matvec(tf.constant(_COMPONENTS), shift)
@@ -239,7 +226,7 @@ def _contrast(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32
 
 
 def _saturate(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32[Any, "h w3"]:
-    # One product of matrices: the pixel times the factor, and its luma times the rest in each channel.
+    # One matrix product: the pixel times the factor, plus its luma times the rest in each channel.
     luma = tf.constant([[weight] * 3 for weight in _LUMA])
     mixed = tf.matmul(tf.reshape(pixels, [-1, 3]), factor * tf.eye(3) + (1 - factor) * luma)
     return tf.clip_by_value(tf.reshape(mixed, tf.shape(pixels)), 0, 255)

@@ -1,12 +1,12 @@
 """Pillow's affine operations on one image as TensorFlow functions: shear, translate, rotate.
 
-They sample as Pillow does: a point outside the image is grey; inside, the border's pixels go on as far as the filter
-reaches; the cubic filter has a = -1 (not the -0.5 of Pillow's resizing); results are truncated. Nearest neighbours are
-Pillow's pixels to the last bit; of the others a few are one level off, where the true value is a whole number.
+They sample as Pillow does. A point outside the image is grey. Inside, the filter sees the border's pixels continued.
+The cubic filter has a = -1 (not the -0.5 of Pillow's resizing), and results are truncated. Nearest neighbours give
+Pillow's pixels to the last bit; with the other filters a few are one level off, where the true value is a whole number.
 
-Considered instead: `ImageProjectiveTransformV3`, on which the geometry of KerasCV, the TensorFlow model garden and
-TensorFlow Addons rests: it mixes the fill into the border and has no cubic filter (and takes 5 ms with nearest
-neighbours for 500x375 pixels on one core, where the gather below takes 3). For the rest see `pillow_ops`.
+Considered instead: `ImageProjectiveTransformV3`, which KerasCV, the TensorFlow model garden and TensorFlow Addons use.
+It mixes the fill into the border and has no cubic filter. With nearest neighbours it takes 5 ms for 500x375 pixels on
+one core, where the gather below takes 3. `pillow_ops` has more alternatives.
 
 Source: Pillow's Image.transform and Image.rotate; Cubuk et al., AutoAugment (CVPR 2019), appendix.
 """
@@ -19,16 +19,16 @@ from jaxtyping import Float, Float32, Float64, Int32, UInt8
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
-# What is seen where the image does not reach: the grey of the published recipes.
+# The colour outside the image: the grey of the published recipes.
 _FILL = 128
-# Pixels that a filter reads on the left of a point and on its right.
+# Pixels that a filter reads to the left of a point and to its right.
 _REACH = {"nearest": (0, 0), "bilinear": (0, 1), "bicubic": (1, 2)}
 
 
 def shear_x(
     image: UInt8[Any, "h w 3"], slope: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Row y shows what was `slope * y` pixels further right."""
+    """Moves row y to the left by `slope * y` pixels."""
     rows = tf.range(tf.shape(image)[0], dtype=tf.int32)
     return _shift(image, tf.cast(slope, tf.float64) * (tf.cast(rows, tf.float64) + 0.5), 1, interpolation)
 
@@ -36,7 +36,7 @@ def shear_x(
 def shear_y(
     image: UInt8[Any, "h w 3"], slope: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Column x shows what was `slope * x` pixels further down."""
+    """Moves column x up by `slope * x` pixels."""
     columns = tf.range(tf.shape(image)[1], dtype=tf.int32)
     return _shift(image, tf.cast(slope, tf.float64) * (tf.cast(columns, tf.float64) + 0.5), 0, interpolation)
 
@@ -44,7 +44,7 @@ def shear_y(
 def translate_x(
     image: UInt8[Any, "h w 3"], share: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Shows what was `share` of the width further right."""
+    """Moves the image to the left by `share` of its width."""
     shape = tf.shape(image)
     distance = tf.cast(share, tf.float64) * tf.cast(shape[1], tf.float64)
     return _shift(image, tf.fill(shape[:1], distance), 1, interpolation)
@@ -53,7 +53,7 @@ def translate_x(
 def translate_y(
     image: UInt8[Any, "h w 3"], share: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Shows what was `share` of the height further down."""
+    """Moves the image up by `share` of its height."""
     shape = tf.shape(image)
     distance = tf.cast(share, tf.float64) * tf.cast(shape[0], tf.float64)
     return _shift(image, tf.fill(shape[1:2], distance), 0, interpolation)
@@ -67,11 +67,11 @@ def rotate(
     height, width = tf.cast(rows, tf.float64), tf.cast(columns, tf.float64)
     radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
     cos, sin = tf.cos(radians), tf.sin(radians)
-    # What the pixel in column x and row y shows is centred at (cos x - sin y + left, sin x + cos y + top).
+    # The pixel in column x and row y shows the point (cos x - sin y + left, sin x + cos y + top).
     left = (width - cos * (width - 1) + sin * (height - 1)) / 2
     top = (height - sin * (width - 1) - cos * (height - 1)) / 2
 
-    if interpolation == "nearest":  # as Pillow, in whole steps of 1/65536 pixel
+    if interpolation == "nearest":  # like Pillow, in whole steps of 1/65536 pixel
         x, y = tf.range(columns)[None], tf.range(rows)[:, None]
         from_left = _fixed(cos) * x + (_fixed(-sin) * y + _fixed(left))
         from_top = _fixed(sin) * x + (_fixed(cos) * y + _fixed(top))
@@ -83,23 +83,23 @@ def rotate(
 
 
 def _fixed(value: Float64[Any, ""]) -> Int32[Any, ""]:
-    """In units of 1/65536."""
+    """The value in units of 1/65536."""
     return tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
 
 
 def _with_fill(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "n 3"]:
-    """All pixels in a row, and a grey one after the last: what lies outside is gathered from there."""
+    """All pixels in a row, followed by a grey one, from which points outside are gathered."""
     return tf.concat([tf.reshape(image, [-1, 3]), tf.fill([1, 3], tf.constant(_FILL, tf.uint8))], axis=0)
 
 
 def _sample(
     image: UInt8[Any, "h w 3"], x: Float64[Any, "h w"], y: Float64[Any, "h w"], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """The image at any points; (0.5, 0.5) is the centre of its first pixel."""
+    """Samples the image at any points; (0.5, 0.5) is the centre of its first pixel."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     inside = (x >= 0) & (x < tf.cast(width, tf.float64)) & (y >= 0) & (y < tf.cast(height, tf.float64))
     first_column, first_row = tf.floor(x - 0.5), tf.floor(y - 0.5)
-    # The way from the first pixel to the point, spread over the channels once rather than in each product.
+    # The way from the first pixel to the point, repeated for the channels once rather than in each product.
     right, down = (
         tf.repeat(tf.cast(fraction, tf.float32)[..., None], 3, axis=2)
         for fraction in (x - 0.5 - first_column, y - 0.5 - first_row)
@@ -121,16 +121,13 @@ def _sample(
 def _shift(
     image: UInt8[Any, "h w 3"], distances: Float64[Any, "n"], axis: Literal[0, 1], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Moves each row (axis 1) or column (axis 0) along itself: the filter is needed in one direction only.
+    """Moves each row (axis 1) or column (axis 0) along itself, which needs the filter in one direction only.
 
     Args:
       image: of h rows and w columns.
-      distances: to where each row or column reads, in pixels [h or w].
+      distances: how much further on each row or column reads, in pixels [h or w].
       axis: along which pixels move.
       interpolation: the filter.
-
-    Returns:
-      Image of the same size.
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     length = width if axis == 1 else height
@@ -139,7 +136,7 @@ def _shift(
     whole = tf.floor(across + 0.5) if interpolation == "nearest" else tf.floor(across)
     fraction = tf.repeat(tf.cast(across - whole, tf.float32), 3, axis=2)
 
-    # Each pixel of the rows to read, longer than the result by the filter's reach, is gathered once.
+    # Gathers each pixel once. The rows read are longer than the result, by the filter's reach.
     ahead = tf.range(-before, length + after)
     ahead = tf.reshape(ahead, [1, -1] if axis == 1 else [-1, 1]) + tf.cast(whole, tf.int32)[..., 0]
     ahead = tf.clip_by_value(ahead, 0, length - 1)
@@ -153,7 +150,7 @@ def _shift(
         taps = [read[:, step : step + length] if axis == 1 else read[step : step + length] for step in steps]
         moved = _truncate(_interpolate(taps, fraction))
 
-    # A pixel is seen where its centre, moved, is inside: from one whole number up to another.
+    # A pixel is seen if its moved centre is inside: from one whole number up to another.
     first = tf.cast(tf.math.ceil(-across - 0.5), tf.int32)
     end = tf.cast(tf.math.ceil(tf.cast(length, tf.float64) - 0.5 - across), tf.int32)
     place = tf.repeat(tf.reshape(tf.range(length), [1, -1, 1] if axis == 1 else [-1, 1, 1]), 3, axis=2)
@@ -162,9 +159,9 @@ def _shift(
 
 
 def _interpolate(taps: list[Any], fraction: Float32[Any, "..."]) -> Float32[Any, "h w 3"]:
-    """Linear between two values, cubic (a = -1) over four: `fraction` of the way from the middle-left to its right.
+    """Interpolates linearly between two values, or cubically (a = -1) over four, `fraction` of the way past the middle.
 
-    In this form, rather than by weights, equal values give that very value, which truncation would tell from less.
+    In this form, unlike with weights, equal values give exactly that value; a little less would be truncated.
     """
     if len(taps) == 2:
         return taps[0] + fraction * (taps[1] - taps[0])

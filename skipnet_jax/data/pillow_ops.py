@@ -1,18 +1,19 @@
-"""Pillow's point operations on one image as TensorFlow functions: half of AutoAugment's and RandAugment's vocabulary.
+"""Pillow's point operations on one image as TensorFlow functions: half of AutoAugment's and RandAugment's operations.
 
-They give Pillow's pixels to the last bit: they round and truncate where Pillow does. The other half is in
-`pillow_geometry`.
+They give Pillow's pixels to the last bit, since they round and truncate where Pillow does. `pillow_geometry` has the
+other half.
 
 Considered instead:
 - Pillow itself through `tf.numpy_function`: Python's lock admits one image at a time, whatever the number of cores.
-- `tf.image`: its contrast has a mean per channel, its saturation works in HSV, nothing is truncated; no equalize.
-- KerasCV and Keras' layers: float images in batches, other meanings of contrast and sharpness.
-- The TensorFlow model garden: near to Pillow, but its contrast and sharpness are not to the last bit; heavy.
-- imgaug: NumPy, so Python's lock again, and no longer kept.
+- `tf.image`: its contrast has a mean per channel, its saturation works in HSV, it does not truncate, and it lacks
+  equalize.
+- Layers of KerasCV and Keras: float images in batches, other meanings of contrast and sharpness.
+- The TensorFlow model garden: heavy, and its contrast and sharpness only come close to Pillow's.
+- imgaug: NumPy, so Python's lock again, and no longer maintained.
 
-The code follows TensorFlow's costs on one CPU core, for 500x375 pixels: `tf.where` over a whole image takes 2 ms where
-arithmetic with a mask takes 0.5, `gather` by value 6 where `gather_nd` takes 2.3, and a broadcast over the three
-channels more than the operation itself.
+The code follows TensorFlow's costs for 500x375 pixels on one CPU core: `tf.where` over a whole image takes 2 ms, where
+arithmetic with a mask takes 0.5; `gather` by value takes 6, where `gather_nd` takes 2.3; and a broadcast over the three
+channels takes longer than the operation itself.
 
 Source: Pillow's ImageOps and ImageEnhance; Cubuk et al., AutoAugment (CVPR 2019), appendix.
 """
@@ -27,7 +28,7 @@ _LUMA = (19595.0, 38470.0, 7471.0)
 
 
 def invert(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
-    """Negative."""
+    """Makes the negative."""
     return 255 - image
 
 
@@ -38,7 +39,7 @@ def posterize(image: UInt8[Any, "h w 3"], bits: int | Int[Any, ""]) -> UInt8[Any
 
 
 def solarize(image: UInt8[Any, "h w 3"], threshold: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Negative of the values from `threshold` (0..256) on."""
+    """Inverts the values from `threshold` (0..256) on."""
     above = tf.range(256, dtype=tf.float32) >= tf.cast(threshold, tf.float32)
     first = 256 - tf.math.count_nonzero(above, dtype=tf.int32)  # 256: no value reaches the threshold
     negative = tf.cast(image >= tf.cast(tf.minimum(first, 255), tf.uint8), tf.uint8)
@@ -58,7 +59,7 @@ def autocontrast(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
     pixels = tf.reshape(image, [-1, 3])
     low = tf.cast(tf.reduce_min(pixels, axis=0), tf.float64)[:, None]
     high = tf.cast(tf.reduce_max(pixels, axis=0), tf.float64)[:, None]
-    # In double precision and this order, as Pillow has it: whole numbers must come out the same way.
+    # In double precision and in Pillow's order, so that whole numbers come out the same way.
     values = tf.range(256, dtype=tf.float64)[None]
     scale = 255 / tf.maximum(high - low, 1)
     stretched = tf.where(high > low, values * scale - low * scale, values)
@@ -66,24 +67,24 @@ def autocontrast(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
 
 
 def equalize(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "h w 3"]:
-    """Spreads each channel's values so that their histogram is as even as whole numbers allow."""
+    """Spreads each channel's values until their histogram is as even as whole numbers allow."""
     counts = tf.math.bincount(_by_channel(image), minlength=768, maxlength=768)
     counts = tf.reshape(counts, [3, 256])
     values = tf.range(256)[None]
     highest = tf.reduce_max(tf.where(counts > 0, values, 0), axis=1)
-    # Of the highest value none is counted, so an image of one value has no step and stays as it is.
+    # The highest value is not counted, so an image of one value has step 0 and stays unchanged.
     step = (tf.reduce_sum(counts, axis=1) - tf.gather(counts, highest, batch_dims=1))[:, None] // 255
     spread = (step // 2 + tf.cumsum(counts, axis=1, exclusive=True)) // tf.maximum(step, 1)
     return _look_up(image, tf.cast(tf.where(step > 0, tf.minimum(spread, 255), values), tf.uint8))
 
 
 def brightness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Away from black: 0 is black, 1 the image itself, more is brighter."""
+    """Moves away from black: factor 0 is black, 1 the image itself, and more is brighter."""
     return _blend(tf.constant(0.0), tf.cast(image, tf.float32), factor)
 
 
 def contrast(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Away from the grey of the image's mean luma: 0 is that grey, 1 the image itself."""
+    """Moves away from the grey of the mean luma: factor 0 is that grey, 1 the image itself."""
     pixels = tf.cast(image, tf.float32)
     luma = tf.cast(_luma(pixels), tf.int64)  # whole numbers, whose sum float32 could not hold
     mean = tf.reduce_sum(luma) / tf.size(luma, tf.int64)  # TensorFlow's division is in double precision here
@@ -91,15 +92,16 @@ def contrast(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt
 
 
 def color(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Away from the grey image: 0 is grey, 1 the image itself, more has stronger colours."""
+    """Moves away from the grey image: factor 0 is grey, 1 the image itself, and more has stronger colours."""
     pixels = tf.cast(image, tf.float32)
     return _blend(_luma(pixels), pixels, factor)
 
 
 def sharpness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Away from the smoothed image (each pixel weighs 5, its neighbours 1): 0 is smooth, 1 the image itself.
+    """Moves away from the smoothed image: factor 0 is smooth, 1 the image itself.
 
-    Pixels at the border stay as they are. Images have at least two rows and columns.
+    Each pixel weighs 5, its neighbours 1. Pixels at the border stay unchanged. Images have at least two rows and
+    columns.
     """
     pixels = tf.cast(image, tf.float32)
     rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
@@ -109,8 +111,8 @@ def sharpness(image: UInt8[Any, "h w 3"], factor: float | Float[Any, ""]) -> UIn
 
 
 def _luma(pixels: Float32[Any, "h w 3"]) -> Float32[Any, "h w 3"]:
-    """Pillow's grey image, whole numbers, the same in the three channels."""
-    # A product of matrices makes all three channels at once, which is faster than to spread one over three.
+    """Pillow's grey image: whole numbers, the same in all three channels."""
+    # A matrix product makes all three channels at once, which is faster than copying one to three.
     sums = tf.matmul(tf.reshape(pixels, [-1, 3]), tf.constant([[weight] * 3 for weight in _LUMA]))
     return tf.reshape(tf.floor((sums + 32768) / 65536), tf.shape(pixels))
 
@@ -118,16 +120,16 @@ def _luma(pixels: Float32[Any, "h w 3"]) -> Float32[Any, "h w 3"]:
 def _blend(
     degenerate: Float32[Any, "*shape"], pixels: Float32[Any, "h w 3"], factor: float | Float[Any, ""]
 ) -> UInt8[Any, "h w 3"]:
-    """The degenerate image at factor 0, the image itself at 1; in between and beyond, clipped and truncated."""
+    """Blends: factor 0 is the degenerate image, 1 the image itself; other values are clipped and truncated."""
     blended = degenerate + tf.cast(factor, tf.float32) * (pixels - degenerate)
     return tf.cast(tf.clip_by_value(blended, 0, 255), tf.uint8)
 
 
 def _by_channel(image: UInt8[Any, "h w 3"]) -> Int32[Any, "h w 3"]:
-    """Numbers the values of the three channels apart: 0..255, 256..511, 512..767."""
+    """Shifts the three channels apart: 0..255, 256..511, 512..767."""
     return tf.cast(image, tf.int32) + tf.constant([0, 256, 512])
 
 
 def _look_up(image: UInt8[Any, "h w 3"], table: UInt8[Any, "3 256"]) -> UInt8[Any, "h w 3"]:
-    """Replaces each value of each channel."""
+    """Replaces each value of each channel by its entry in the table."""
     return tf.gather_nd(tf.reshape(table, [768]), _by_channel(image)[..., None])

@@ -1,11 +1,11 @@
-"""RandAugment: a few operations drawn at random, all of about the same strength.
+"""RandAugment: a few random operations, all of about the same strength.
 
-The operations are Pillow's (`pillow_ops`, `pillow_geometry`), with the ranges of the ConvNeXt and Swin recipes:
-strength 0..10, each image's a little different, each operation skipped with a probability.
+The operations are Pillow's (`pillow_ops`, `pillow_geometry`), with the ranges of the ConvNeXt and Swin recipes. The
+strength (0..10) varies a little from operation to operation, and each operation is skipped with some probability.
 
-Considered instead: KerasCV's and Keras' RandAugment (other operations and ranges, one filter, no deviation of the
-strength); the TensorFlow model garden's (an older meaning of several strengths, no skipping, nearest neighbours);
-torchvision's and timm's (Pillow images under Python's lock); imgaug's (the same lock).
+Considered instead: the RandAugment of KerasCV and Keras (other operations and ranges, one filter, a fixed strength), of
+the TensorFlow model garden (some strengths in an older sense, no skipping, nearest neighbours), of torchvision and timm
+(Pillow images under Python's lock), and of imgaug (the same lock).
 
 Source: Cubuk et al., RandAugment (NeurIPS 2020), with strengths that vary as in the ConvNeXt recipe; Takeda (MIRU2020).
 """
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from skipnet_jax.data import pillow_geometry, pillow_ops
 
-# Operations by number, in the order of `_branches`; the one after the last leaves the image as it is.
+# Operations are numbered in the order of `_branches`; the number after the last leaves the image unchanged.
 NUM_OPERATIONS = 15
 
 
@@ -29,14 +29,11 @@ def rand_augment(
 
     Args:
       image: of any size from 2x2 on.
-      key: for this alone, of TensorFlow's stateless generators.
+      key: for this operation alone.
       ops: number of operations to draw.
       magnitude: mean strength, 0..10.
-      std: standard deviation of the strength; it is clipped to 0..10.
+      std: standard deviation of the strength, which is clipped to 0..10.
       prob: probability that a drawn operation is applied.
-
-    Returns:
-      Image of the same size.
     """
     numbers, strengths, negative, bicubic = draw(key, ops=ops, magnitude=magnitude, std=std, prob=prob)
 
@@ -44,28 +41,24 @@ def rand_augment(
         branches = _branches(changed, strengths[step], negative[step], bicubic[step])
         return step + 1, tf.switch_case(numbers[step], branches)
 
-    # A loop of the graph's own, since to trace all these branches takes seconds.
+    # A loop in the graph, since tracing all these branches takes seconds.
     _, changed = tf.while_loop(
         lambda step, _: step < ops,
         apply,
         (tf.constant(0), image),
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None, 3])),
     )
-    return tf.ensure_shape(changed, image.shape)  # the loop forgets it
+    return tf.ensure_shape(changed, image.shape)  # the loop forgets the shape
 
 
 def draw(
     key: Int64[Any, "2"], *, ops: int, magnitude: float, std: float, prob: float
 ) -> tuple[Int32[Any, "{ops}"], Float32[Any, "{ops}"], Bool[Any, "{ops}"], Bool[Any, "{ops}"]]:
-    """Draws the operations and all that they may need.
-
-    Args:
-      key: for this alone, of TensorFlow's stateless generators.
-      ops, magnitude, std, prob: as `rand_augment`.
+    """Draws the operations and their arguments, given the settings of `rand_augment`.
 
     Returns:
-      Of each operation: its number (15 = none), strength as a share of the highest (0..1), whether its sign is
-      negative, whether its filter is bicubic rather than bilinear.
+      For each operation its number (15 = none), its strength as a share of the highest (0..1), whether its sign is
+      negative, and whether its filter is bicubic rather than bilinear.
     """
     fold_in = tf.random.experimental.stateless_fold_in
     uniform = tf.random.stateless_uniform([4, ops], fold_in(key, 0, alg="philox"), alg="philox")
@@ -78,7 +71,7 @@ def draw(
 def _branches(
     image: UInt8[Any, "h w 3"], strength: Float32[Any, ""], negative: Bool[Any, ""], bicubic: Bool[Any, ""]
 ) -> list[Callable[[], UInt8[Any, "h w 3"]]]:
-    """All operations at one strength, ready to be called, and last the one that does nothing."""
+    """All operations at one strength with their arguments bound, and at the end the one that does nothing."""
     points, geometry = pillow_ops, pillow_geometry
     signed = tf.where(negative, -strength, strength)
     factor = 0.1 + 1.8 * strength
