@@ -120,8 +120,8 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     if start:
         console.say(f"resuming from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
-        state, taken = transfer.init_from_workdir(state, spec.init_from, train_split.class_names, mesh)
-        console.say(str(taken))
+        state, line = transfer.init_from_workdir(state, spec.init_from, train_split.class_names, mesh)
+        console.say(line)
     batches = batches_from(start)
     with (
         contextlib.ExitStack() as at_exit,

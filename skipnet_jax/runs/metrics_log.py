@@ -1,9 +1,10 @@
 """Writes the metrics of a run: to metrics.jsonl, for TensorBoard, and to Weights & Biases if the config says so."""
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -72,27 +73,27 @@ class TensorBoardFiles:
             return
         from clu import metric_writers  # imports TensorFlow
 
-        try:
+        with self._reporting():
             if self._writer is None:
                 self._writer = metric_writers.SummaryWriter(str(self._folder))
             self._writer.write_scalars(step, scalars)
-        except Exception as error:  # TensorFlow raises several types on a full disk
-            self._give_up(error)
 
     def flush(self) -> None:
         """Writes what is still buffered."""
-        try:
+        with self._reporting():
             if self._writer is not None:
                 self._writer.flush()
-        except Exception as error:
-            self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        """Starts a new file a minute later: TensorBoard cannot read past half a record."""
-        self._writer, self._not_before = None, time.monotonic() + TENSORBOARD_RETRY_SECONDS
-        print(
-            f"WARNING: numbers for TensorBoard could not be written to {self._folder} ({type(error).__name__}); "
-            f"{workdirs.METRICS} will have them all.",
-            file=sys.stderr,
-            flush=True,
-        )
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Reports any error, and starts a new file a minute later: TensorBoard cannot read past half a record."""
+        try:
+            yield
+        except Exception as error:  # TensorFlow raises several types on a full disk
+            self._writer, self._not_before = None, time.monotonic() + TENSORBOARD_RETRY_SECONDS
+            print(
+                f"WARNING: numbers for TensorBoard could not be written to {self._folder} ({type(error).__name__}); "
+                f"{workdirs.METRICS} will have them all.",
+                file=sys.stderr,
+                flush=True,
+            )

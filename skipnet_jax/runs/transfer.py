@@ -23,34 +23,7 @@ from skipnet_jax.training.steps import TrainState
 _Arrays = dict[str, Any]  # by path, with slashes
 
 
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """Says which arrays were taken over.
-
-    Args:
-      source: the checkpoint's folder.
-      averaged: whether they are the moving average of that run.
-      taken: arrays with the numbers of the checkpoint, as paths with slashes.
-      fresh: arrays with random numbers.
-      unused: arrays of the checkpoint that were not taken.
-    """
-
-    source: str
-    averaged: bool
-    taken: tuple[str, ...]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """The line that the run prints; it names modules instead of arrays."""
-        average = " (its moving average)" if self.averaged else ""
-        fresh, unused = (", ".join(_modules(names)) or "nothing" for names in (self.fresh, self.unused))
-        return f"from {self.source}{average}: {len(self.taken)} arrays; made anew: {fresh}; not used: {unused}"
-
-
-def init_from_workdir(
-    state: TrainState, path: str, class_names: tuple[str, ...], mesh: Mesh
-) -> tuple[TrainState, Transfer]:
+def init_from_workdir(state: TrainState, path: str, class_names: tuple[str, ...], mesh: Mesh) -> tuple[TrainState, str]:
     """Puts the weights of a workdir into a fresh state.
 
     They come from the best checkpoint, and are the moving average if that run kept one. The classifier stays random if
@@ -61,6 +34,9 @@ def init_from_workdir(
       path: the workdir, `init_from` of the config.
       class_names: of the new run, in the order of the labels.
       mesh: of the new run.
+
+    Returns:
+      The state, and a line for the user that says where the weights come from and which modules stay random.
 
     Raises:
       UserError: there is no such workdir or checkpoint, or its network is another one.
@@ -77,20 +53,15 @@ def init_from_workdir(
     stored, own = _flatten(found.variables), _flatten(state.variables)
     other_classes = workdirs.read_class_names(workdir) not in (None, class_names)
     fresh = _require_fit(str(workdir), stored, own, other_classes)
-    merged = {
-        name: leaf if name in fresh or name not in stored else stored[name].astype(leaf.dtype)
-        for name, leaf in own.items()
-    }
+    merged = {name: leaf if name in fresh else stored[name].astype(leaf.dtype) for name, leaf in own.items()}
     variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
     average = jax.tree.map(jnp.copy, variables) if state.average else {}  # a copy, since steps donate their arguments
-    transfer = Transfer(
-        source=str(workdir / workdirs.CHECKPOINTS / str(found.step)),
-        averaged=found.averaged,
-        taken=tuple(sorted(own.keys() - fresh)),
-        fresh=tuple(sorted(fresh)),
-        unused=tuple(sorted(stored.keys() - own.keys() | (stored.keys() & fresh))),
+    taken = own.keys() - fresh
+    line = (
+        f"from {workdir / workdirs.CHECKPOINTS / str(found.step)}{' (its moving average)' if found.averaged else ''}: "
+        f"{len(taken)} arrays; made anew: {_modules(fresh)}; not used: {_modules(stored.keys() - taken)}"
     )
-    return dataclasses.replace(state, average=average, **variables), transfer
+    return dataclasses.replace(state, average=average, **variables), line
 
 
 def _require_fit(source: str, stored: _Arrays, own: _Arrays, other_classes: bool) -> set[str]:
@@ -135,6 +106,7 @@ def _flatten(tree: Any) -> _Arrays:
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
-def _modules(names: tuple[str, ...]) -> list[str]:
-    """The few modules that many arrays belong to: params/blocks_3/junction/... belongs to "junctions"."""
-    return sorted({"junctions" if "/junction/" in name else name.split("/")[1] for name in names})
+def _modules(names: Iterable[str]) -> str:
+    """The few modules that many arrays belong to; all arrays of params/blocks_3/junction/... belong to "junctions"."""
+    modules = {"junctions" if "/junction/" in name else name.split("/")[1] for name in names}
+    return ", ".join(sorted(modules)) or "nothing"

@@ -6,11 +6,12 @@ Steps that are repeated after `kill -9` appear twice, with the same numbers. An 
 the run. W&B is an optional extra.
 """
 
+import contextlib
 import importlib.util
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -39,32 +40,31 @@ class WandbLog:
     def __init__(self, workdir: epath.Path, project: str) -> None:
         """Opens the run of this workdir in the project, or resumes it."""
         self._run: Any = None
-        try:
+        with self._reporting():
             self._run = _open(workdir, project)
-        except Exception as error:  # no log is worth a run
-            self._give_up(error)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Sends a line of metrics.jsonl."""
-        if self._run is not None:
-            try:
+        with self._reporting():
+            if self._run is not None:
                 self._run.log(dict(line))
-            except Exception as error:
-                self._give_up(error)
 
     def close(self) -> None:
         """Waits, within limits, until everything is sent."""
-        if self._run is not None:
-            try:
+        with self._reporting():
+            if self._run is not None:
                 self._run.finish()
-            except Exception as error:
-                self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self._run = None
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        text = f"warning: nothing goes to Weights & Biases until the next start of the run: {lines[0]}"
-        print(text, file=sys.stderr, flush=True)
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Reports any error and switches the log off: no log is worth a run."""
+        try:
+            yield
+        except Exception as error:
+            self._run = None
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            text = f"warning: nothing goes to Weights & Biases until the next start of the run: {lines[0]}"
+            print(text, file=sys.stderr, flush=True)
 
 
 def _open(workdir: epath.Path, project: str) -> Any:

@@ -1,36 +1,29 @@
-"""Weights & Biases in its offline mode: the files that it writes are read back."""
+"""Weights & Biases in its offline mode; the tests read its files back."""
 
 import importlib.util
 import json
-import os
-import signal
 import struct
 
-import flax.linen as nn
 import pytest
 from etils import epath
 
-from skipnet_jax import config, specs, train
-from skipnet_jax.runs import console, signals, wandb_log, workdir
+from skipnet_jax import errors, train
+from skipnet_jax.runs import metrics_log, wandb_log, workdir
+from tests.tiny_runs import make_spec
 
-BLOCK = 2**15  # of the files, which are LevelDB logs
-HEADER, LAST_KINDS = 7, (1, 4)  # of a file and of each piece of a record; kinds of piece that end one
+BLOCK = 2**15  # its files are LevelDB logs
+HEADER, LAST_KINDS = 7, (1, 4)  # size of the header of a file and of each fragment; kinds of the last fragment
 
-
-def line(step, **numbers):
-    return {"step": step, **numbers}
-
-
-LINES = [line(5, loss=2.0), line(10, loss=1.0), line(10, accuracy=0.5), line(15, loss=0.5)]
+LINES = [{"step": 5, "loss": 2.0}, {"step": 10, "loss": 1.0}, {"step": 10, "accuracy": 0.5}, {"step": 15, "loss": 0.5}]
 
 
-def open_log(path, lines=(), *, project="skipnets", config=None):
+def open_log(path, *, project="skipnets", config=None):
     (path / workdir.CONFIG).write_text(json.dumps(config or {"optim": {"lr": 0.1}}))
-    return wandb_log.WandbLog(epath.Path(path), project, lines)
+    return wandb_log.WandbLog(epath.Path(path), project)
 
 
 def records(file):
-    """Takes a file of Weights & Biases apart."""
+    """The records in a file of Weights & Biases."""
     from wandb.proto import wandb_internal_pb2
 
     data, at, record = file.read_bytes(), HEADER, b""
@@ -50,7 +43,7 @@ def read_back(path):
     """For each start of a run: its id, its project, its config, and its lines."""
     import wandb
 
-    wandb.teardown()  # as at the end of a process: only then is everything in the files for sure
+    wandb.teardown()  # as at the end of a process, which completes the files
     starts = []
     for file in sorted((path / "wandb").glob("offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns):
         lines, identity, config = [], None, {}
@@ -68,7 +61,7 @@ def read_back(path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """As a user would, before a run starts; nothing of this machine's own."""
+    """As a user would set it before a run; without this machine's own settings."""
     if importlib.util.find_spec("wandb") is None:
         pytest.skip("needs the extra `wandb`")
     import wandb
@@ -82,158 +75,57 @@ def offline(monkeypatch, tmp_path):
     wandb.teardown()
 
 
-def test_an_interrupted_run_is_one_run_there_with_every_line_once(offline, tmp_path, capsys):
-    log = open_log(tmp_path)
-    for each in LINES:
-        log.write(each)
-    log.close()
-    # Restarted from step 10, before whose evaluation it was saved, with another learning rate.
-    log = open_log(tmp_path, LINES[:2], config={"optim": {"lr": 0.2}})
-    for each in [*LINES[2:], line(20, loss=0.25)]:
-        log.write(each)
-    log.close()
-    first, second = read_back(tmp_path)
-    identity = json.loads((tmp_path / workdir.WANDB).read_text())["id"]
-    assert first[:2] == second[:2] == (identity, "skipnets")
-    assert (first[2], second[2]) == ({"optim": {"lr": 0.1}}, {"optim": {"lr": 0.2}})
-    assert first[3] == LINES
-    assert second[3] == [line(20, loss=0.25)]
-    captured = capsys.readouterr()
-    assert f"Weights & Biases: run {identity}, offline in {tmp_path}" in captured.out and captured.err == ""
-
-
-def test_what_may_not_have_arrived_is_sent_again(offline, tmp_path, monkeypatch):
-    """kill -9: `close` is never called, and only what was sent half a minute before is safe."""
-    now = [0.0]
-    monkeypatch.setattr(wandb_log.time, "monotonic", lambda: now[0])
-    killed = open_log(tmp_path)
-    for each, seconds in zip(LINES, (0, 10, 40, 41), strict=True):
-        now[0] = seconds
-        killed.write(each)
-    killed._run.finish()
-    log = open_log(tmp_path, LINES[:1])
-    for each in LINES[1:]:
-        log.write(each)
-    log.close()
-    assert read_back(tmp_path)[1][3] == LINES[2:]
-
-
-def test_turned_on_late_or_in_another_project_it_gets_all_lines(offline, tmp_path):
-    for project in ("first", "second"):
-        log = open_log(tmp_path, LINES[:2], project=project)
-        log.write(LINES[2])
+def test_an_interrupted_run_is_one_run_there(offline, tmp_path, capsys):
+    """Its id is that of wandb.json, even if an older version wrote the file."""
+    (tmp_path / workdir.WANDB).write_text('{"project": "skipnets", "id": "ab12cd34", "sent": [10, 1]}')
+    for lines, config in ((LINES[:3], {"optim": {"lr": 0.1}}), (LINES[3:], {"optim": {"lr": 0.2}})):
+        log = open_log(tmp_path, config=config)
+        for line in lines:
+            log.write(line)
         log.close()
-    (one, *first), (other, *second) = read_back(tmp_path)
-    assert one != other
-    assert first == ["first", {"optim": {"lr": 0.1}}, LINES[:3]]
-    assert second == ["second", {"optim": {"lr": 0.1}}, LINES[:3]]
+    first, second = read_back(tmp_path)
+    assert first == ("ab12cd34", "skipnets", {"optim": {"lr": 0.1}}, LINES[:3])
+    assert second == ("ab12cd34", "skipnets", {"optim": {"lr": 0.2}}, LINES[3:])
+    captured = capsys.readouterr()
+    assert f"Weights & Biases: run ab12cd34, offline in {tmp_path}" in captured.out and captured.err == ""
+    assert wandb_log._identity(epath.Path(tmp_path / workdir.WANDB), "another") != "ab12cd34"
 
 
-def test_without_a_login_the_run_goes_on_and_the_next_start_makes_up_for_it(offline, tmp_path, monkeypatch, capsys):
-    import wandb
+def test_metrics_of_a_run_go_there_line_by_line(offline, tmp_path):
+    spec = make_spec(wandb_project="skipnets")
+    (tmp_path / workdir.CONFIG).write_text("{}")
+    log = metrics_log.MetricsLog(epath.Path(tmp_path), step=0, wandb_project=spec.wandb_project)
+    log.write(2, {"epoch": 0.5, "train/loss": 1.0})
+    log.write(4, {"epoch": 1.0, "test/accuracy": 0.5})
+    log.close()
+    (start,) = read_back(tmp_path)
+    assert start[0] == json.loads((tmp_path / workdir.WANDB).read_text())["id"]
+    assert start[3] == workdir.read_metrics(tmp_path)
 
-    wandb.teardown()
+
+def test_without_a_login_the_run_goes_on_and_so_it_does_after_a_failure(offline, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "online")
     log = open_log(tmp_path)
     log.write(LINES[0])
-    log.write(LINES[1])
     log.close()
     err = capsys.readouterr().err
     assert err.startswith("warning: nothing goes to Weights & Biases") and err.count("\n") == 1
     assert "not logged in. Run: wandb login" in err
-    wandb.teardown()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    log = open_log(tmp_path, LINES[:2])
-    log.write(LINES[2])
-    log.close()
-    assert read_back(tmp_path)[0][3] == LINES[:3]
 
+    class Broken:
+        def log(self, line):
+            raise OSError("no route")
 
-def test_a_failure_in_the_middle_is_said_once(offline, tmp_path, capsys):
-    log = open_log(tmp_path)
-    log.write(LINES[0])
-    run, log._run = log._run, Broken()
-    for each in LINES[1:]:
-        log.write(each)
+    log._run = Broken()
+    for line in LINES:
+        log.write(line)
     log.close()
-    run.finish()
     assert capsys.readouterr().err.count("no route") == 1
 
 
-class Broken:
-    def log(self, line):
-        raise OSError("no route")
-
-
-def test_turned_off_by_its_own_variable_nothing_counts_as_sent(offline, tmp_path, monkeypatch):
-    import wandb
-
-    wandb.teardown()
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    log = open_log(tmp_path)
-    log.write(LINES[0])
-    log.close()
-    assert json.loads((tmp_path / workdir.WANDB).read_text())["sent"] == [-1, 0]
-
-
-def test_the_missing_extra_is_named(monkeypatch):
+def test_a_run_without_the_extra_is_refused_before_its_workdir_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     wandb_log.require_installed("")
-    with pytest.raises(ValueError, match=r'wandb_project: got \'mine\'.*pip install -e "\.\[wandb\]"'):
-        wandb_log.require_installed("mine")
-
-
-class TinyNet(nn.Module):
-    """The interface of the project's networks at a hundredth of their compile time."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        return nn.Dense(10, name="classifier")(images.reshape(len(images), -1))
-
-
-def test_a_training_run_that_is_stopped_and_goes_on(offline, tmp_path, monkeypatch):
-    """All numbers are there once, but for timings as in metrics.jsonl."""
-    spec = specs.TrainSpec(
-        model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-        data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-        mixing=specs.MixingSpec(),
-        optim=specs.OptimSpec(lr=0.05, warmup_epochs=0),
-        batch_size=256,
-        epochs=2,
-        log_every_steps=2,
-        wandb_project="skipnets",
-    )
-    monkeypatch.setattr(train, "build_network", lambda _: TinyNet())
-    original = console.Console.step
-
-    def step(self, sums):
-        original(self, sums)
-        if self.done == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console.Console, "step", step)
-        with pytest.raises(signals.Stopped, match="the last checkpoint is step 7"):
-            train.train_and_evaluate(spec, tmp_path / "run")
-    train.train_and_evaluate(spec, tmp_path / "run")
-    first, second = read_back(tmp_path / "run")
-    assert first[:2] == second[:2]
-    assert first[2] == second[2] == json.loads(json.dumps(config.to_dict(spec)))
-    assert [each["step"] for each in first[3]] == [2, 4, 5, 5, 6]
-    assert first[3] + second[3] == workdir.read_metrics(tmp_path / "run")
-
-
-def test_a_run_without_the_extra_is_refused_before_its_workdir_is_made(tmp_path, monkeypatch):
-    spec = specs.TrainSpec(
-        model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-        data=specs.DataSpec(name="digits", image_size=8, pad_crop=1),
-        mixing=specs.MixingSpec(),
-        optim=specs.OptimSpec(lr=0.05),
-        batch_size=256,
-        epochs=2,
-        wandb_project="skipnets",
-    )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"\[wandb\]"):
-        train.train_and_evaluate(spec, tmp_path / "run")
+    with pytest.raises(errors.UserError, match=r'wandb_project: got \'mine\'.*pip install -e "\.\[wandb\]"'):
+        train.train_and_evaluate(make_spec(wandb_project="mine"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
