@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.training import sharding
 
 
-def test_the_mesh_spans_all_devices_in_order_unless_told_otherwise():
+def test_the_mesh_has_all_devices_in_order_by_default():
     assert sharding.make_mesh().devices.tolist() == jax.devices()
     assert sharding.make_mesh(jax.devices()[:2]).devices.tolist() == jax.devices()[:2]
     assert sharding.make_mesh().axis_names == ("data",)
@@ -25,7 +26,7 @@ def test_to_global_splits_the_batch_and_keeps_the_numbers():
         np.testing.assert_array_equal(shards[-1].data, batch[name][-2:])
 
 
-def test_replicate_puts_everything_everywhere():
+def test_replicate_puts_everything_on_every_device():
     mesh = sharding.make_mesh()
     tree = {"step": jnp.zeros((), jnp.int32), "params": {"kernel": jnp.arange(6.0).reshape(2, 3)}}
     out = sharding.replicate(tree, mesh)
@@ -35,10 +36,10 @@ def test_replicate_puts_everything_everywhere():
     assert out["step"].dtype == jnp.int32
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_what_to_type():
+def test_a_batch_that_cannot_be_split_evenly_is_refused_with_the_nearest_sizes():
     mesh = sharding.make_mesh(jax.devices()[:4])
-    sharding.require_divisible("batch_size", 64, mesh)
-    with pytest.raises(ValueError, match=r"batch_size: got 66, .*\(4\).*--config\.batch_size=64 or .*=68\."):
-        sharding.require_divisible("batch_size", 66, mesh)
-    with pytest.raises(ValueError, match=r"Try --config\.eval_batch_size=4\.$"):
-        sharding.require_divisible("eval_batch_size", 3, mesh)
+    sharding.require_divisible(64, mesh)
+    with pytest.raises(UserError, match=r"batch_size: got 66, .*\(4\)\. Try batch_size=64 or batch_size=68\.$"):
+        sharding.require_divisible(66, mesh)
+    with pytest.raises(UserError, match=r"Try batch_size=4\.$"):
+        sharding.require_divisible(3, mesh)

@@ -1,4 +1,4 @@
-"""Short training runs against the same runs of the published implementation, in float64."""
+"""Short training runs in float64, compared with the same runs of the published implementation."""
 
 import functools
 import json
@@ -11,18 +11,18 @@ from flax import traverse_util
 
 from skipnet_jax import specs
 from skipnet_jax.interop.torch_weights import from_state_dict, original_name, to_state_dict, variable_shapes
-from skipnet_jax.models import create_model, list_models, model_info
+from skipnet_jax.models import build_network, list_models, model_info
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.training import sharding, steps
 from tests import golden_rules
 
 NAMES = {model_info(name).published_name: name for name in list_models()}
-OPTIMIZERS = {"rmsproptf": "rmsprop_tf"}  # published name: ours, where they differ
+OPTIMIZERS = {"rmsproptf": "rmsprop_tf"}  # published name: our name, where they differ
 KINDS = {"scale": "norm_scale", "mean": "running_mean", "var": "running_var", "logits": "static_logits"}
 
 
 def starting_variables(name, classes):
-    """Weights follow from their names and kinds, and kinds from what our tree calls them."""
+    """The golden rules derive each weight from its original name and its kind; our name tells the kind."""
     shapes = variable_shapes(name, classes)
     blank = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
     blank = to_state_dict(name, traverse_util.unflatten_dict(blank))  # in the original's layout
@@ -42,9 +42,7 @@ def images_of(seed, expected):
 def make_spec(expected, layer_lr_ratio):
     settings = expected["optimizer"]
     return specs.TrainSpec(
-        model=specs.ModelSpec(
-            NAMES[expected["model"]], expected["num_classes"], dtype="float64", bn_group_size=0, gate_reduction=0
-        ),
+        model=specs.ModelSpec(NAMES[expected["model"]], expected["num_classes"], dtype="float64", bn_group_size=0),
         data=specs.DataSpec(name="digits"),
         mixing=specs.MixingSpec(),
         optim=specs.OptimSpec(
@@ -63,14 +61,14 @@ def make_spec(expected, layer_lr_ratio):
 
 
 def start(expected, layer_lr_ratio=1.0):
-    """The network, the state before the first step, and the project's own update."""
+    """The network, the state before the first step, and `steps.update` for this recipe."""
     spec = make_spec(expected, layer_lr_ratio)
-    name, classes = spec.model.name, spec.model.num_classes
-    model = create_model(name, num_classes=classes, dtype=jnp.float64, bn_group_size=0)
+    model = build_network(spec.model)
     schedule = schedules.make_schedule(spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=1)
     optimizer = optimizers.make_optimizer(spec.optim, schedule)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    state = steps.state_from_variables(starting_variables(name, classes), optimizer, mesh=mesh)
+    variables = starting_variables(spec.model.name, spec.model.num_classes)
+    state = steps.state_from_variables(variables, optimizer, mesh=mesh)
     return model, state, functools.partial(steps.update, model=model, optimizer=optimizer, spec=spec)
 
 
@@ -89,13 +87,12 @@ def read(golden, stem):
     return json.loads((golden / "trajectories" / f"{stem}.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "layer_lr_ratio"),
     [
-        ("skip-resnet-110-sgd", 1.0),
-        ("skip-convnext-t-adamw-clip1", 1.0),
-        ("skip-resnet-18-rmsproptf", 1.0),
+        pytest.param("skip-resnet-110-sgd", 1.0, marks=pytest.mark.slow),
+        pytest.param("skip-convnext-t-adamw-clip1", 1.0, marks=pytest.mark.slow),
+        pytest.param("skip-resnet-18-rmsproptf", 1.0, marks=pytest.mark.slow),
         ("skip-resnet-18-sgd-layerlr0.1", 0.1),
     ],
 )
@@ -118,11 +115,11 @@ def test_trajectory(stem, layer_lr_ratio, golden, x64):
 
 @pytest.mark.slow
 def test_trajectory_of_sam(golden, x64):
-    """As far as it is determined: this network multiplies rounding by about 10,000 a step.
+    """Compares three steps, because this network amplifies rounding errors about 10,000 times per step.
 
-    PyTorch itself, with one thread instead of two, departs from the golden run by 5e-6 in the fourth step and by 9 % in
-    the fifth; weights changed in their last bit, by 6e-5 in the third. Compiling two passes through 110 layers takes
-    longer than these steps, so the update runs operation by operation.
+    PyTorch with one thread instead of two differs from the golden run by 5e-6 in the fourth step and by 9 % in the
+    fifth. Changing the weights in their last bit gives 6e-5 in the third step. Compiling two passes through 110 layers
+    takes longer than these steps, so the update runs without jit.
     """
     expected = read(golden, "resnet-110-sam")
     _, state, update = start(expected)
