@@ -20,7 +20,6 @@ from jaxtyping import UInt8
 
 from skipnet_jax import files
 from skipnet_jax.data import sources, splits
-from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import gate_maps, gates, heat_maps, preprocessing, scoring
 from skipnet_jax.evaluation.predictor import Predictor, from_weights
 from skipnet_jax.models import build_network, model_info
@@ -101,8 +100,7 @@ def _make(folder: epath.Path) -> None:
         if files.is_local(folder) and not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        got = f"{folder}, which cannot be written ({error.strerror or error})"
-        raise UserError("out", got, "a folder that can", "Give another `out`.") from error
+        raise files.unwritable("out", folder, error) from error
 
 
 def _first_of_each_class(split: splits.DataSplit, spec: TrainSpec) -> Iterator[_Image]:

@@ -45,6 +45,19 @@ def golden() -> pathlib.Path:
     return pathlib.Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run of `tiny_runs.TinyNet` with a moving average; tests that write copy it."""
+    from skipnet_jax import train
+    from tests import tiny_runs
+
+    path = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_runs.use_network(patch, tiny_runs.TinyNet())
+        train.train_and_evaluate(tiny_runs.make_spec(ema_decay=0.9), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def compile_once(tmp_path_factory) -> Iterator[None]:
     """Runs of a module compile the same few steps; on disk the first one's serve all."""

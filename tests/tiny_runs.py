@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from skipnet_jax import specs
 from skipnet_jax.runs import checkpoint, workdir
@@ -40,6 +41,12 @@ def make_spec(**changes: Any) -> specs.TrainSpec:
         log_every_steps=2,
     )
     return dataclasses.replace(spec, **changes)
+
+
+def use_network(patch: pytest.MonkeyPatch, network: nn.Module) -> None:
+    """Trains, evaluates and predicts with this network, whatever a spec names, until the patch is undone."""
+    for module in ("train", "runs.weights", "evaluate", "evaluation.predictor"):
+        patch.setattr(f"skipnet_jax.{module}.build_network", lambda _: network)
 
 
 def last_checkpoint(path: pathlib.Path) -> tuple[int, dict[str, Any] | None, Any]:

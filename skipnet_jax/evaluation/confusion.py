@@ -91,15 +91,15 @@ def break_down(predictions: Predictions, class_names: tuple[str, ...]) -> Breakd
     from sklearn import metrics  # slow to import
 
     answers, guesses, confidence = (predictions[name] for name in ("answer", "prediction", "confidence"))
-    labels = range(len(class_names))
-    counted = (
-        metrics.confusion_matrix(answers, guesses, labels=labels) if len(answers) else np.zeros((len(labels),) * 2, int)
-    )
+    classes = range(len(class_names))
+    confusion = np.zeros((len(classes), len(classes)), int)
+    if len(answers):  # scikit-learn refuses to count nothing
+        confusion = metrics.confusion_matrix(answers, guesses, labels=classes)
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     return Breakdown(
         class_names,
-        confusion=counted,
+        confusion=confusion,
         images=np.bincount(bins, minlength=BINS),
         hits=np.bincount(bins[answers == guesses], minlength=BINS),
-        confidence=np.bincount(bins, weights=confidence, minlength=BINS),
+        confidence=np.bincount(bins, weights=confidence, minlength=BINS).astype(float),
     )

@@ -33,16 +33,8 @@ def draw_gates(gates: Gates, title: str, path: epath.Path) -> None:
     Args:
       title: the network and the images.
     """
-    maps = Maps(gates.sections, gates.overall.branch is not None, MAPS_WIDTH)
-    figure = titled_figure(
-        LEFT + maps.width + MARGIN + BAR_WIDTH + BAR_MARGIN,
-        TOP + maps.height + BOTTOM,
-        title,
-        f"{_note(gates.sections, gates.overall)}{_variation(gates)}",
-    )
-    maps.label(maps.draw(figure, gates.overall, WEIGHTS, left=LEFT, top=TOP))
-    colour_bar(figure, WEIGHTS, left=LEFT + maps.width + MARGIN, top=TOP, height=maps.height)
-    _save(figure, path)
+    note = f"{_note(gates.sections, gates.overall)}{_variation(gates)}"
+    _draw(gates.sections, gates.overall, title, note, path)
 
 
 def draw_image(
@@ -54,18 +46,7 @@ def draw_image(
       image: 0..255.
       title: what the image shows.
     """
-    maps = Maps(sections, weights.branch is not None, MAPS_WIDTH)
-    left = MARGIN + IMAGE_SIDE + LEFT
-    height = max(maps.height, IMAGE_SIDE)
-    figure = titled_figure(
-        left + maps.width + MARGIN + BAR_WIDTH + BAR_MARGIN, TOP + height + BOTTOM, title, _note(sections, weights)
-    )
-    axes = add_axes(figure, MARGIN, TOP, IMAGE_SIDE, IMAGE_SIDE)
-    axes.imshow(image, interpolation="nearest")
-    axes.set_axis_off()
-    maps.label(maps.draw(figure, weights, WEIGHTS, left=left, top=TOP))
-    colour_bar(figure, WEIGHTS, left=left + maps.width + MARGIN, top=TOP, height=maps.height)
-    _save(figure, path)
+    _draw(sections, weights, title, _note(sections, weights), path, image)
 
 
 def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epath.Path) -> None:
@@ -97,6 +78,29 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
         name = f"{plots.shorten(class_names[k], 24)} ({gates.counts[k]} images)"
         panels[0].set_title(name, loc="left", fontsize=9, pad=4)
     colour_bar(figure, scale, left=MARGIN + columns * step_x, top=2 * CLASS_TITLE, height=height - CLASS_TITLE)
+    _save(figure, path)
+
+
+def _draw(
+    sections: Sequence[Section],
+    weights: GateWeights,
+    title: str,
+    note: str,
+    path: epath.Path,
+    image: np.ndarray | None = None,
+) -> None:
+    maps = Maps(sections, weights.branch is not None, MAPS_WIDTH)
+    left, height = LEFT, maps.height
+    if image is not None:
+        left, height = left + MARGIN + IMAGE_SIDE, max(height, IMAGE_SIDE)
+    right = left + maps.width + MARGIN
+    figure = titled_figure(right + BAR_WIDTH + BAR_MARGIN, TOP + height + BOTTOM, title, note)
+    if image is not None:
+        axes = add_axes(figure, MARGIN, TOP, IMAGE_SIDE, IMAGE_SIDE)
+        axes.imshow(image, interpolation="nearest")
+        axes.set_axis_off()
+    maps.label(maps.draw(figure, weights, WEIGHTS, left=left, top=TOP))
+    colour_bar(figure, WEIGHTS, left=right, top=TOP, height=maps.height)
     _save(figure, path)
 
 

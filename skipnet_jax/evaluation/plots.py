@@ -1,4 +1,4 @@
-"""Pictures: how each of them is made and saved, and those of an evaluation (confusion and calibration)."""
+"""What all pictures share, and the two pictures of an evaluation: confusion and calibration."""
 
 import io
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def new_figure(width: float | int, height: float | int, layout: Literal["constra
 
 
 def set_frame(axes: Any, title: str, label: str) -> None:
-    """Gives a graph the looks that all graphs here share.
+    """Gives a graph the style of all graphs here.
 
     Args:
       label: of the x axis.

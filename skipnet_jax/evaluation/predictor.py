@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Float, Float32, PyTree, UInt8
+from jaxtyping import Array, Float32, PyTree, UInt8
 
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation.preprocessing import Preprocessing
@@ -65,7 +65,7 @@ class Predictor:
         Raises:
           UserError: there are no images.
         """
-        return np.concatenate(list(self._run(self._logits, images)))
+        return np.concatenate(list(self._run(images)))
 
     def predict(self, images: UInt8[np.ndarray, "b h w 3"], top: int = 5) -> list[list[tuple[str, float]]]:
         """Returns the most probable classes of each image, as `most_probable` does.
@@ -85,37 +85,27 @@ class Predictor:
         Raises:
           UserError: there are no images.
         """
-        batches = self._run(self._features, images)
+        batches = self._run(images, "features")
         return tuple(np.concatenate(stages) for stages in zip(*batches, strict=True))
 
-    def _run(self, program: Callable[..., PyTree], images: np.ndarray) -> Iterator[PyTree]:
-        """Runs a program batch by batch, and yields its results without those of the padding."""
+    def _run(self, images: np.ndarray, method: str | None = None) -> Iterator[PyTree]:
+        """Runs the network or another of its methods batch by batch, and yields the results without the padding's."""
         if not len(images):
             raise UserError("images", "none", "at least one", "Give an array [b, h, w, 3].")
         size = min(len(images), self.batch_size)
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            results = jax.device_get(program(self.variables, pad(batch, size)))
+            results = jax.device_get(self._program(self.variables, pad(batch, size), method))
             yield jax.tree.map(operator.itemgetter(slice(len(batch))), results)
 
     @functools.cached_property
-    def _logits(self) -> Callable[..., Float[Array, "b k"]]:
-        def run(variables: dict[str, PyTree], images: Array) -> Array:
-            logits: Any = self.model.apply(variables, self._normalized(images), train=False)
-            return logits.astype(jnp.float32)
+    def _program(self) -> Callable[..., PyTree]:
+        def run(variables: dict[str, PyTree], images: Array, method: str | None) -> PyTree:
+            normalized = mixing.normalize_images(images, self.preprocessing.statistics, jnp.result_type(float))
+            outputs = self.model.apply(variables, normalized, train=False, method=method)
+            return jax.tree.map(lambda output: output.astype(jnp.float32), outputs)
 
-        return jax.jit(run)
-
-    @functools.cached_property
-    def _features(self) -> Callable[..., list[Array]]:
-        def run(variables: dict[str, PyTree], images: Array) -> list[Array]:
-            stages: Any = self.model.apply(variables, self._normalized(images), train=False, method="features")
-            return [stage.astype(jnp.float32) for stage in stages]
-
-        return jax.jit(run)
-
-    def _normalized(self, images: Array) -> Array:
-        return mixing.normalize_images(images, self.preprocessing.statistics, jnp.result_type(float))
+        return jax.jit(run, static_argnames="method")
 
 
 def pad(images: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[np.ndarray, "n h w 3"]:

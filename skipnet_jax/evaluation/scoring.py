@@ -16,7 +16,7 @@ from skipnet_jax.training import objectives, sharding, steps
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
-Predictions = dict[str, Shaped[np.ndarray, "n"]]
+Predictions = dict[str, Shaped[np.ndarray, "_n"]]
 
 
 def evaluate_state(
@@ -41,9 +41,10 @@ def evaluate_state(
 
     Returns:
       The results: "loss" (mean cross entropy, nats), "accuracy" and "top5_accuracy" (0..1), "count" (examples); for the
-      average "average_loss", "average_accuracy" and "average_top5_accuracy". And if the step was made with
-      `per_example=True`, the rows of `objectives.predict` for every example that counts, on all hosts. These are the
-      moving average's if there is one, since the best checkpoint is chosen by it.
+      average also "average_loss", "average_accuracy" and "average_top5_accuracy".
+      The predictions, if the step was made with `per_example=True`: what `objectives.predict` returns, for all examples
+      that count, on every host. They are the moving average's if there is one, since it decides which checkpoint is the
+      best.
     """
     networks = [state.variables, state.average] if state.average else [state.variables]
     outputs: list[list[dict[str, PyTree]]] = [[] for _ in networks]
@@ -96,6 +97,6 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def _join(batches: list[Predictions]) -> Predictions:
-    """Joins the predictions of batches, without the rows that count for nothing."""
+    """Joins the predictions of batches, and leaves out padding."""
     joined = {name: np.concatenate([rows[name] for rows in batches]) for name in (batches[0] if batches else ())}
     return {name: rows[joined["answer"] >= 0] for name, rows in joined.items()}

@@ -1,72 +1,53 @@
 import dataclasses
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import evaluate, specs, train
 from skipnet_jax.data import sources
+from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import predictor
 from skipnet_jax.evaluation.preprocessing import Preprocessing
-from skipnet_jax.interop import torch_weights
+from skipnet_jax.models import abstract_variables, build_network
 from skipnet_jax.runs import checkpoint, weights, workdir
+from tests import tiny_runs
+
+SPEC = tiny_runs.make_spec()
+TEN = Preprocessing.of_data("tiny", SPEC.data, tuple("abcdefghij"))
 
 
-class TinyNet(nn.Module):
-    """The interface of the project's networks at a hundredth of their compile time."""
+class PyramidNet(nn.Module):
+    """The interface of the project's networks, with two sections."""
 
     @nn.compact
-    def _run(self, images, train, classify):
+    def _run(self, images, classify):
         x = nn.relu(nn.Conv(16, (3, 3), name="conv")(images))
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         maps = [x, nn.relu(nn.Conv(8, (3, 3), strides=2, name="last")(x))]
         return nn.Dense(10, name="classifier")(maps[-1].reshape(len(x), -1)) if classify else maps
 
     def __call__(self, images, *, train):
-        return self._run(images, train, True)
+        return self._run(images, True)
 
     def features(self, images, *, train):
-        return self._run(images, train, False)
-
-
-SPEC = specs.TrainSpec(
-    model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-    data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-    mixing=specs.MixingSpec(),
-    optim=specs.OptimSpec(lr=0.05, warmup_epochs=0),
-    batch_size=256,
-    epochs=4,
-    ema_decay=0.9,
-)
-TEN = Preprocessing.of_data("tiny", SPEC.data, tuple("abcdefghij"))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run of TinyNet with a moving average."""
-    path = tmp_path_factory.mktemp("predictor") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", lambda **_: TinyNet())
-        train.train_and_evaluate(SPEC, path)
-    return path
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(evaluate, "create_model", lambda **_: TinyNet())
-    monkeypatch.setattr(predictor, "create_model", lambda **_: TinyNet())
+        return self._run(images, False)
 
 
 def make_predictor(batch_size=predictor.BATCH_SIZE):
-    images = jnp.zeros((1, 8, 8, 3))
-    return predictor.Predictor(TinyNet(), TinyNet().init(jax.random.key(0), images, train=False), TEN, batch_size)
+    model = PyramidNet()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    return predictor.Predictor(model, variables, TEN, batch_size)
 
 
 def make_images(number):
     return np.random.default_rng(0).integers(0, 256, (number, 8, 8, 3), np.uint8)
+
+
+def write_checkpoint(path, spec, variables):
+    workdir.open_for_training(path, spec)
+    with checkpoint.open_manager(path / workdir.CHECKPOINTS) as manager:
+        checkpoint.save(manager, 7, variables, {"accuracy": 0.5})
 
 
 def test_the_network_sees_normalised_images():
@@ -84,9 +65,8 @@ def test_batches_change_nothing_and_compile_one_program():
     np.testing.assert_allclose(parts.logits(images), whole.logits(images), rtol=1e-5, atol=1e-6)
     for got, wanted in zip(parts.features(images), whole.features(images), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
-    assert parts._logits._cache_size() == parts._features._cache_size() == 1
     parts.logits(images[:6])
-    assert parts._logits._cache_size() == 1
+    assert parts._program._cache_size() == 2, "one for logits, one for features"
 
 
 def test_the_most_probable_classes_come_first():
@@ -105,71 +85,45 @@ def test_of_equals_the_first_class_comes_first_and_large_logits_do_not_overflow(
     assert predictor.most_probable(logits, ("a", "b", "c"), 3) == [[("a", 0.5), ("b", 0.5), ("c", 0.0)]]
 
 
-def test_what_cannot_be_asked_for():
-    with pytest.raises(ValueError, match="top: got 0"):
+def test_no_classes_and_no_images_are_refused():
+    with pytest.raises(UserError, match="top: got 0"):
         make_predictor().predict(make_images(1), top=0)
     for ask in (make_predictor().logits, make_predictor().features):
-        with pytest.raises(ValueError, match="images: got none"):
+        with pytest.raises(UserError, match="images: got none"):
             ask(make_images(0))
 
 
-def test_a_run_predicts_as_it_is_evaluated_with_its_average(run, tiny):
+def test_a_run_predicts_as_it_is_evaluated_with_its_average(finished_run, monkeypatch):
+    tiny_runs.use_network(monkeypatch, tiny_runs.TinyNet())
     source = sources.load(SPEC.data, "test")
-    network = predictor.load_workdir(run)
-    [result] = evaluate.evaluate_workdir(run)
-    logits = network.logits(source.images)
-    assert np.mean(logits.argmax(1) == source.labels) == result["average_accuracy"] > 0.3
-    own = checkpoint_variables(run, result["step"])
-    assert not np.array_equal(own["params"]["conv"]["kernel"], network.variables["params"]["conv"]["kernel"])
+    network = predictor.load_workdir(finished_run)
+    network_itself = weights.load(finished_run, averaged=False)
+    evaluated = {line["step"]: line.get("test/average_accuracy") for line in workdir.read_metrics(finished_run)}
+    accuracy = np.mean(network.logits(source.images).argmax(1) == source.labels)
+    assert accuracy == evaluated[network_itself.step]
+    kernel = network_itself.variables["params"]["conv"]["kernel"]
+    assert not np.array_equal(kernel, network.variables["params"]["conv"]["kernel"])
     assert network.preprocessing.class_names == source.class_names
-    assert (network.preprocessing.mean, network.preprocessing.std) == (source.statistics.mean, source.statistics.std)
-
-
-def checkpoint_variables(run, step):
-    with checkpoint.open_manager(run / workdir.CHECKPOINTS, read_only=True) as manager:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = checkpoint.stored_shapes(manager, step, device)
-        return checkpoint.restore(manager, step, {name: shapes[name] for name in ("params", "batch_stats")})
-
-
-def test_without_an_average_the_network_itself_predicts(run, tiny, tmp_path):
-    spec = dataclasses.replace(SPEC, ema_decay=0.0)
-    workdir.open_for_training(tmp_path, spec)
-    variables = make_predictor().variables
-    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
-        checkpoint.save(manager, 7, {**variables, "average": {}}, {"accuracy": 0.5})
-    network = predictor.load_workdir(tmp_path, "7", batch_size=3)
-    jax.tree.map(np.testing.assert_array_equal, network.variables, variables)
-    assert network.batch_size == 3
-    assert network.preprocessing.class_names == tuple("0123456789")  # nothing names them
+    assert network.preprocessing.statistics == source.statistics
 
 
 def test_a_config_s_network_is_built_as_it_was_trained(tmp_path):
-    """Weights alone do not tell the width of a gate."""
+    """Weights alone do not tell the width of a gate. Without data.json, classes are called by their numbers."""
     spec = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, gate_reduction=4, dtype="bfloat16"))
-    spec = dataclasses.replace(spec, ema_decay=0.0)
-    model = predictor.build_network(spec.model)
-    variables = model.lazy_init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32), train=False)
-    workdir.open_for_training(tmp_path, spec)
-    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
-        checkpoint.save(manager, 7, variables, {"accuracy": 0.5})
-    network = predictor.load_workdir(tmp_path)
-    assert network.model == model
+    model = build_network(spec.model)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_variables(model, 8))
+    write_checkpoint(tmp_path, spec, variables)
+    network = predictor.load_workdir(tmp_path, "7", batch_size=3)
+    assert (network.model, network.batch_size) == (model, 3)
     jax.tree.map(np.testing.assert_array_equal, network.variables, variables)
+    assert network.preprocessing.class_names == tuple("0123456789")
 
 
-def test_converted_weights_are_given_the_published_data_s_images(tmp_path):
-    for name, classes, size, mean in (("resnet20", 10, 32, 0.4914), ("skip_resnet20", 4, 32, 0.5071)):
-        shapes = torch_weights.variable_shapes(name, classes)
-        zeros = {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}
-        variables = flax.traverse_util.unflatten_dict(zeros)
-        weights.save(tmp_path / name, weights.Origin(name, classes, "some.pt"), variables)
-        told = predictor.load_workdir(tmp_path / name).preprocessing
-        assert (told.model, told.image_size, told.mean[0], len(told.class_names)) == (name, size, mean, classes)
-
-
-def test_what_is_no_run_is_told_as_such(run, tmp_path, tiny):
-    with pytest.raises(ValueError, match=r"no config\.json"):
-        predictor.load_workdir(tmp_path)
-    with pytest.raises(ValueError, match="--checkpoint: got 'newest'"):
-        predictor.load_workdir(run, "newest")
+@pytest.mark.parametrize(("classes", "mean"), [(10, 0.4914), (4, 0.5071)])
+def test_converted_weights_are_given_the_published_data_s_images(tmp_path, monkeypatch, classes, mean):
+    tiny_runs.use_network(monkeypatch, PyramidNet())
+    variables = PyramidNet().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    weights.save(tmp_path / "converted", weights.Origin("resnet20", classes, "some.pt"), variables)
+    told = predictor.load_workdir(tmp_path / "converted").preprocessing
+    assert (told.model, told.image_size, len(told.class_names)) == ("resnet20", 32, classes)
+    assert told.statistics.mean[0] == mean

@@ -1,123 +1,73 @@
 import dataclasses
+import functools
 import io
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax import specs
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.training import sharding, steps
+from tests.tiny_runs import TinyNet, make_spec
+
+SPEC = make_spec()
+SOURCE = functools.cache(lambda: sources.load(SPEC.data, "test"))
 
 
-class TinyNet(nn.Module):
-    """The interface of the project's networks at a hundredth of their compile time."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        x = nn.Conv(8, (3, 3), strides=2, name="conv")(images)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
-        return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
+@functools.cache
+def make_state(seed=0):
+    variables = TinyNet().init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False)
+    return steps.TrainState(step=0, opt_state={}, **variables)
 
 
-SPEC = specs.TrainSpec(
-    model=specs.ModelSpec(name="skip_resnet20", num_classes=10),
-    data=specs.DataSpec(name="digits", image_size=8, pad_crop=1, flip=False),
-    mixing=specs.MixingSpec(),
-    optim=specs.OptimSpec(lr=0.05, warmup_epochs=0),
-    batch_size=256,
-    epochs=2,
-)
+@functools.cache
+def make_eval_step(per_example=False):
+    statistics = SOURCE().statistics
+    return steps.make_eval_step(TinyNet(), statistics=statistics, mesh=sharding.make_mesh(), per_example=per_example)
 
 
-def test_means_weigh_batches_by_their_examples():
-    sums = [{"loss": 6.0, "correct": 3, "count": 4}, {"loss": 9.0, "correct": 0, "count": 1}]
-    assert scoring.means(sums, {"a": "loss", "b": "correct"}) == {"a": 3.0, "b": 0.6}
+def evaluate(state, eval_batch_size=256):
+    spec = dataclasses.replace(SPEC, eval_batch_size=eval_batch_size)
+    return scoring.evaluate_state(make_eval_step(True), state, SOURCE(), spec, sharding.make_mesh())
 
 
 @pytest.mark.parametrize("eval_batch_size", [7, 64, 1000])  # 7 is rounded up to the 8 devices
 def test_every_example_counts_once_whatever_the_batch_size(eval_batch_size):
-    source = sources.load(SPEC.data, "test")
-    model, mesh = TinyNet(), sharding.make_mesh()
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-    eval_step = steps.make_eval_step(model, statistics=source.statistics, mesh=mesh)
-    batches = scoring.batches(source, dataclasses.replace(SPEC, eval_batch_size=eval_batch_size), mesh)
-    results = scoring.evaluate(eval_step, variables, batches, mesh)
-
-    images = (source.images / 255 - np.array(source.statistics.mean)[None, None, None]) / np.array(
-        source.statistics.std
-    )[None, None, None]
-    logits = np.asarray(model.apply(variables, images.astype(np.float32), train=False))
+    source, state = SOURCE(), make_state()
+    results, predictions = evaluate(state, eval_batch_size)
+    mean, std = np.array(source.statistics.mean), np.array(source.statistics.std)
+    images = ((source.images / 255 - mean[None, None, None]) / std[None, None, None]).astype(np.float32)
+    logits = np.asarray(TinyNet().apply(state.variables, images, train=False))
     ranks = (logits > logits[np.arange(len(logits)), source.labels][:, None]).sum(-1)
     losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), source.labels]
     assert results["count"] == source.num_examples == 360
     assert results["accuracy"] == np.mean(ranks < 1)
     assert results["top5_accuracy"] == np.mean(ranks < 5)
     assert results["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    np.testing.assert_array_equal(predictions["answer"], source.labels)
+    np.testing.assert_array_equal(predictions["prediction"], logits.argmax(axis=1))
+    np.testing.assert_allclose(predictions["confidence"], jax.nn.softmax(logits).max(axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("eval_batch_size", [8, 1000])
-def test_details_are_added_up_on_the_device(eval_batch_size):
-    """Whatever the number of batches, only a few matrices are there at once."""
-    source = sources.load(SPEC.data, "test")
-    model, mesh = TinyNet(), sharding.make_mesh()
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-    eval_step = steps.make_eval_step(model, statistics=source.statistics, mesh=mesh, details=True)
-    matrices = []
-
-    def count_matrices():
-        matrices.append(sum(array.shape == (10, 10) for array in jax.live_arrays()))
-
-    batches = scoring.batches(source, dataclasses.replace(SPEC, eval_batch_size=eval_batch_size), mesh)
-    tally = scoring.Tally()
-    results = scoring.evaluate(eval_step, variables, batches, mesh, check=count_matrices, tally=tally)
-    assert max(matrices) <= 2 + matrices[0]
-    images = (source.images / 255 - np.array(source.statistics.mean)[None, None, None]) / np.array(
-        source.statistics.std
-    )[None, None, None]
-    predictions = np.argmax(model.apply(variables, images.astype(np.float32), train=False), axis=1)
-    expected = np.zeros((10, 10), int)
-    np.add.at(expected, (source.labels, predictions), 1)
-    assert tally.total["confusion"].tolist() == expected.tolist()
-    assert np.trace(expected) == round(results["accuracy"] * results["count"])
-
-
-def test_details_without_a_tally_are_dropped():
-    source, mesh = sources.load(SPEC.data, "test"), sharding.make_mesh()
-    model = TinyNet()
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-    found = [
-        scoring.evaluate(
-            steps.make_eval_step(model, statistics=source.statistics, mesh=mesh, details=details),
-            variables,
-            scoring.batches(source, SPEC, mesh),
-            mesh,
-        )
-        for details in (False, True)
-    ]
-    assert found[0] == found[1]
+def test_without_predictions_the_results_are_the_same():
+    mesh = sharding.make_mesh()
+    plain = scoring.evaluate_state(make_eval_step(), make_state(), SOURCE(), SPEC, mesh)
+    assert plain == (evaluate(make_state())[0], {})
 
 
 def test_the_average_is_scored_on_the_very_batches_of_the_network(monkeypatch):
-    """Images are read and decoded once for both; the details are the average's."""
-    source, mesh, model = sources.load(SPEC.data, "test"), sharding.make_mesh(), TinyNet()
-    both = [model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False) for seed in range(2)]
-    eval_step = steps.make_eval_step(model, statistics=source.statistics, mesh=mesh, details=True)
-    network, average = (
-        scoring.evaluate(eval_step, variables, scoring.batches(source, SPEC, mesh), mesh) for variables in both
-    )
-    assert network["loss"] != average["loss"]
+    """Images are read and decoded once for both, and the predictions are the average's."""
+    network, average = make_state(), make_state(seed=1)
+    (results, _), (averaged, predictions) = evaluate(network), evaluate(average)
+    assert results["loss"] != averaged["loss"]
     passes, original = [], pipeline.eval_batches
     monkeypatch.setattr(pipeline, "eval_batches", lambda *args, **kwargs: passes.append(1) or original(*args, **kwargs))
-    state = steps.TrainState(step=0, opt_state={}, average=both[1], **both[0])
-    tally = scoring.Tally()
-    found = scoring.evaluate_state(eval_step, state, source, SPEC, mesh, tally=tally)
-    assert found == network | {f"average_{name}": average[name] for name in ("loss", "accuracy", "top5_accuracy")}
-    assert np.trace(tally.total["confusion"]) == round(average["accuracy"] * 360)
+    found, found_predictions = evaluate(dataclasses.replace(network, average=average.variables))
+    assert found == results | {f"average_{name}": averaged[name] for name in ("loss", "accuracy", "top5_accuracy")}
+    jax.tree.map(np.testing.assert_array_equal, found_predictions, predictions)
     assert len(passes) == 1
 
 
@@ -128,9 +78,8 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize(("where", "shown"), [(Terminal, True), (io.StringIO, False)])
 def test_a_terminal_shows_a_bar(monkeypatch, where, shown):
-    source, mesh = sources.load(SPEC.data, "test"), sharding.make_mesh()
     monkeypatch.setattr(sys, "stderr", where())
-    batches = scoring.batches(source, dataclasses.replace(SPEC, eval_batch_size=120), mesh)
-    assert len(list(batches)) == 3
+    spec = dataclasses.replace(SPEC, eval_batch_size=120)
+    assert len(list(scoring.batches(SOURCE(), spec, sharding.make_mesh()))) == 3
     assert ("digits at 8 px:   0%" in sys.stderr.getvalue() and "0/3" in sys.stderr.getvalue()) == shown
     assert (sys.stderr.getvalue() == "") != shown
