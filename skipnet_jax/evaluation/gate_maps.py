@@ -92,7 +92,7 @@ def _draw(
     maps = Maps(sections, weights.branch is not None, MAPS_WIDTH)
     left, height = LEFT, maps.height
     if image is not None:
-        left, height = left + MARGIN + IMAGE_SIDE, max(height, IMAGE_SIDE)
+        left, height = MARGIN + IMAGE_SIDE + LEFT, max(height, IMAGE_SIDE)
     right = left + maps.width + MARGIN
     figure = titled_figure(right + BAR_WIDTH + BAR_MARGIN, TOP + height + BOTTOM, title, note)
     if image is not None:
