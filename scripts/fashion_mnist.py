@@ -1,11 +1,12 @@
-"""Makes a TensorFlow Datasets copy of Fashion-MNIST from its four IDX files, for machines without internet.
+"""Prepares Fashion-MNIST for TensorFlow Datasets from its four IDX files, on machines without internet.
 
     apt-get install dataset-fashion-mnist
     python scripts/fashion_mnist.py
     python -m skipnet_jax.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-With internet none of this is needed: training lets TensorFlow Datasets download the same images. Debian compresses the
-files anew, so TensorFlow Datasets would refuse their checksums; the hash below is of the pixels and labels instead.
+With internet none of this is needed, since training lets TensorFlow Datasets download the same images. Debian
+compresses the files again, so TensorFlow Datasets would refuse their checksums. The hash below covers the pixels and
+labels instead.
 """
 
 import argparse
@@ -20,32 +21,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skipnet_jax.errors import DataError
+
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 CLASSES = 10
 UNSIGNED_BYTE = 8  # IDX's code of the element type
+_MEND = "Get the files again."
 
 # SHA-256 over the pixels and labels of training and test images, in the order of the files.
 CONTENT = "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Makes the data set.
-
-    Args:
-      argv: the command line without the program's name.
-
-    Returns:
-      Exit status: 2 = the files are missing or hold something else.
-    """
+    """Runs the script with a command line (without the program's name), and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--idx", default=DEBIAN, help=f"folder with the four .gz files (default: {DEBIAN})")
-    parser.add_argument("--out", help="folder of the data sets (default: that of TensorFlow Datasets)")
+    parser.add_argument("--idx", default=DEBIAN, help=f"folder with the four .gz files; default: {DEBIAN}")
+    parser.add_argument("--out", help="folder of the data sets; default: as in TensorFlow Datasets")
     arguments = parser.parse_args(argv)
     try:
         splits = {split: read_split(pathlib.Path(arguments.idx), split) for split in SPLITS}
         require_original(splits)
-    except (ValueError, OSError) as error:
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"written to {write(splits, arguments.out)}")
@@ -53,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_split(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, 28, 28, 1] and labels int64 [n] of a split."""
+    """Reads a split: images uint8 [n, 28, 28, 1] and labels int64 [n]."""
     prefix, count = SPLITS[split]
     images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", (count, 28, 28))
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", (count,))
@@ -64,12 +61,12 @@ def read_idx(file: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     """Reads a compressed IDX file of bytes.
 
     Raises:
-      ValueError: it holds something else than an array of this shape.
+      DataError: it holds no array of this shape.
     """
     content = gzip.decompress(file.read_bytes())
     header = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
     if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
-        raise ValueError(f"{file}: got another header or length, expected an IDX file of bytes of shape {shape}.")
+        raise DataError(f"{file}", "another header or length", f"an IDX file of bytes of shape {shape}", _MEND)
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -77,17 +74,18 @@ def require_original(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Checks that these are the published images.
 
     Raises:
-      ValueError: classes are not balanced, or some pixel or label differs.
+      DataError: classes are not balanced, or some pixel or label differs.
     """
     digest = hashlib.sha256()
     for split, (images, labels) in splits.items():
         counts = np.bincount(labels, minlength=CLASSES)
         if not np.all(counts == len(labels) // CLASSES):
-            raise ValueError(f"{split}: got {counts.tolist()} images by class, expected {len(labels) // CLASSES} each.")
+            got, expected = f"{counts.tolist()} images by class", f"{len(labels) // CLASSES} each"
+            raise DataError(f"{split} images", got, expected, _MEND)
         digest.update(images.tobytes())
         digest.update(labels.astype(np.uint8).tobytes())
     if digest.hexdigest() != CONTENT:
-        raise ValueError(f"images and labels: got the hash {digest.hexdigest()}, expected {CONTENT}. Get them again.")
+        raise DataError("images and labels", f"the hash {digest.hexdigest()}", CONTENT, _MEND)
 
 
 def write(splits: dict[str, tuple[np.ndarray, np.ndarray]], out: str | None) -> str:
@@ -95,7 +93,7 @@ def write(splits: dict[str, tuple[np.ndarray, np.ndarray]], out: str | None) -> 
 
     Args:
       splits: images and labels of each split.
-      out: folder of the data sets; None = that of TensorFlow Datasets.
+      out: folder of the data sets; None = TensorFlow Datasets' own.
 
     Returns:
       The folder of this data set.

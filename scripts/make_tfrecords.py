@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Images into shuffled TFRecord shards, for --config.data.name=tfrecords.
+"""Turns images into shuffled TFRecord shards, for --config.data.name=tfrecords.
 
 ImageNet from its official archives, which are not unpacked, straight into a bucket:
   python scripts/make_tfrecords.py --train=ILSVRC2012_img_train.tar --test=ILSVRC2012_img_val.tar --out=gs://bucket/dir
@@ -7,13 +7,13 @@ ImageNet from its official archives, which are not unpacked, straight into a buc
 Your own images, one folder per class:
   python scripts/make_tfrecords.py --train=pics/train --test=pics/val --train_shards=8 --test_shards=2 --out=shards
 
-After an interruption, also by kill -9: the same command again. Then, or at any time, check all of it:
+After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   python scripts/make_tfrecords.py --check=shards
 
-Use shards that were made elsewhere, such as tf-slim's ImageNet, whose labels start at 1 (writes dataset.json):
+To use shards made elsewhere, such as tf-slim's ImageNet, whose labels start at 1, write their dataset.json:
   python scripts/make_tfrecords.py --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
-JPEG and PNG files are kept as they are. Exit status: 0 = done, 1 = --check found something, 2 = it cannot be done.
+JPEG and PNG files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
 """
 
 import argparse
@@ -22,20 +22,20 @@ import pathlib
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow tells of damaged images, too, but without their names
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports damaged images too, but without their names
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tqdm
 
+from skipnet_jax import errors
 from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, tfrecords
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal
 
 
 class Progress:
-    """How many images are done: a bar on a terminal, else a line now and then. Threads may share it."""
+    """Counts the finished images: by a bar on a terminal, otherwise by a line now and then. Threads may share it."""
 
     def __init__(self, doing: str, total: int | None = None) -> None:
         self._doing = doing
@@ -50,7 +50,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, images: int = 1) -> None:
-        """So many more are done."""
+        """Counts more finished images."""
         with self._bar.get_lock():
             self._bar.update(images)
             self._done += images
@@ -63,29 +63,24 @@ class Progress:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the command line says.
-
-    Args:
-      argv: the command line without the program's name.
-
-    Returns:
-      Exit status.
-    """
+    """Runs the script with a command line (without the program's name), and returns the exit status."""
     arguments = _parse(argv)
-    try:
-        import tensorflow as tf
+    import tensorflow as tf
 
-        try:
-            return arguments.do(arguments)
-        except tf.errors.OpError as error:
-            raise ValueError(f"{_where(arguments)}: {error.message or type(error).__name__}") from error
-    except (ValueError, OSError) as error:
-        words = " ".join(str(error).split())
-        print(f"error: {words if len(words) < 2000 else words[:2000] + '...'}", file=sys.stderr)
-        return 2
+    try:
+        return arguments.do(arguments)
+    except errors.UserError as error:
+        message = error.message(lambda field: f"--{field}" if field in arguments else field)
+    except tf.errors.OpError as error:
+        message = f"{arguments.out or arguments.check or arguments.index}: {error.message or type(error).__name__}"
+    except OSError as error:
+        message = str(error)
     except KeyboardInterrupt:
         print("stopped. Run the same command again to go on.", file=sys.stderr)
         return 130
+    message = " ".join(message.split())
+    print(f"error: {message if len(message) < 2000 else message[:2000] + '...'}", file=sys.stderr)
+    return 2
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -100,12 +95,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--{split}", help=f"{split} images: a folder or a tar; with --index: shards, as 'train-*'")
     parser.add_argument("--train_shards", type=int, default=1024, help="default: 1024")
     parser.add_argument("--test_shards", type=int, default=128, help="default: 128")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the images; default: 0")
-    parser.add_argument("--corrupt", choices=shard_plan.ON_CORRUPT, default="error", help="images that do not decode")
+    parser.add_argument("--seed", type=int, default=0, help="determines the order of the images; default: 0")
+    parser.add_argument(
+        "--corrupt",
+        choices=shard_plan.ON_CORRUPT,
+        default="error",
+        help="what to do about an image that cannot be decoded; default: error",
+    )
     parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
     parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
-    parser.add_argument("--name", help="of the data set; default: that of its folder")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="shards at a time; default: one per core")
+    parser.add_argument("--name", help="name of the data set; default: the name of its folder")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="shards made at a time; default: one per core"
+    )
     arguments = parser.parse_args(argv)
     if arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected at least 1")
@@ -118,9 +120,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _make(arguments: argparse.Namespace) -> int:
-    sources = {split: path for split, path in _by_split(arguments.train, arguments.test).items() if path}
     listings = {}
-    for split, path in sources.items():
+    for split, path in _given_splits(arguments).items():
         with Progress(f"looking through {path}") as progress:
             listings[split] = listing = archives.find_images(path, progress.advance)
         examples, ignored = listing.ignored
@@ -130,7 +131,7 @@ def _make(arguments: argparse.Namespace) -> int:
         name=arguments.name or _base(arguments.out),
         class_names=_class_names(arguments.class_names) or shard_plan.class_names_of(listings),
         listings=listings,
-        num_shards=_by_split(arguments.train_shards, arguments.test_shards),
+        num_shards={"train": arguments.train_shards, "test": arguments.test_shards},
         seed=arguments.seed,
         on_corrupt=arguments.corrupt,
     )
@@ -153,7 +154,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _summarize(arguments.check, index)
     for problem in problems:
         print(problem)
-    print(f"{len(problems)} problems" if problems else "all is as it should be")
+    print(f"{len(problems)} problems" if problems else "no problems")
     return 1 if problems else 0
 
 
@@ -161,7 +162,7 @@ def _index(arguments: argparse.Namespace) -> int:
     with Progress("reading") as progress:
         index = shard_checker.describe(
             arguments.index,
-            {split: pattern for split, pattern in _by_split(arguments.train, arguments.test).items() if pattern},
+            _given_splits(arguments),
             name=arguments.name or _base(arguments.index),
             label_offset=arguments.label_offset,
             class_names=_class_names(arguments.class_names),
@@ -172,16 +173,17 @@ def _index(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _by_split(train: Any, test: Any) -> dict[str, Any]:
-    return dict(zip(tfrecords.SPLITS, (train, test), strict=True))
+def _given_splits(arguments: argparse.Namespace) -> dict[str, str]:
+    return {split: given for split, given in (("train", arguments.train), ("test", arguments.test)) if given}
 
 
 def _class_names(path: str | None) -> tuple[str, ...]:
     if path and not pathlib.Path(path).is_file():
-        raise ValueError(f"--class_names: got {path}, expected a file with a name per line.")
+        raise errors.UserError("class_names", path, "a file with a name per line", "Change `class_names`.")
     names = tuple(pathlib.Path(path).read_text().splitlines()) if path else ()
     if len(set(names)) < len(names) or "" in names:
-        raise ValueError(f"--class_names: got {path} with names twice or empty lines, expected each name once.")
+        got, expected = f"{path} with repeated names or empty lines", "each name once"
+        raise errors.UserError("class_names", got, expected, "Mend the file.")
     return names
 
 
@@ -194,10 +196,6 @@ def _summarize(directory: str, index: tfrecords.Index) -> None:
 
 def _examples(index: tfrecords.Index) -> int:
     return sum(shard.examples for shards in index.splits.values() for shard in shards)
-
-
-def _where(arguments: argparse.Namespace) -> str:
-    return arguments.out or arguments.check or arguments.index
 
 
 def _base(path: str) -> str:

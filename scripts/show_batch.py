@@ -1,10 +1,10 @@
-r"""Draws what a network really sees: images augmented by the host, mixed and erased by the device, with their targets.
+r"""Draws images as a network trains on them: augmented by the host, mixed and erased by the device, with targets.
 
     python scripts/show_batch.py --config=configs/digits.py --output=batch.png
     python scripts/show_batch.py --config=configs/skip_resnet50.py --config.data.dir=DIR --images=64 --step=1000
 
-The images are the first of the batch that training with this config sees at that step. Colours are clipped to what a
-screen can show.
+They are the first images of the batch that training with this config sees at that step. Colours are clipped to the
+range of a screen.
 """
 
 import os
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
 
     from skipnet_jax.specs import TrainSpec
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # configs/ is no package that gets installed
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # configs/ is not installed
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: a file of configs/.", lock_config=True)
 OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
 IMAGES = flags.DEFINE_integer("images", 36, "How many images to draw.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", 0, "Training step whose batch is drawn.", lower_bound=0)
 
-SHOWN_FROM = 0.02  # a smaller share of a class is not written, beyond what label smoothing gives to each
+SHOWN_FROM = 0.02  # a class with a smaller share, beyond label smoothing, is not written
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the picture."""
     del argv
     from skipnet_jax import config
+    from skipnet_jax.errors import UserError
 
-    logging.set_verbosity(logging.ERROR)  # JAX tells which accelerators it did not find
+    logging.set_verbosity(logging.ERROR)  # JAX reports which accelerators it did not find
     try:
         if CONFIG.value is None:
-            raise ValueError("--config: got nothing, expected a recipe. Give --config=configs/digits.py or another.")
+            raise UserError("config", "nothing", "a recipe", "Give --config=configs/digits.py or another.")
         draw(config.train_spec(CONFIG.value))
-    except OSError as error:
-        print(f"error: --output: got {OUTPUT.value}, which cannot be written: {error.strerror}.", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error.message(_spell)}", file=sys.stderr)
         return 2
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: --output: got {error.strerror}, expected a file that can be written.", file=sys.stderr)
         return 2
     return 0
 
@@ -62,23 +63,22 @@ def draw(spec: "TrainSpec") -> None:
     from skipnet_jax.data import pipeline, sources
     from skipnet_jax.training import steps
 
-    source = sources.load(spec.data, "train")
+    split = sources.load(spec.data, "train")
     batches = pipeline.train_batches(
-        source, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=STEP.value
+        split, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=STEP.value
     )
-    images, targets, _ = jax.jit(steps.prepare, static_argnames=("spec", "mean", "std"))(
-        next(batches), STEP.value, spec=spec, statistics=source.statistics
-    )
+    prepare = jax.jit(steps.prepare, static_argnames=("spec", "statistics"))
+    images, targets, _ = prepare(next(batches), STEP.value, spec=spec, statistics=split.statistics)
     number = min(IMAGES.value, len(images))
-    pixels = np.asarray(images[:number]) * np.asarray(source.std) + np.asarray(source.mean)
-    floor = spec.mixing.label_smoothing / source.num_classes + SHOWN_FROM
-    titles = [_title(target, floor, source.class_names) for target in np.asarray(targets[:number])]
+    pixels = np.asarray(images[:number]) * np.asarray(split.statistics.std) + np.asarray(split.statistics.mean)
+    floor = spec.mixing.label_smoothing / split.num_classes + SHOWN_FROM
+    titles = [_title(target, floor, split.class_names) for target in np.asarray(targets[:number])]
     curves.plot_images(np.uint8(np.clip(pixels, 0, 1) * 255 + 0.5), titles, epath.Path(OUTPUT.value))
     print(f"{OUTPUT.value}: {number} of the {len(images)} images of step {STEP.value}, {spec.data.name}")
 
 
 def _title(target: "np.ndarray", floor: float, class_names: Sequence[str]) -> str:
-    """The classes of a target, the largest first: "cat", or "cat 62 %, dog 38 %"."""
+    """The classes of a target, the largest share first: "cat", or "cat 62%" and "dog 38%" in two lines."""
     order = sorted(range(len(target)), key=lambda number: -target[number])
     shown = [number for number in order if target[number] > floor]
     if not shown:
@@ -88,15 +88,27 @@ def _title(target: "np.ndarray", floor: float, class_names: Sequence[str]) -> st
     return "\n".join(f"{class_names[number]} {target[number]:.0%}" for number in shown)
 
 
+def _spell(field: str) -> str:
+    """A field as the user types it."""
+    from skipnet_jax import config
+
+    if field in config.fields():
+        return f"--config.{field}"
+    return f"--{field}" if field in flags.FLAGS else field
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistake ends with one line and not with a stack trace."""
     from skipnet_jax import config
+    from skipnet_jax.errors import UserError
 
     try:
         return config.parse_flags(argv)
-    except ValueError as error:
+    except UserError as error:
+        print(f"error: {error.message(_spell)}", file=sys.stderr)
+    except (flags.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What happens to a training image, and in which order."""
+"""Which operations change a training image, and in which order."""
 
 import dataclasses
 
@@ -28,9 +28,9 @@ def test_without_augmentation_images_are_as_in_evaluation() -> None:
 
 def test_flip_and_pad_crop_move_the_centre_crop() -> None:
     centre = make(PLAIN)
-    flipped = [make(dataclasses.replace(PLAIN, flip=True), index) for index in range(20)]
+    flipped = [make(dataclasses.replace(PLAIN, flip=True), index) for index in range(16)]
     mirrored = [np.array_equal(image, centre[:, ::-1]) for image in flipped]
-    assert 2 < sum(mirrored) < 18
+    assert 1 < sum(mirrored) < 15
     assert all(np.array_equal(image, centre) for image, other in zip(flipped, mirrored, strict=True) if not other)
     padded = np.pad(centre, ((2, 2), (2, 2), (0, 0)), mode="reflect")
     windows = {padded[y : y + 8, x : x + 8].tobytes() for y in range(5) for x in range(5)}
@@ -38,7 +38,7 @@ def test_flip_and_pad_crop_move_the_centre_crop() -> None:
     assert moved <= windows and len(moved) > 8
 
 
-def test_only_the_crop_is_decoded_where_nothing_sees_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_crop_is_decoded_if_no_policy_needs_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_ops, "decode", lambda encoded: pytest.fail("decoded the whole image"))
     spec = dataclasses.replace(PLAIN, crop_min_area=0.3)
     assert len({make(spec, index).tobytes() for index in range(6)}) == 6

@@ -67,7 +67,9 @@ def test_too_many_unreadable_images_end_the_run(tmp_path: pathlib.Path, monkeypa
         train(split, SKIP)
 
 
-@pytest.mark.parametrize("read, label", [(train, -1), (evaluate, 101), (train, 2**31)])
+@pytest.mark.parametrize(
+    "read, label", [(evaluate, -1), (evaluate, 101), pytest.param(train, 2**31, marks=pytest.mark.slow)]
+)
 def test_a_label_out_of_range_is_named(tmp_path: pathlib.Path, read, label: int) -> None:
     split = made_shards.write(tmp_path, counts=(16,))
 
@@ -106,10 +108,10 @@ def become_folder(path: pathlib.Path) -> None:
     "damage, words",
     [
         (truncate, r"39 records and then .truncated record at"),
-        (flip_a_bit, r"(19|20) records and then .corrupted record at"),
+        pytest.param(flip_a_bit, r"(19|20) records and then .corrupted record at", marks=pytest.mark.slow),
         (drop_last, r"39 records and then .no more., expected 40 records"),
         (pathlib.Path.unlink, r"0 records and then .*No such file"),
-        (become_folder, r"0 records and then .*[Ii]s a directory"),
+        pytest.param(become_folder, r"0 records and then .*[Ii]s a directory", marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_shard_is_named(tmp_path: pathlib.Path, damage, words: str) -> None:
@@ -156,7 +158,7 @@ def test_a_file_that_went_away_is_named(tmp_path: pathlib.Path) -> None:
         train(split)
 
 
-@pytest.mark.parametrize("read", [train, evaluate])
+@pytest.mark.parametrize("read", [pytest.param(train, marks=pytest.mark.slow), evaluate])
 def test_a_passing_trouble_is_survived(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, read) -> None:
     split = made_shards.write(tmp_path)
     whole = read(split)

@@ -74,12 +74,3 @@ def test_flat_images_stay_flat(interpolation: str) -> None:
     image = tf.fill([64, 64, 3], tf.constant(128, tf.uint8))
     for operation, value in (("rotate", 17.0), ("shear_x", 0.2345), ("shear_y", -0.17), ("translate_x", 0.123)):
         assert set(np.unique(OPERATIONS[operation](image, value, interpolation))) == {128}
-
-
-def test_sizes_may_be_unknown_when_the_graph_is_made() -> None:
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.float32)])
-    def all_of(pixels: tf.Tensor, value: tf.Tensor) -> list[tf.Tensor]:
-        return [operation(pixels, value, name) for operation in OPERATIONS.values() for name in ("bilinear", "bicubic")]
-
-    for result in all_of(np.zeros((11, 17, 3), np.uint8), 0.1):
-        assert result.shape == (11, 17, 3) and result.dtype == tf.uint8

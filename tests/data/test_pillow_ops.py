@@ -88,17 +88,3 @@ def test_thresholds_are_pillows() -> None:
     for amount in (0, 1, 110, 128):
         expected = np.where(image < 128, np.minimum(image.astype(int) + amount, 255), image)
         np.testing.assert_array_equal(pillow_ops.solarize_add(tf.constant(image), amount), expected)
-
-
-def test_sizes_may_be_unknown_when_the_graph_is_made() -> None:
-    image = images()["noise"]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.float32)])
-    def all_of(pixels: tf.Tensor, value: tf.Tensor) -> list[tf.Tensor]:
-        alone = [operation(pixels) for operation in WITHOUT.values()]
-        enhanced = [WITH_VALUE[name](pixels, value) for name in ENHANCERS]
-        bits = tf.cast(value, tf.int32)
-        return [*alone, *enhanced, pillow_ops.solarize(pixels, value), pillow_ops.posterize(pixels, bits)]
-
-    for result in all_of(image, 1.5):
-        assert result.shape == image.shape and result.dtype == tf.uint8

@@ -1,4 +1,4 @@
-"""RandAugment: how often what is drawn, how strong, and that the numbers mean the published operations."""
+"""RandAugment: the distribution of its draws, and that each number is the published operation."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_operations_are_uniform_and_applied_with_the_probability() -> None:
     assert ((cells - expected) ** 2 / expected).sum() < 14 + 4 * np.sqrt(28)  # 14 degrees of freedom
     for coins in (negative, bicubic):
         assert abs(coins.mean() - 0.5) < 4 * 0.5 / np.sqrt(2 * count)
-    # With replacement and independent: the same twice as often as chance has it; coins tell nothing of each other.
+    # Independent draws with replacement: one operation comes twice as often as by chance, and coins are uncorrelated.
     both = applied.all(axis=1)
     same = (numbers[both, 0] == numbers[both, 1]).mean()
     assert abs(same - 1 / 15) < 4 * np.sqrt(1 / 15 / both.sum())
@@ -89,7 +89,7 @@ def test_an_image_is_a_function_of_its_key_and_keeps_its_size() -> None:
     keys = tf.data.Dataset.range(40).map(lambda i: tf.stack([i, i * 7 + 1]))
 
     def augmented(key: tf.Tensor) -> tf.Tensor:
-        size = 20 + tf.cast(key[0], tf.int32) * 0  # unknown when the graph is made
+        size = 20 + tf.cast(key[0], tf.int32) * 0  # unknown while the graph is traced
         return rand_augment.rand_augment(tf.reshape(pixels, [size, -1, 3]), key, ops=2, **SETTINGS)
 
     images = keys.map(augmented)

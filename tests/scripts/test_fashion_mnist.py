@@ -1,4 +1,4 @@
-"""scripts/fashion_mnist.py: IDX files, as Debian packages them, become a data set of TensorFlow Datasets."""
+"""scripts/fashion_mnist.py reads IDX files, as Debian packages them, and refuses any other images."""
 
 import gzip
 import pathlib
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scripts import fashion_mnist
+from skipnet_jax.errors import DataError
 
 
 def _write_idx(file: pathlib.Path, array: np.ndarray) -> None:
@@ -19,7 +20,7 @@ def test_idx_files_are_read_and_others_refused(tmp_path):
     images = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
     _write_idx(tmp_path / "a.gz", images)
     np.testing.assert_array_equal(fashion_mnist.read_idx(tmp_path / "a.gz", (5, 4, 3)), images)
-    with pytest.raises(ValueError, match=r"a\.gz: got another header or length, expected .* shape \(4, 4, 3\)"):
+    with pytest.raises(DataError, match=r"a\.gz: got another header or length, expected .* shape \(4, 4, 3\)"):
         fashion_mnist.read_idx(tmp_path / "a.gz", (4, 4, 3))
 
 
@@ -28,10 +29,10 @@ def test_other_images_are_refused_by_their_hash():
         split: (np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 10)
         for split, (_, count) in fashion_mnist.SPLITS.items()
     }
-    with pytest.raises(ValueError, match="got the hash"):
+    with pytest.raises(DataError, match="got the hash"):
         fashion_mnist.require_original(splits)
     splits["test"] = (splits["test"][0], np.zeros(10_000, np.int64))
-    with pytest.raises(ValueError, match=r"test: got \[10000, 0"):
+    with pytest.raises(DataError, match=r"test images: got \[10000, 0"):
         fashion_mnist.require_original(splits)
 
 

@@ -1,4 +1,4 @@
-"""scripts/make_tfrecords.py: as a user runs it, and as a machine that fails runs it."""
+"""scripts/make_tfrecords.py as a user runs it, and on a machine that fails."""
 
 import importlib.util
 import pathlib
@@ -13,7 +13,7 @@ from skipnet_jax.data import tfrecords
 from tests.data import made_images
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "make_tfrecords.py"
-DEADLINE = 120.0  # seconds for a process that should need a few
+DEADLINE = 120.0  # seconds, for a process that needs a few
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,6 @@ def script():
 
 @pytest.fixture
 def run(script):
-    """The script's main."""
     return lambda *arguments: script.main([str(argument) for argument in arguments])
 
 
@@ -46,7 +45,7 @@ def test_official_archives_become_a_checked_data_set(tmp_path, run, capsys):
     assert (index.name, len(index.class_names), index.label_offset) == ("imagenet", 1000, 0)
     assert [shard.name for shard in index.splits["test"]] == ["test-00000-of-00002", "test-00001-of-00002"]
     assert run(f"--check={out}") == 0
-    assert "all is as it should be" in capsys.readouterr().out
+    assert "no problems" in capsys.readouterr().out
 
 
 def test_check_lists_what_is_wrong_and_fails(tmp_path, run, capsys):
@@ -61,7 +60,7 @@ def test_check_lists_what_is_wrong_and_fails(tmp_path, run, capsys):
     assert "out: zoo, 2 classes" in printed
 
 
-def test_damaged_image_is_fatal_or_left_out_as_asked(tmp_path, run, capsys):
+def test_a_damaged_image_stops_the_script_or_is_left_out(tmp_path, run, capsys):
     train = made_images.write_folders(tmp_path / "pets", {"cat": 3, "dog": 2})
     (train / "dog" / "1.jpg").write_bytes(made_images.encode(1)[:-30])
     command = [f"--train={train}", f"--out={tmp_path}/out", "--train_shards=1"]
@@ -122,7 +121,7 @@ def test_mistakes_of_the_command_line_end_with_2(run, arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(tmp_path, script, run, capsys, monkeypatch):
+def test_without_a_terminal_progress_is_a_line_now_and_then(tmp_path, script, run, capsys, monkeypatch):
     monkeypatch.setattr(script, "LINE_EVERY_SECONDS", 0.0)
     train = made_images.write_folders(tmp_path / "pets", {"cat": 2})
     assert run(f"--train={train}", f"--out={tmp_path}/out", "--train_shards=1") == 0
@@ -136,7 +135,7 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_is_as_never_killed(tmp_path, run):
+def test_a_killed_and_restarted_script_writes_the_same_bytes(tmp_path, run):
     source = made_images.write_train_tar(tmp_path / "train.tar", 200, side=192)
     command = [f"--train={source}", "--train_shards=24", "--name=set", "--threads=2"]
     assert run(*command, f"--out={tmp_path}/whole") == 0
@@ -158,7 +157,7 @@ def test_killed_and_started_again_is_as_never_killed(tmp_path, run):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-# Runs the script, and says how much memory it had at most. (getrusage would count the process that started it, too.)
+# Runs the script and prints its peak memory. (getrusage would count the process that started it too.)
 _MEASURED = """
 import pathlib, runpy, sys
 try:
