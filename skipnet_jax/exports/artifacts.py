@@ -22,7 +22,7 @@ from skipnet_jax import files
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import preprocessing as preprocess
 from skipnet_jax.evaluation.preprocessing import Preprocessing
-from skipnet_jax.exports.formats import FORMATS, Run, require_libraries
+from skipnet_jax.exports.formats import FORMATS, Program, require_libraries
 from skipnet_jax.runs import workdir
 from skipnet_jax.specs import ModelSpec
 
@@ -37,12 +37,12 @@ class Artifact:
     Args:
       format: of the export.
       preprocessing: how to prepare its images, and the names of its classes.
-      run: from normalised images to logits.
+      program: from normalised images to logits.
     """
 
     format: str
     preprocessing: Preprocessing
-    run: Run
+    program: Program
 
     def logits(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b k"]:
         """Classifies images that `preprocessing.load_image` made.
@@ -53,7 +53,7 @@ class Artifact:
         size, names = self.preprocessing.image_size, self.preprocessing.class_names
         if not len(images) or images.shape[1:] != (size, size, 3):
             raise UserError("images", f"{list(images.shape)}", f"[b, {size}, {size}, 3] with b >= 1")
-        logits = np.asarray(self.run(preprocess.normalize(images, self.preprocessing.statistics)), np.float32)
+        logits = np.asarray(self.program(preprocess.normalize(images, self.preprocessing.statistics)), np.float32)
         if logits.shape != (len(images), len(names)):
             got = f"{len(names)} class_names for logits {list(logits.shape)}"
             raise UserError(preprocess.FILE, got, "one name per class", _MEND)

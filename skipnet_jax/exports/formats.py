@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Float32, PyTree
 
 from skipnet_jax import files
 from skipnet_jax.errors import UserError
-from skipnet_jax.exports import INPUT, OUTPUT, onnx_convert, saved_model
+from skipnet_jax.exports import INPUT, OUTPUT, onnx_convert
 from skipnet_jax.interop import checkpoint_files, torch_weights
 from skipnet_jax.models import build_network
 from skipnet_jax.models.network import Network
@@ -37,21 +37,21 @@ from skipnet_jax.specs import ModelSpec
 STABLEHLO, ONNX, SAFETENSORS = "network.stablehlo", "network.onnx", "network.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-Run = Callable[[Float32[np.ndarray, "b h w 3"]], Any]  # from normalised images to logits
+Program = Callable[[Float32[np.ndarray, "b h w 3"]], Any]  # from normalised images to logits
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One format.
+    """How a format is written and read.
 
     Args:
-      write: (workdir, weights as they were trained, existing folder): writes the network into the folder.
-      read: (folder, settings that export.json tells) -> the network.
-      libraries: what it needs beyond the project's own requirements.
+      write: takes the workdir, its weights as they were trained, and an existing folder to write into.
+      read: takes the folder and the settings in export.json, and returns the program.
+      libraries: those that the project itself does not need.
     """
 
     write: Callable[[epath.Path, Weights, pathlib.Path], None]
-    read: Callable[[epath.Path, ModelSpec], Run]
+    read: Callable[[epath.Path, ModelSpec], Program]
     libraries: tuple[str, ...] = ()
 
 
@@ -66,7 +66,7 @@ def in_float32(trained: Weights) -> Weights:
 
 
 def _apply(model: Network, variables: PyTree, images: Float[Array, "b h w 3"]) -> Float[Array, "b k"]:
-    """The program of every format."""
+    """The program that all formats hold."""
     logits: Any = model.apply(jax.tree.map(jnp.asarray, variables), images, train=False)
     return logits.astype(jnp.float32)
 
@@ -89,7 +89,7 @@ def _write_orbax(workdir: epath.Path, trained: Weights, folder: pathlib.Path) ->
         checkpoint.save(manager, trained.step, state, NO_RESULTS)
 
 
-def _read_orbax(folder: epath.Path, spec: ModelSpec) -> Run:
+def _read_orbax(folder: epath.Path, spec: ModelSpec) -> Program:
     return jax.jit(_program(load(folder)))
 
 
@@ -101,25 +101,50 @@ def _write_stablehlo(workdir: epath.Path, trained: Weights, folder: pathlib.Path
     (folder / STABLEHLO).write_bytes(exported.serialize())
 
 
-def _read_stablehlo(folder: epath.Path, spec: ModelSpec) -> Run:
+def _read_stablehlo(folder: epath.Path, spec: ModelSpec) -> Program:
     return jax.jit(export.deserialize(bytearray((folder / STABLEHLO).read_bytes())).call)
 
 
 def _write_saved_model(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
+    """Writes one signature, from images to logits. It needs neither JAX nor this project to run."""
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
     weights = in_float32(trained)
-    function = functools.partial(_apply, build_network(weights.spec.model))
-    saved_model.save(function, weights.variables, weights.spec.data.image_size, PLATFORMS, str(folder))
+    program = jax2tf.convert(
+        functools.partial(_apply, build_network(weights.spec.model)),
+        polymorphic_shapes=[None, "(b, _, _, _)"],
+        with_gradient=False,
+        native_serialization_platforms=PLATFORMS,
+    )
+    size = trained.spec.data.image_size
+    module = tf.Module()
+    # As variables of the model, the weights lie in its variable files and not in the program.
+    module.weights = tf.nest.map_structure(lambda array: tf.Variable(array, trainable=False), weights.variables)
+    module.run = tf.function(
+        lambda images: {OUTPUT: program(module.weights, images)},
+        input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT)],
+        autograph=False,
+    )
+    tf.saved_model.save(module, str(folder), signatures=module.run)
 
 
-def _read_saved_model(folder: epath.Path, spec: ModelSpec) -> Run:
-    return saved_model.load(str(folder))
+def _read_saved_model(folder: epath.Path, spec: ModelSpec) -> Program:
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(folder))
+
+    def run(images: Any) -> Any:
+        return model.signatures["serving_default"](**{INPUT: tf.constant(images)})[OUTPUT].numpy()
+
+    return run
 
 
 def _write_onnx(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
     onnx_convert.save(onnx_convert.convert(_program(trained), trained.spec.data.image_size), str(folder / ONNX))
 
 
-def _read_onnx(folder: epath.Path, spec: ModelSpec) -> Run:
+def _read_onnx(folder: epath.Path, spec: ModelSpec) -> Program:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / ONNX), providers=["CPUExecutionProvider"])
@@ -132,7 +157,7 @@ def _write_safetensors(workdir: epath.Path, trained: Weights, folder: pathlib.Pa
     checkpoint_files.write(folder / SAFETENSORS, state_dict, name)
 
 
-def _read_safetensors(folder: epath.Path, spec: ModelSpec) -> Run:
+def _read_safetensors(folder: epath.Path, spec: ModelSpec) -> Program:
     state_dict = checkpoint_files.read(str(folder / SAFETENSORS)).state_dict
     variables = torch_weights.from_state_dict(spec.name, state_dict, num_classes=spec.num_classes)
     return jax.jit(functools.partial(_apply, build_network(spec), variables))

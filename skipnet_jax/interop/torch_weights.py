@@ -1,7 +1,7 @@
 """Weights under the names of the original (PyTorch): published weights come in, ours go out.
 
-Our tree mirrors the original's modules, so a path becomes a name component by component, and a few components have
-another name there. A state dict is a dict of arrays, so none of this needs torch.
+Our tree mirrors the original's modules, so paths become names component by component, and only a few components are
+called differently there. A state dict is a dict of arrays, so none of this needs torch.
 """
 
 import re
@@ -76,7 +76,7 @@ def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: in
       name: of the network.
       state_dict: the original's names -> arrays (anything that `numpy.asarray` takes); convolutions are
         [out, in / groups, h, w], linear layers [out, in].
-      num_classes: width of the classifier.
+      num_classes: the number of classes that they tell apart.
 
     Returns:
       {"params": ..., "batch_stats": ...} for `model.apply`, in float32; float64 arrays stay float64 if JAX has x64
@@ -100,9 +100,6 @@ def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarr
       name: of the network.
       variables: {"params": ..., "batch_stats": ...}, with any number of classes.
 
-    Returns:
-      The original's names -> arrays in the original's layout.
-
     Raises:
       UserError: the variables belong to another network; the message lists every mismatch.
     """
@@ -121,11 +118,7 @@ def to_state_dict(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarr
 
 
 def num_classes_of(state_dict: Mapping[str, Any], classifier: str = CLASSIFIER) -> int:
-    """Reads the number of classes off the classifier's weight.
-
-    Args:
-      state_dict: names -> arrays.
-      classifier: name of that weight.
+    """Reads the number of classes off the weight of the classifier.
 
     Raises:
       UserError: there is no such weight.
@@ -158,7 +151,7 @@ def translate(
     Args:
       state_dict: torch's names -> arrays.
       paths: torch's name -> our path, for every array that has to be there.
-      shapes: our path -> shape.
+      shapes: of our arrays.
 
     Returns:
       Our arrays, and one line for each key that does not fit.
@@ -181,16 +174,7 @@ def translate(
 
 
 def require_match(mismatches: Sequence[str], given: str, expected: str) -> None:
-    """Raises one error for all keys that do not fit.
-
-    Args:
-      mismatches: one line each.
-      given: what does not fit.
-      expected: the network that it should fit.
-
-    Raises:
-      UserError: there is a mismatch.
-    """
+    """Raises one UserError for all keys that do not fit, if there are any."""
     if mismatches:
         listed = "\n  ".join(["These do not fit:", *sorted(mismatches)])
         raise UserError(given, f"{len(mismatches)} keys that do not fit", f"names and shapes of {expected}", listed)
@@ -203,7 +187,7 @@ def _missing_and_extra(given: Iterable[str], expected: Iterable[str]) -> list[st
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """The value as an array of real numbers, or None if it is none."""
+    """The value as an array of real numbers; None if it is something else."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError):  # ragged lists, and whatever other libraries raise
