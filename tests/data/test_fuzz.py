@@ -1,4 +1,4 @@
-"""Data sets, spoilt: read, or refused with an error of the project's own."""
+"""Damaged data sets are read, or refused with a DataError; never a crash, a hang, or another error."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def read_index(folder: pathlib.Path) -> None:
 
 @settings(400)
 @hypothesis.given(content=json_files(INDEX))
-def test_index(tmp_path_factory, content):
+def test_a_damaged_index_is_read_or_refused(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp()
     for shard in SHARDS.values():
         (folder / shard["name"]).write_bytes(b"0123456789")
@@ -59,7 +59,7 @@ def test_a_shard_lies_in_its_folder_and_nowhere_else(tmp_path, name):
 
 
 def crc(content: bytes) -> bytes:
-    """CRC-32C as TFRecords have it: a writer of false lengths would not get them wrong."""
+    """TFRecord's masked CRC-32C, so that a false length comes with a right checksum."""
     value = 0xFFFFFFFF
     for byte in content:
         value ^= byte
@@ -92,7 +92,7 @@ def check(folder: pathlib.Path) -> list[str]:
 
 
 def read(folder: pathlib.Path) -> int:
-    """Number of images that evaluation gets."""
+    """Counts the images that evaluation gets."""
     spec = DataSpec(name="tfrecords", dir=str(folder), image_size=16, pad_crop=0)
     source = sources.load(spec, "test")
     batches = pipeline.eval_batches(source, spec, batch_size=4, process_index=0, process_count=1)
@@ -101,31 +101,32 @@ def read(folder: pathlib.Path) -> int:
 
 @settings(60)
 @hypothesis.given(data=st.data())
-def test_checking_of_a_spoilt_shard(tmp_path_factory, records, data):
-    """Bytes of its file, or of a message whose checksums are right."""
+def test_checking_a_damaged_shard_never_fails(tmp_path_factory, records, data):
+    """Damages bytes of the file, or of a message whose checksums are right."""
     folder = tmp_path_factory.getbasetemp()
     if data.draw(st.booleans()):
         content = data.draw(changed_bytes(b"".join(map(frame, records))))
     else:
         content = frame(data.draw(changed_bytes(records[0]))) + frame(records[1]) + frame(records[2])
     write_shard(folder, content, 3)
-    assert own_error(lambda: check(folder)) is None  # it tells, and does not fail
+    assert own_error(lambda: check(folder)) is None  # problems are reported, not raised
 
 
+@pytest.mark.slow
 @settings(8)
 @hypothesis.given(data=st.data())
-def test_reading_of_a_spoilt_shard(tmp_path_factory, records, data):
+def test_a_damaged_shard_is_read_or_refused(tmp_path_factory, records, data):
     folder = tmp_path_factory.getbasetemp()
-    spoilt = data.draw(st.one_of(changed_bytes(records[2]), st.binary(max_size=30)))
-    write_shard(folder, frame(records[0]) + frame(records[1]) + frame(spoilt), 3)
+    damaged = data.draw(st.one_of(changed_bytes(records[2]), st.binary(max_size=30)))
+    write_shard(folder, frame(records[0]) + frame(records[1]) + frame(damaged), 3)
     error = own_error(lambda: read(folder))
     assert error is None or isinstance(error, DataError)
 
 
-@pytest.mark.parametrize("length", [2**32, 2**40, 2**60, 2**63 + 1, 2**64 - 1])
+@pytest.mark.parametrize("length", [2**32, 2**60, 2**64 - 1])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_length_beyond_the_file_is_told_and_not_believed(tmp_path, records, length, first):
-    """TensorFlow ends the whole process at 2^60."""
+def test_a_length_beyond_the_file_is_reported_and_not_believed(tmp_path, records, length, first):
+    """TensorFlow ends the whole process at 2**60."""
     bad = frame(records[2], length)
     content = bad + frame(records[0]) if first else frame(records[0]) + bad
     write_shard(tmp_path, content, 2)
@@ -134,7 +135,7 @@ def test_a_length_beyond_the_file_is_told_and_not_believed(tmp_path, records, le
 
 
 @pytest.mark.parametrize("size", [14000, 65500])
-def test_an_image_that_is_too_large_to_decode_is_told_by_the_check_too(tmp_path, size):
+def test_the_check_reports_an_image_that_is_too_large_to_decode(size):
     image = bytearray(made_images.encode(0))
     at = image.index(b"\xff\xc0") + 5
     image[at : at + 4] = struct.pack(">HH", size, size)
@@ -143,7 +144,7 @@ def test_an_image_that_is_too_large_to_decode_is_told_by_the_check_too(tmp_path,
 
 
 def tar() -> bytes:
-    """Images, a tar of a class, names that lead elsewhere, and a link."""
+    """A tar with images, a tar of a class, names that lead elsewhere, and a link."""
     file, inner = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w") as archive:
         archive.addfile(info("n1_1.JPEG", 5), io.BytesIO(b"12345"))
@@ -164,7 +165,7 @@ def info(name: str, size: int) -> tarfile.TarInfo:
 
 TAR = tar()
 HEADERS = [at for at in range(0, len(TAR), 512) if TAR[at + 257 : at + 262] == b"ustar"]
-# Offset and length of a header's fields: name, size, kind, name of the link, prefix, and of sparse files the map.
+# Offset and length of a header's fields: name, size, kind, link name, prefix, and the map of a sparse file.
 FIELDS = ((0, 100), (124, 12), (156, 1), (157, 100), (345, 155), (386, 96), (482, 1))
 
 
@@ -178,7 +179,7 @@ def list_images(path: pathlib.Path) -> archives.Listing:
 
 
 @st.composite
-def spoilt_tars(draw: st.DrawFn) -> bytes:
+def damaged_tars(draw: st.DrawFn) -> bytes:
     content = bytearray(TAR)
     for _ in range(draw(st.integers(1, 2))):
         at, (offset, size) = draw(st.sampled_from(HEADERS)), draw(st.sampled_from(FIELDS))
@@ -192,8 +193,8 @@ def spoilt_tars(draw: st.DrawFn) -> bytes:
 
 
 @settings(300)
-@hypothesis.given(content=st.one_of(spoilt_tars(), changed_bytes(TAR)))
-def test_archives(tmp_path_factory, content):
+@hypothesis.given(content=st.one_of(damaged_tars(), changed_bytes(TAR)))
+def test_a_damaged_archive_is_listed_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "images.tar"
     path.write_bytes(content)
     error = own_error(lambda: list_images(path))
@@ -202,7 +203,7 @@ def test_archives(tmp_path_factory, content):
 
 @pytest.mark.parametrize("size", [-1, -513, -1536, -5120, 2**62, 2**70])
 @pytest.mark.parametrize("kind", [b"0", b"S", b"x", b"L"])
-def test_sizes_that_lead_backwards_or_beyond_end_the_listing(tmp_path, size, kind):
+def test_impossible_sizes_end_the_listing(tmp_path, size, kind):
     for at in HEADERS:
         content = bytearray(TAR)
         content[at + 156 : at + 157] = kind
@@ -215,7 +216,7 @@ def test_sizes_that_lead_backwards_or_beyond_end_the_listing(tmp_path, size, kin
 
 
 def test_names_in_an_archive_and_links_lead_nowhere(tmp_path):
-    """Nothing is unpacked: what a name says is only a name, and a link is no image."""
+    """Nothing is unpacked: a name is only a name, and a link is no image."""
     (tmp_path / "images.tar").write_bytes(TAR)
     listing = list_images(tmp_path / "images.tar")
     assert [listing.read(i) for i in range(len(listing))] == [b"hello", b"12345", b"zz"]
@@ -224,7 +225,7 @@ def test_names_in_an_archive_and_links_lead_nowhere(tmp_path):
 
 @settings(100)
 @hypothesis.given(names=st.lists(NAMES, min_size=1, max_size=3))
-def test_folders_of_classes_with_odd_names(tmp_path_factory, names):
+def test_class_folders_with_odd_names_are_listed_or_refused(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("classes")
     for name in names:
         name = name.replace("/", "_").replace("\0", "_").encode("utf-8", "replace").decode()[:60]
