@@ -110,7 +110,7 @@ def plot_resolutions(table: Table, eval_set: EvalSet, path: epath.Path) -> None:
     )
     axes.set_xticks([table.columns[i].image_size for i in chosen])
     plots.set_percent(axes)
-    curves.add_legend(figure, [*_network_handles(table.rows), *_style_handles(table.has_published)])
+    curves.add_legend(figure, _handles(table))
     plots.save(figure, path)
 
 
@@ -135,7 +135,7 @@ def plot_trade_off(table: Table, condition: Condition, path: epath.Path) -> None
         axes.set_xlim(0, 1.05 * axes.get_xlim()[1])  # from zero: 1 % more must not look like twice as much
         axes.margins(y=0.08)
         plots.set_percent(axes)
-    curves.add_legend(figure, [*_network_handles(table.rows), *_style_handles(table.has_published)])
+    curves.add_legend(figure, _handles(table))
     plots.save(figure, path)
 
 
@@ -205,23 +205,16 @@ def _colors(rows: Sequence[Row]) -> dict[str, str]:
     return {label: plots.COLORS[order.index(family) % len(plots.COLORS)] for label, family in families.items()}
 
 
-def _network_handles(rows: Sequence[Row]) -> list[Any]:
-    """Legend entries for the networks."""
+def _handles(table: Table) -> list[Any]:
+    """Legend entries for the networks, and for filled and hollow markers."""
     from matplotlib.lines import Line2D
 
-    colors = _colors(rows)
-    return [
-        Line2D([], [], color=colors[row.label], marker=_marker(row.network), label=row.label, **FILLED) for row in rows
+    colors = _colors(table.rows)
+    handles = [
+        Line2D([], [], color=colors[row.label], marker=_marker(row.network), label=row.label, **FILLED)
+        for row in table.rows
     ]
-
-
-def _style_handles(with_published: bool) -> list[Any]:
-    """Legend entries for filled and hollow markers."""
-    from matplotlib.lines import Line2D
-
-    if not with_published:
-        return []
-    return [
-        Line2D([], [], color=GREY, marker="o", label="measured: median", **FILLED),
-        Line2D([], [], color=GREY, marker="o", label="published: median", **HOLLOW),
-    ]
+    if table.has_published:
+        handles.append(Line2D([], [], color=GREY, marker="o", label="measured: median", **FILLED))
+        handles.append(Line2D([], [], color=GREY, marker="o", label="published: median", **HOLLOW))
+    return handles

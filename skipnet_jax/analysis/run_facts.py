@@ -22,26 +22,6 @@ ENVIRONMENT = ("git", "python", "platform", "devices", "device_kind", "hosts")  
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A record of results.json, with the scores of the averaged parameters if the run has them.
-
-    Args:
-      data: name of the data set, and how it was scored if that was unusual.
-      image_size: in pixels.
-      top1, top5, calibration_error: 0..1; calibration_error is None without `--details`.
-    """
-
-    data: str
-    image_size: int
-    step: int
-    count: int
-    top1: float | int
-    top5: float | int
-    loss: float | int
-    calibration_error: float | int | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Facts:
     """A run for the report.
 
@@ -139,8 +119,8 @@ class Facts:
         return fields | {name: str(version) for name, version in last.get("libraries", {}).items()}
 
     @property
-    def evaluations(self) -> list[Evaluation]:
-        """The records of results.json, in their order."""
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The records of results.json with a title; scores are of the averaged parameters if the run has them."""
         return [_evaluation(record) for record in self.run.results]
 
 
@@ -165,12 +145,12 @@ def pictures(workdir: epath.Path, folder: str) -> list[epath.Path]:
     return sorted((workdir / folder).glob("*.png")) if (workdir / folder).exists() else []
 
 
-def _evaluation(record: Mapping[str, Any]) -> Evaluation:
+def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
     own = ", among its own classes" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record.get("flip") else ""
-    top1, top5, loss = (record.get(f"average_{name}", record[name]) for name in ("accuracy", "top5_accuracy", "loss"))
-    condition = (f"{record['data']}{own}{flip}", record["image_size"], record["step"], record["count"])
-    return Evaluation(*condition, top1, top5, loss, record.get("calibration_error"))
+    names = ("accuracy", "top5_accuracy", "loss")
+    scores = {name: record.get(f"average_{name}", record[name]) for name in names}
+    return {"calibration_error": None, **record, **scores, "title": f"{record['data']}{own}{flip}"}
 
 
 def _seconds(log: Iterable[Mapping[str, Any]]) -> tuple[float | None, int]:
