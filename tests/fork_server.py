@@ -1,11 +1,9 @@
 """Starts runs within a second: a process that has imported everything forks one child per run.
 
-The imports of JAX and TensorFlow take most of the time of a short run. Neither has started a thread or opened a device
-when this process forks, so a child is what a fresh process is after its imports, and may be killed like one. It reads
-{"argv": [...], "output": FILE} line by line, and answers each with the child's number and, once it has ended, with the
-status of `os.waitpid`.
-
-The network is a hundredth of the project's smallest in the time that it takes to compile.
+Imports of JAX and TensorFlow take most of the time of a short run. Neither library has started a thread or opened a
+device when this process forks, so a child is like a fresh process after its imports, and may be killed like one. The
+process reads {"argv": [...], "output": FILE} line by line, and answers each line with the child's process id and, once
+the child has ended, with the status of `os.waitpid`. The network is tiny, so that it compiles fast.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whole runs on disks that are full, or that may not be written."""
+"""Whole runs on full or read-only disks."""
 
 import contextlib
 import dataclasses
@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from skipnet_jax import config, main, train
+from skipnet_jax import config, errors, main, train
 from skipnet_jax.runs import events, saver, workdir
 from skipnet_jax.runs.console import Console
 from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
 
-# Orbax's threads and TensorFlow's writers end with errors of their own when their disk is full.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("compile_once"),
+    # Orbax's threads and TensorFlow's writers raise errors of their own on a full disk.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -51,7 +52,7 @@ def disk(tmp_path) -> Iterator[pathlib.Path]:
 
 
 def fill(disk: pathlib.Path) -> None:
-    """Takes the last byte."""
+    """Fills the disk to the last byte."""
     with (disk / "ballast").open("ab", buffering=0) as file:
         for size in (4096, 1):
             with contextlib.suppress(OSError):
@@ -60,7 +61,7 @@ def fill(disk: pathlib.Path) -> None:
 
 
 def after_steps(monkeypatch, actions) -> None:
-    """Does things once so many steps are done, and what is being saved is saved."""
+    """Runs an action after each of some steps, once the save in progress is done."""
 
     class Acting(Console):
         def step(self, sums):
@@ -79,11 +80,11 @@ def after_steps(monkeypatch, actions) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known before", "found by the write"])
-def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_what_is_saved_meanwhile(
+def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_the_saves_in_that_time(
     whole, disk, monkeypatch, capsys, known
 ):
     path, saved = disk / "run", []
-    if not known:  # as under a quota
+    if not known:  # like a quota
         monkeypatch.setattr(saver, "_free", lambda directory: 10**15)
 
     def look():
@@ -109,7 +110,7 @@ def test_a_disk_that_is_full_for_two_epochs_changes_nothing_but_what_is_saved_me
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """What the command returns and says."""
+    """Runs the command; returns its status and output."""
     monkeypatch.setattr(main, "_check_flags", lambda argv: None)
 
     def ran(path):
@@ -119,7 +120,7 @@ def run(monkeypatch, capsys):
     return ran
 
 
-def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_mends_it(whole, disk, run, monkeypatch):
+def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_resumes(whole, disk, run, monkeypatch):
     path = disk / "run"
     with pytest.MonkeyPatch.context() as patch:
         after_steps(patch, {8: lambda: fill(disk)})
@@ -135,18 +136,12 @@ def test_a_disk_that_stays_full_is_an_error_at_the_end_and_the_same_command_mend
     assert recorded in (["start", "start", "stop"], ["start", "stop"] * 2)  # there may have been no room for a stop
 
 
-def test_a_disk_that_is_full_at_the_start_is_said_at_once(disk):
-    fill(disk)
-    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\).*mend its permissions or its"):
-        train.train_and_evaluate(SPEC, disk / "run")
-
-
-def test_a_run_goes_on_from_a_disk_that_is_full_only_with_room(whole, disk, monkeypatch):
-    """A config that is not rewritten stays whole."""
+def test_a_run_resumes_on_a_full_disk_only_once_there_is_room(whole, disk, monkeypatch):
+    """A config that is not replaced stays whole."""
     path = disk / "run"
     train.train_and_evaluate(dataclasses.replace(SPEC, epochs=1), path)
     fill(disk)
-    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(errors.UserError, match=r"cannot be written \(No space left on device\)"):
         train.train_and_evaluate(SPEC, path, allow_change=["epochs"])
     assert workdir.read_spec(path).epochs == 1
     (disk / "ballast").unlink()
@@ -156,7 +151,7 @@ def test_a_run_goes_on_from_a_disk_that_is_full_only_with_room(whole, disk, monk
 
 @pytest.mark.parametrize("name", [workdir.CONFIG, workdir.DATA, workdir.PARAMETERS])
 def test_no_room_for_a_file_of_the_start_is_one_line(run, tmp_path, name):
-    """What is written there finds no room: the device says so of every byte."""
+    """/dev/full refuses every byte as a full disk does."""
     (tmp_path / (name if name == workdir.PARAMETERS else f".{name}.new")).symlink_to("/dev/full")
     status, said = run(tmp_path)
     assert status == (2 if name == workdir.CONFIG else 1)
@@ -164,7 +159,7 @@ def test_no_room_for_a_file_of_the_start_is_one_line(run, tmp_path, name):
     assert len(said.err.splitlines()) == 1
 
 
-def test_no_room_for_the_curves_is_no_reason_to_fail(run, whole, tmp_path):
+def test_no_room_for_the_curves_costs_only_the_curves(run, whole, tmp_path):
     (tmp_path / workdir.CURVES).symlink_to("/dev/full")
     status, said = run(tmp_path)
     assert status == 0 and f"WARNING: {tmp_path / workdir.CURVES} could not be written" in said.err
@@ -172,9 +167,8 @@ def test_no_room_for_the_curves_is_no_reason_to_fail(run, whole, tmp_path):
 
 
 def test_a_read_only_workdir_is_refused_at_once_with_status_2(disk, run):
-    """Root may write what the permissions forbid, but not to a file system that is mounted for reading."""
+    """Root may write despite permissions, but not to a file system that is mounted read-only."""
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     status, said = run(disk / "run")
     assert status == 2 and len(said.err.splitlines()) == 1
     assert said.err.startswith(f"error: --workdir: got {disk / 'run'}, which cannot be written (Read-only file system)")
-    assert "Choose another --workdir" in said.err
