@@ -1,10 +1,10 @@
-"""A bucket on this machine: `gs://bucket` for TensorFlow, TensorStore and Google's own client, without any network.
+"""A bucket on this machine: `gs://bucket` for TensorFlow, TensorStore and Google's own client, without a network.
 
-fake-gcs-server (a Go program from a Python package) keeps the objects in memory. TensorFlow has no setting for the
-address of the storage, but its HTTP client honours `https_proxy` and `CURL_CA_BUNDLE`: here a proxy takes its
-connections, ends TLS with a certificate made for the purpose, puts right what the Go server would refuse, and passes
-the requests on. Everything listens on the loopback interface only, at free ports, and nothing is set in the
-process of the tests: clients are processes of their own, with `Bucket.environment`.
+fake-gcs-server, a Go program from a Python package, keeps the objects in memory. TensorFlow has no setting for the
+address of the storage, but its HTTP client honours `https_proxy` and `CURL_CA_BUNDLE`. So a proxy takes its
+connections, ends TLS with a certificate made for the purpose, corrects headers that the Go server would refuse, and
+passes the requests on. Everything listens on free ports of the loopback interface. The tests' own process keeps its
+settings: clients are separate processes with `Bucket.environment`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ DENIED = "denied"  # a bucket that answers 403 to everything
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 _START_SECONDS = 20.0
 _REQUEST_SECONDS = 60.0
-# Of a single connection, not of what it carries.
+# They belong to a single connection, not to the message.
 _HOP_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
 
 
@@ -41,7 +41,7 @@ class Bucket:
     """A running emulator.
 
     Args:
-      environment: for processes that are to see it.
+      environment: for processes that should see the bucket.
       port: of the server itself, plain HTTP.
     """
 
@@ -49,12 +49,12 @@ class Bucket:
     port: int
 
     def objects(self, prefix: str) -> list[str]:
-        """Names of the objects in the bucket that begin so."""
+        """Lists the objects whose names begin with the prefix."""
         items = json.loads(self._get(f"o?prefix={prefix}")).get("items", [])
         return sorted(item["name"] for item in items)
 
     def read(self, name: str) -> bytes:
-        """Content of an object."""
+        """Reads an object."""
         return self._get(f"o/{urllib.parse.quote(name, safe='')}?alt=media")
 
     def _get(self, path: str) -> bytes:
@@ -76,7 +76,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
                 "https_proxy": f"http://127.0.0.1:{proxy_port}",
                 "no_proxy": "127.0.0.1",
                 "CURL_CA_BUNDLE": str(authority),
-                "NO_GCE_CHECK": "true",  # else TensorFlow asks the network for credentials
+                "NO_GCE_CHECK": "true",  # otherwise TensorFlow asks the network for credentials
                 "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{port}",
                 "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
             },
@@ -127,7 +127,7 @@ def _create_bucket(port: int) -> bool:
 
 
 def _make_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """A certificate of Google's hosts that vouches for itself, and its key."""
+    """Makes a self-signed certificate for Google's hosts, and its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -163,7 +163,7 @@ class _Proxy(http.server.ThreadingHTTPServer):
         self.server_port_behind, self.tls = server_port, tls
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away in the middle is no news."""
+        """Ignores clients that disconnect in the middle."""
 
 
 @contextlib.contextmanager
@@ -183,21 +183,21 @@ def _proxy(server_port: int, certificate: pathlib.Path, key: pathlib.Path) -> It
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One client's connection: first CONNECT, then its requests inside TLS."""
+    """Serves one client: first CONNECT, then its requests inside TLS."""
 
     protocol_version = "HTTP/1.1"
     timeout = _REQUEST_SECONDS
     server: _Proxy
 
     def finish(self) -> None:
-        """Closes the TLS connection, which took the place of the one that the server knows."""
+        """Closes the TLS connection, which replaced the one that the server knows."""
         try:
             super().finish()
         finally:
             self.connection.close()
 
     def log_message(self, *_: object) -> None:
-        """Keeps still."""
+        """Logs nothing."""
 
     def do_CONNECT(self) -> None:
         host, _, port = self.path.rpartition(":")
@@ -221,14 +221,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.request(self.command, self.path, body, kept)
             response = server.getresponse()
             headers = {name: value for name, value in response.getheaders() if name.lower() not in _HOP_HEADERS}
-            if "Location" in headers:  # where an upload goes on; TensorFlow insists on TLS
+            if "Location" in headers:  # where an upload continues; TensorFlow insists on TLS
                 headers["Location"] = headers["Location"].replace("http://", "https://")
             self._answer(response.status, headers, response.read())
 
     do_DELETE = do_PATCH = do_POST = do_PUT = do_GET
 
     def _body(self) -> bytes:
-        """What the request carries. TensorFlow names encodings and lengths that contradict each other."""
+        """Reads the body. TensorFlow sends contradictory headers for encoding and length."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b""

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 from orbax import checkpoint as ocp
 
+from skipnet_jax import files
 from skipnet_jax.errors import DamagedError
 from skipnet_jax.runs import checkpoint, checkpoint_damage
 from skipnet_jax.runs import workdir as workdirs
@@ -97,12 +98,22 @@ def _put_aside(workdir: epath.Path, step: int, damage: str, *, instead: int | No
         place.parent.mkdir(exist_ok=True)
         while place.exists():
             place = place.parent / f"{place.name}-again"
-        path.rename(place)
+        _move(path, place)
         print(
             f"WARNING: checkpoint {path} is damaged ({damage}). It is now in {place}; resuming from step {instead}.",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _move(folder: epath.Path, place: epath.Path) -> None:
+    if files.is_local(folder):
+        folder.rename(place)
+        return
+    for parent, _, names in folder.walk():  # TensorFlow fails to rename a folder in a bucket that has folders within
+        for name in names:
+            (parent / name).copy(place / (parent / name).relative_to(folder))
+    folder.rmtree()
 
 
 def _wait_for_hosts(where: str) -> None:

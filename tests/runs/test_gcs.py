@@ -1,4 +1,4 @@
-"""Data, checkpoints and metrics in a bucket: the way of a user, against an emulator on this machine."""
+"""Data, checkpoints and metrics in a bucket, as a user has them, against an emulator on this machine."""
 
 import json
 import pathlib
@@ -29,8 +29,8 @@ TRAIN = [
     "--config.eval_batch_size=16",
     "--config.checkpoint_every_epochs=1",
 ]
-DEADLINE = 150.0  # seconds for what takes a tenth of it on an idle machine
-AT_ONCE = 60.0  # and for an error: most of it is for imports on a busy machine; TensorFlow's own retries take minutes
+DEADLINE = 150.0  # seconds; an idle machine takes a tenth of it
+AT_ONCE = 60.0  # seconds for an error, mostly for imports on a busy machine; TensorFlow's own retries take minutes
 
 
 def start(bucket: Bucket, command: list[str]) -> subprocess.Popen:  # noqa: F811
@@ -39,7 +39,7 @@ def start(bucket: Bucket, command: list[str]) -> subprocess.Popen:  # noqa: F811
 
 
 def run(bucket: Bucket, command: list[str], *, status: int = 0, seconds: float = DEADLINE) -> str:  # noqa: F811
-    """What the command prints."""
+    """Runs a command, and returns its output."""
     process = start(bucket, command)
     try:
         printed, _ = process.communicate(timeout=seconds)
@@ -47,6 +47,38 @@ def run(bucket: Bucket, command: list[str], *, status: int = 0, seconds: float =
         process.kill()
     assert process.returncode == status, printed
     return printed
+
+
+# A run's start, its save and its next start, without the training.
+_WORKDIR = """
+import jax.numpy as jnp
+from etils import epath
+from skipnet_jax.runs import checkpoint, metrics_log, recovery, workdir
+from tests.tiny_runs import make_spec
+
+run = workdir.open_for_training({workdir!r}, make_spec())
+log = metrics_log.MetricsLog(run, step=0)
+for step in (5, 10):
+    log.write(step, {{"train/loss": 0.5}})
+log.close()
+state = {{"params": {{"kernel": jnp.arange(6.0)}}}}
+with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager:
+    checkpoint.save(manager, 5, state, {{"accuracy": 0.5}}, {{"window": [], "epoch": {{"count": 5}}}})
+(run / workdir.CHECKPOINTS / "10" / "state").mkdir(parents=True)
+(run / workdir.CHECKPOINTS / "10" / "state" / "torn").write_text("")
+recovery.put_aside_incomplete(run)
+with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager:
+    restored, step, pending = recovery.restore_newest(run, manager, state)
+assert (restored["params"]["kernel"] == jnp.arange(6.0)).all() and step == 5 and pending["epoch"] == {{"count": 5}}
+metrics_log.MetricsLog(run, step=5).close()
+assert workdir.read_spec(run) == make_spec() and [line["step"] for line in workdir.read_metrics(run)] == [5]
+"""
+
+
+def test_a_workdir_in_a_bucket(bucket):  # noqa: F811
+    run(bucket, [sys.executable, "-c", _WORKDIR.format(workdir=f"gs://{NAME}/runs/small")])
+    names = bucket.objects("runs/small/")
+    assert "runs/small/damaged/10/state/torn" in names and "runs/small/checkpoints/10/state/torn" not in names
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +129,7 @@ def test_training_reads_and_writes_a_bucket_and_survives_a_kill(bucket, shards):
     assert f"{tested[-1]['test/accuracy']:.2%}" in printed
 
 
-# Runs the script with each line of arguments: one process, since most of the time goes into imports.
+# Runs the script once per line of arguments, in one process, since imports take most of the time.
 _RUN_EACH = """
 import runpy, sys, time
 for line in sys.argv[1:]:
@@ -111,7 +143,7 @@ for line in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_script_tells_at_once_of_a_bucket_that_cannot_be_used(bucket, tmp_path):  # noqa: F811
+def test_the_script_refuses_at_once_a_bucket_that_cannot_be_used(bucket, tmp_path):  # noqa: F811
     source = made_images.write_train_tar(tmp_path / "train.tar", 1)
     lines = [
         line
@@ -131,7 +163,7 @@ def test_script_tells_at_once_of_a_bucket_that_cannot_be_used(bucket, tmp_path):
     ("flag", "name", "words"),
     [("config.data.dir", DENIED, "access denied"), ("workdir", "nowhere", "no bucket gs://nowhere")],
 )
-def test_training_tells_at_once_of_a_bucket_that_cannot_be_used(bucket, shards, tmp_path, flag, name, words):  # noqa: F811
+def test_training_refuses_at_once_a_bucket_that_cannot_be_used(bucket, shards, tmp_path, flag, name, words):  # noqa: F811
     places = {"config.data.dir": DATA, "workdir": str(tmp_path / "run"), flag: f"gs://{name}/x"}
     command = [*TRAIN, *(f"--{place}={path}" for place, path in places.items())]
     printed = run(bucket, command, status=2, seconds=AT_ONCE)
