@@ -40,9 +40,11 @@ class EncodedSplit(DataSplit):
     shard or, for a file, the word "file".
 
     Args:
+      mend: what the user should do about damaged data, as a sentence.
       label_width: 0 = one label per image; k = up to k right labels, padded with -1.
     """
 
+    mend: str
     label_width: int = 0
 
     @abc.abstractmethod
@@ -61,13 +63,9 @@ class EncodedSplit(DataSplit):
     def describe(self, index: int) -> str:
         """Names an example in a message."""
 
-    @abc.abstractmethod
-    def advice(self) -> str:
-        """How the user mends a damaged image, as a sentence."""
-
     def missing_record(self, index: int) -> DataError:
         """The error for an example whose record is absent."""
-        return DataError(self.describe(index), "no record", "an image", self.advice())
+        return DataError(self.describe(index), "no record", "an image", self.mend)
 
     def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
         import tensorflow as tf
@@ -182,7 +180,7 @@ def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> I
 
     Args:
       open_batches: makes the dataset, given the number of batches to leave out and whether to be careful.
-      split: says the name and the advice for a message.
+      split: says what a message needs.
 
     Raises:
       DataError: the careful mode fails too.
@@ -198,7 +196,7 @@ def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> I
             return
         except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter where the message quotes a bad record
             if careful:
-                raise DataError(split.name, storage.reason(error), "data that can be read", split.advice()) from None
+                raise DataError(split.name, storage.reason(error), "data that can be read", split.mend) from None
             careful = True
             iterator = open_batches(done, careful).as_numpy_iterator()
             continue
@@ -230,7 +228,7 @@ def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) 
                 split.describe(undecodable[0]),
                 "an image that cannot be decoded",
                 "a JPEG or PNG file",
-                f"{split.advice()} To train without it, set `data.on_corrupt`=skip.",
+                f"{split.mend} To train without it, set `data.on_corrupt`=skip.",
             )
         for bad in set(undecodable) - skipped:
             _log.warning("Skipped an image that cannot be decoded: %s", split.describe(bad))
@@ -242,7 +240,7 @@ def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) 
                 f"{len(skipped)} of {different} images that cannot be decoded, the last of them "
                 f"{split.describe(undecodable[-1])}",
                 f"at most {_TOLERATED_SHARE:.0%}",
-                split.advice(),
+                split.mend,
             )
         yield batch
 
@@ -252,4 +250,4 @@ def _require_labels(split: EncodedSplit, index: np.ndarray, label: np.ndarray) -
     wrong = np.argwhere((label >= split.num_classes) | (label < least))
     if len(wrong):
         place = split.describe(int(index[wrong[0][0]]))
-        raise DataError(place, f"label {label[tuple(wrong[0])]}", f"0..{split.num_classes - 1}", split.advice())
+        raise DataError(place, f"label {label[tuple(wrong[0])]}", f"0..{split.num_classes - 1}", split.mend)

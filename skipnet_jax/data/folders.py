@@ -39,6 +39,7 @@ class Files(EncodedSplit):
 
     paths: tuple[str, ...]
     labels: Int32[np.ndarray, "n"]
+    mend: str = "Replace or remove the file."
 
     @property
     def num_examples(self) -> int:
@@ -46,9 +47,6 @@ class Files(EncodedSplit):
 
     def describe(self, index: int) -> str:
         return self.paths[index]
-
-    def advice(self) -> str:
-        return "Replace or remove the file."
 
     def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
         import tensorflow as tf

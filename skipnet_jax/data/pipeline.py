@@ -47,7 +47,14 @@ def train_batches(
       UserError: the batch is larger than the data set, or does not divide over the hosts.
       DataError: on `next`, if an image, a label or a shard is bad; the message names it.
     """
-    request = _request("batch_size", batch_size, seed, start_step, process_index, process_count)
+    request = BatchRequest(
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    _require_equal_shares("batch_size", request)
     if not request.steps_per_epoch(split.num_examples):
         images = f"at most {split.num_examples}, the number of training images of {split.name}"
         raise UserError("batch_size", f"{batch_size}", images, "Lower `batch_size`.")
@@ -78,23 +85,12 @@ def eval_batches(
       UserError: the batch does not divide over the hosts.
       DataError: on `next`, if an image, a label or a shard is bad; the message names it.
     """
-    return split.eval_batches(spec, _request("eval_batch_size", batch_size, 0, 0, process_index, process_count))
+    request = BatchRequest(batch_size=batch_size, process_index=process_index, process_count=process_count)
+    _require_equal_shares("eval_batch_size", request)
+    return split.eval_batches(spec, request)
 
 
-def _request(
-    field: str, batch_size: int, seed: int, start_step: int, process_index: int, process_count: int
-) -> BatchRequest:
-    if batch_size % process_count:
-        raise UserError(
-            field,
-            f"{batch_size}",
-            f"a multiple of {process_count}, the number of hosts, since each reads an equal share",
-            f"Change `{field}`.",
-        )
-    return BatchRequest(
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        process_index=process_index,
-        process_count=process_count,
-    )
+def _require_equal_shares(field: str, request: BatchRequest) -> None:
+    if request.batch_size % request.process_count:
+        expected = f"a multiple of {request.process_count}, the number of hosts, since each reads an equal share"
+        raise UserError(field, f"{request.batch_size}", expected, f"Change `{field}`.")

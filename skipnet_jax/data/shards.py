@@ -27,12 +27,10 @@ class Shards(EncodedSplit):
       shards: in the order that numbers the examples.
       parse: TensorFlow operations that take a record apart: serialized -> encoded image (string scalar), label (int32
         scalar, or [label_width]).
-      mend: what tells the user which records are damaged, as a sentence.
     """
 
     shards: tuple[Shard, ...]
     parse: Callable[[Any], tuple[Any, Any]]
-    mend: str
 
     @property
     def num_examples(self) -> int:
@@ -46,9 +44,6 @@ class Shards(EncodedSplit):
     def describe(self, index: int) -> str:
         shard, record = self._locate(index)
         return f"record {record} of {shard.path}"
-
-    def advice(self) -> str:
-        return self.mend
 
     def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
         return lambda index, record: self.parse(record)
