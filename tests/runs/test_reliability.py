@@ -1,3 +1,5 @@
+"""The promises of docs/reliability.md."""
+
 import ast
 import pathlib
 import re
@@ -6,7 +8,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS.parent / "docs" / "reliability.md").read_text())
 
 
-def test_each_promise_names_a_test_that_is_there():
+def test_each_promise_names_a_test_that_exists():
     missing = []
     for file, name in NAMED:
         path = TESTS / file
