@@ -154,19 +154,17 @@ def from_timm(name: str, state_dict: Mapping[str, Any], *, seed: int = 0) -> tup
         all.
     """
     timm_name, naming = _counterpart(name)
-    num_classes = torch_weights.num_classes_of(
-        state_dict, torch_weights.rename(("classifier", "kernel"), naming.renames)
-    )
+    classifier = torch_weights.rename(("classifier", "kernel"), naming.renames)
+    num_classes = torch_weights.num_classes_of(state_dict, classifier)
     shapes = torch_weights.variable_shapes(name, num_classes)
     variables, mismatches = torch_weights.translate(state_dict, timm_names(name, shapes), shapes)
-    torch_weights.require_match(
-        mismatches, f"timm's state dict for {name} with {num_classes} classes", f"timm's {timm_name}"
-    )
+    given = f"timm's state dict for {name} with {num_classes} classes"
+    torch_weights.require_match(mismatches, given, f"timm's {timm_name}")
     fresh = [path for path in shapes if path not in variables]
     if fresh:
         model = create_model(name, num_classes=num_classes)
-        initial = init_variables(model, jax.random.key(seed), model_info(name).image_size)
-        initial = flax.traverse_util.flatten_dict(initial)
+        drawn = init_variables(model, jax.random.key(seed), model_info(name).image_size)
+        initial = flax.traverse_util.flatten_dict(drawn)
         variables |= {path: initial[path] for path in fresh}
     return flax.traverse_util.unflatten_dict(variables), ["/".join(path) for path in fresh]
 
@@ -198,11 +196,10 @@ def _block_names(architecture: Architecture, naming: Naming) -> dict[str, str]:
     """Our name of each block -> timm's."""
     names = {}
     stage = block = 0
-    for i, architecture_of_block in enumerate(architecture.blocks):
-        if i and architecture_of_block.stride != 1:
+    for i, each in enumerate(architecture.blocks):
+        if i and each.stride != 1:
             stage, block = stage + 1, 0
-        names[f"blocks_{i}"] = naming.block.format(
-            stage=stage, stage1=stage + 1, block=block, block1=block + 1, pair=block // 2
-        )
+        numbers = {"stage": stage, "stage1": stage + 1, "block": block, "block1": block + 1, "pair": block // 2}
+        names[f"blocks_{i}"] = naming.block.format_map(numbers)
         block += 1
     return names
