@@ -139,7 +139,7 @@ def test_a_crop_below_the_truncation_is_refused_and_one_above_is_not() -> None:
     encoded = FILES["rgb"]()
     truncated, whole = tf.constant(encoded[: len(encoded) // 2]), tf.constant(encoded)
     outcomes = set()
-    for number in range(60):
+    for number in range(60, 85):  # some crops end above the truncation
         top, _, height, _ = crops.draw_crop(_key(number), 187, 250, 0.08).numpy()
         try:
             got = image_ops.random_resized_crop(truncated, _key(number), 32, 0.08)
