@@ -197,7 +197,7 @@ def _read(cls: type[_Spec], mapping: Any, prefix: str, *, may_be_older: bool) ->
                 _type_name(types[name]),
                 f"Add {prefix}{name} to the config.",
             )
-    values = {}
+    values: dict[str, Any] = {}
     for name in types.keys() - left_out:
         path, kind = f"{prefix}{name}", types[name]
         if dataclasses.is_dataclass(kind):
