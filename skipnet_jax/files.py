@@ -142,13 +142,8 @@ def require_fields(
 
     Args:
       content: any JSON value.
-      fields: as for `read_record`.
+      fields, mend, kind_of_error: as for `read_record`.
       place: the file, and where in it, for the error.
-      mend: as for `read_record`.
-      kind_of_error: as for `read_record`.
-
-    Raises:
-      UserError: as for `read_record`.
     """
     if not isinstance(content, dict):
         raise kind_of_error(place, f"a {type(content).__name__}", f"an object with {', '.join(fields)}", mend)

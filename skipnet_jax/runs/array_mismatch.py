@@ -20,16 +20,7 @@ def shapes(tree: Any) -> dict[str, str]:
 
 
 def require_none(place: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Checks that a checkpoint holds exactly a network's arrays.
-
-    Args:
-      place: the checkpoint, for the error.
-      stored: `shapes` of the checkpoint.
-      expected: `shapes` of the network.
-
-    Raises:
-      UserError: it does not.
-    """
+    """Raises a UserError unless a checkpoint, at `place`, holds exactly a network's arrays; both as `shapes`."""
     problems = describe(
         {
             "missing in the checkpoint": sorted(expected.keys() - stored.keys()),

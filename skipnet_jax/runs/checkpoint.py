@@ -70,7 +70,7 @@ def save(
     Args:
       manager: of `open_manager`.
       step: number of training steps so far.
-      state: TrainState.
+      state: a TrainState.
       results: of the evaluation, with `accuracy`; None = not evaluated.
       pending: of `Console.pending`.
 
@@ -116,9 +116,6 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
       target: a TrainState, or a dict of some of its fields, with a `jax.ShapeDtypeStruct` (and its sharding) in place
         of every array. Other fields are not read; within a field every array has to match.
 
-    Returns:
-      The target with arrays.
-
     Raises:
       UserError: the checkpoint is of another network.
       DamagedError: it cannot be read.
@@ -136,28 +133,20 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
 
 
 def read_pending(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    """Reads what `save` got as `pending`; {} if nothing.
-
-    Raises:
-      DamagedError: it cannot be read.
-    """
+    """Reads what `save` got as `pending`; {} if nothing. Raises a DamagedError if the checkpoint is not whole."""
     _require_whole(manager, step)
     file = manager.directory / str(step) / checkpoint_damage.PROGRESS_FILE
     return files.read_json(file) if file.exists() else {}
 
 
 def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    """Makes a target for `restore` from the checkpoint itself, for when its network is not known.
-
-    Raises:
-      DamagedError: the checkpoint cannot be read.
-    """
+    """Makes a target for `restore` from the checkpoint itself, for when its network is not known."""
     tree = _stored_tree(manager, step)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
 
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
-    """Makes a leaf of a target for `restore`."""
+    """Makes a leaf of a target for `restore`, with the array's sharding."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 

@@ -49,9 +49,8 @@ class Console:
           start: the step from which the run resumes.
           total: number of steps of the whole run.
           steps_per_epoch: of the run.
-          pending: `pending()` at step `start`.
-          unevaluated: as for `MetricsLog`.
-          wandb_project: as for `MetricsLog`.
+          pending: what `pending()` returned at step `start`.
+          unevaluated, wandb_project: as for `MetricsLog`.
         """
         pending = pending or {}
         self._first_host = jax.process_index() == 0

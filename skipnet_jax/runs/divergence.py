@@ -16,7 +16,7 @@ _all_finite = jax.jit(nonfinite.all_finite)
 
 
 class Guard:
-    """Checks metrics once they are fetched, and the state before it is saved.
+    """Checks metrics once they are fetched, and the state before it is saved; raises DivergedError.
 
     Steps are not checked as they run, so the device stays ahead of the host. The batch of a bad step is made again from
     the step number.
@@ -42,30 +42,18 @@ class Guard:
         self._last: Mapping[str, float | int] = {}
 
     def check_steps(self, metrics: Sequence[Mapping[str, float | int]], step: int) -> None:
-        """Checks the metrics of several steps, the last of which is `step`.
-
-        Raises:
-          DivergedError: a number is not finite.
-        """
+        """Checks the metrics of several steps, the last of which is `step`."""
         for number, self._last in enumerate(metrics, step - len(metrics) + 1):
             if not all(math.isfinite(value) for value in self._last.values()):
                 self._stop(number, self._last)
 
     def check_results(self, results: Mapping[str, float | int], step: int) -> None:
-        """Checks the results of the evaluation after a step.
-
-        Raises:
-          DivergedError: a result is not finite.
-        """
+        """Checks the results of the evaluation after a step."""
         if not all(math.isfinite(value) for value in results.values()):
             self._stop(step, {**self._last, **{f"test {name}": value for name, value in results.items()}})
 
     def check_state(self, state: steps.TrainState, step: int) -> None:
-        """Checks everything that would be saved; waits for the device.
-
-        Raises:
-          DivergedError: a number is not finite.
-        """
+        """Checks everything that would be saved; waits for the device."""
         if not _all_finite(state):
             self._stop(step, {**self._last, "a parameter or statistic": math.nan})
 

@@ -36,11 +36,7 @@ LIBRARIES = (
 def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
     """Records a start, and a stop with its reason at the end of the `with` block.
 
-    A start without a stop means that the process was killed.
-
-    Args:
-      workdir: the run's.
-      done: returns the number of training steps so far.
+    A start without a stop means that the process was killed. `done` returns the number of training steps so far.
     """
     if jax.process_index() == 0:
         files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # drops a line that kill -9 has torn

@@ -43,13 +43,8 @@ def put_aside_incomplete(workdir: epath.Path) -> None:
 def restore_newest(workdir: epath.Path, manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int, dict[str, Any]]:
     """Reads the newest checkpoint that every host can read, and moves the others aside.
 
-    Args:
-      workdir: the run's.
-      manager: of its checkpoints.
-      state: a TrainState with the right shapes.
-
     Returns:
-      The state, its step, and the sums for `Console`. Without checkpoints: the given state, 0, and {}.
+      The state, its step, and the `pending` of `Console`. Without checkpoints: the given state, 0, and {}.
 
     Raises:
       UserError: the checkpoint is of another network.
@@ -73,19 +68,12 @@ def restore_newest(workdir: epath.Path, manager: ocp.CheckpointManager, state: A
 
 
 def can_be_read(manager: ocp.CheckpointManager, step: int, everywhere: Sharding) -> bool:
-    """Tells whether every host can read a checkpoint, by reading all of it.
-
-    Args:
-      manager: of the checkpoints.
-      step: of the checkpoint.
-      everywhere: replicated over all devices.
-    """
-    damaged = False
+    """Tells whether every host can read a checkpoint, by reading all of it onto devices."""
     try:
         checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, everywhere))
+        return not _any_host(False)
     except DamagedError:
-        damaged = True
-    return not _any_host(damaged)
+        return not _any_host(True)
 
 
 def _put_aside(workdir: epath.Path, step: int, damage: str, *, instead: int | None) -> None:

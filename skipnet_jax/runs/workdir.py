@@ -22,6 +22,7 @@ Both kinds may lie in a bucket (gs://...).
 """
 
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -138,7 +139,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
     Args:
       workdir: the run's.
       class_names: in the order of the labels.
-      training_images: the number of training images.
+      training_images: their number.
       started: whether the run has a checkpoint.
 
     Raises:
@@ -151,8 +152,8 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
             if before[name] != value:
                 raise UserError(
                     "data",
-                    f"{name} {_shortened(value)}",
-                    f"{_shortened(before[name])} as in the run in {workdir}",
+                    f"{name} {reprlib.repr(value)}",
+                    f"{reprlib.repr(before[name])} as in the run in {workdir}",
                     "Give the data of that run (`data.dir`), or choose another `workdir`.",
                 )
     elif jax.process_index() == 0:
@@ -227,8 +228,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def _shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 100 else f"{text[:100]} ..."
