@@ -1,4 +1,4 @@
-"""A run that is made in seconds, by the dozen, and what of two runs has to be equal."""
+"""A run that takes seconds, and the comparison of two runs."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
 
 
 class TinyNet(nn.Module):
-    """The interface of the project's networks at a hundredth of their compile time, with statistics and dropout."""
+    """Has the interface of the project's networks, running statistics and dropout, and compiles a hundred times faster."""
 
     classes: int = 10
 
@@ -59,12 +59,12 @@ def last_checkpoint(path: pathlib.Path) -> tuple[int, dict[str, Any] | None, Any
 
 
 def untimed(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl but for what depends on the machine."""
+    """The lines of metrics.jsonl without the numbers that depend on the machine."""
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in workdir.read_metrics(path)]
 
 
 def require_equal(path: pathlib.Path, expected: pathlib.Path) -> None:
-    """Two runs ended with the same bits, and told the same on the way."""
+    """Two runs ended with the same bits, and logged the same numbers on the way."""
     (step, results, state), (expected_step, expected_results, expected_state) = map(last_checkpoint, (path, expected))
     assert (step, results) == (expected_step, expected_results)
     assert {"params", "batch_stats", "opt_state", "step"} <= state.keys()

@@ -120,6 +120,7 @@ def test_a_run_may_move_from_two_devices_to_one_to_four(on_one_device, tmp_path)
     require_same_curve(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_results_are_equal_for_any_batch_size_and_number_of_devices():
     split = sources.load(dataclasses.replace(SPEC.data, classes=()), "test")
     model = GroupedNet(classes=10)

@@ -87,12 +87,22 @@ def read(golden, stem):
     return json.loads((golden / "trajectories" / f"{stem}.json").read_text())
 
 
+def test_first_steps_of_a_trajectory(golden, x64):
+    expected = read(golden, "skip-resnet-18-sgd-layerlr0.1")
+    _, state, update = start(expected, layer_lr_ratio=0.1)
+    _, history = train(state, jax.jit(update, donate_argnums=0), expected, 3)
+    for metrics, loss, grad_norm in zip(history, expected["losses"], expected["grad_norms"], strict=False):
+        np.testing.assert_allclose(metrics["loss"] / expected["batch"], loss, rtol=1e-6)
+        np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "layer_lr_ratio"),
     [
-        pytest.param("skip-resnet-110-sgd", 1.0, marks=pytest.mark.slow),
-        pytest.param("skip-convnext-t-adamw-clip1", 1.0, marks=pytest.mark.slow),
-        pytest.param("skip-resnet-18-rmsproptf", 1.0, marks=pytest.mark.slow),
+        ("skip-resnet-110-sgd", 1.0),
+        ("skip-convnext-t-adamw-clip1", 1.0),
+        ("skip-resnet-18-rmsproptf", 1.0),
         ("skip-resnet-18-sgd-layerlr0.1", 0.1),
     ],
 )
