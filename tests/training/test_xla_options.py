@@ -5,7 +5,7 @@ import pytest
 from skipnet_jax.training import xla_options
 
 
-def test_only_the_cpu_is_told_something():
+def test_only_cpus_have_options():
     assert xla_options.compiler_options("cpu") == xla_options.COMPILER_OPTIONS["cpu"] != {}
     for other in ("gpu", "cuda", "rocm", "tpu"):
         assert xla_options.compiler_options(other) == {}
@@ -16,5 +16,5 @@ def test_this_xla_knows_the_option(name):
     options = {name: xla_options.compiler_options("cpu")[name]}
     double = jax.jit(lambda x: 2 * x.sum(), compiler_options=options)
     assert double(jnp.arange(4.0)) == 12
-    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):  # so it tells what it does not know
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):  # XLA does report unknown options
         jax.jit(lambda x: x, compiler_options={f"{name}_of_old": options[name]})(1.0)
