@@ -17,7 +17,7 @@ STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
 
 
 class TinyNet(nn.Module):
-    """Has the interface of the project's networks, running statistics and dropout, and compiles a hundred times faster."""
+    """Has the interface of the project's networks, with dropout, and compiles a hundred times faster."""
 
     classes: int = 10
 
