@@ -128,7 +128,7 @@ def make_step(
     """Compiles a step over a mesh that sums the weights of a batch by class.
 
     Returns:
-      A function of the variables and a batch as `steps.eval_step` takes it. It returns "counts" [k], the images of each
+      A function of the variables and a batch as for `steps.make_eval_step`. It returns "counts" [k], the images of each
       class; "states" [k, links] and, where the junctions weigh the branch, "branch" [k, blocks]: means over the
       channels, summed over each class's images; and for each block "moments" [2, n, c], the sums of its weights and of
       their squares over all images.

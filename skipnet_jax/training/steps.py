@@ -102,7 +102,16 @@ def make_train_step(
     statistics: Statistics,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Compiles `train_step` over a mesh. The step donates its state: use only the state that it returns.
+    """Compiles the training step over a mesh: (state, batch) -> (next state, metrics).
+
+    The step augments a batch on the device and updates the network with it. It donates its state: use only the state
+    that it returns. A batch has "image" uint8 [b, s, s, 3]; "label" int32 [b], where -1 marks an image to ignore; and,
+    if the recipe uses it, "lighting" float32 [b, 3], colour offsets on the scale 0..1.
+
+    The metrics stay on the device. "loss", "correct" (against the labels before mixing), "count" (of labels) and with
+    SAM "loss_uphill" are sums over the batch; "grad_norm" and "learning_rate" are values of this step. With
+    `on_nonfinite=skip` there is also "skipped": if it is 1, the update was skipped and the other metrics, except the
+    learning rate, are 0.
 
     Raises:
       UserError: a part of the batch cannot be split evenly over the devices.
@@ -115,84 +124,25 @@ def make_train_step(
             f"parts that are a multiple of the number of devices ({mesh.size})",
             "Lower `accumulate_steps` or raise `batch_size`.",
         )
-    step = functools.partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        spec=spec,
-        steps_per_epoch=steps_per_epoch,
-        statistics=statistics,
-    )
-    return _compile(step, mesh, donate=(0,))
 
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images, targets, key = prepare(batch, state.step, spec=spec, statistics=statistics)
+        progress = state.step // steps_per_epoch / spec.epochs
+        next_state, logits, metrics = update(
+            state, images, targets, key, model=model, optimizer=optimizer, spec=spec, progress=progress
+        )
+        labels = batch["label"]
+        metrics["correct"] = _count(objectives.topk_correct(logits, labels, 1))
+        metrics["count"] = _count(labels >= 0)
+        if spec.on_nonfinite == "skip":
+            ok = nonfinite.all_finite((next_state, metrics))
+            kept = nonfinite.keep_finite(ok, next_state, state)
+            next_state = dataclasses.replace(kept, step=next_state.step)
+            metrics = nonfinite.zero_if_skipped(ok, metrics)
+        metrics["learning_rate"] = schedule(state.step)
+        return next_state, metrics
 
-def make_eval_step(
-    model: nn.Module,
-    *,
-    statistics: Statistics,
-    mesh: Mesh,
-    classes: tuple[int, ...] | None = None,
-    flip: bool = False,
-    per_example: bool = False,
-) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
-    """Compiles `eval_step` over a mesh."""
-    step = functools.partial(
-        eval_step, model=model, statistics=statistics, classes=classes, flip=flip, per_example=per_example
-    )
-    return _compile(step, mesh)
-
-
-def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """Jits a step whose first argument and results are replicated, and whose batch is split over the devices."""
-    everywhere = sharding.replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(everywhere, sharding.batch_sharding(mesh)),
-        out_shardings=everywhere,
-        donate_argnums=donate,
-        compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
-    )
-
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    spec: TrainSpec,
-    steps_per_epoch: int,
-    statistics: Statistics,
-) -> tuple[TrainState, Metrics]:
-    """Augments a batch on the device and updates the network with it.
-
-    Args:
-      batch: "image" uint8 [b, s, s, 3]; "label" int32 [b], where -1 marks an image to ignore; and, if the recipe uses
-        it, "lighting" float32 [b, 3], colour offsets on the scale 0..1.
-
-    Returns:
-      The next state, and metrics that stay on the device. "loss", "correct" (against the labels before mixing),
-      "count" (of labels) and with SAM "loss_uphill" are sums over the batch; "grad_norm" and "learning_rate" are
-      values of this step. With `on_nonfinite=skip` there is also "skipped": if it is 1, the update was skipped and the
-      other metrics, except the learning rate, are 0.
-    """
-    images, targets, key = prepare(batch, state.step, spec=spec, statistics=statistics)
-    progress = state.step // steps_per_epoch / spec.epochs
-    next_state, logits, metrics = update(
-        state, images, targets, key, model=model, optimizer=optimizer, spec=spec, progress=progress
-    )
-    labels = batch["label"]
-    metrics["correct"] = _count(objectives.topk_correct(logits, labels, 1))
-    metrics["count"] = _count(labels >= 0)
-    if spec.on_nonfinite == "skip":
-        ok = nonfinite.all_finite((next_state, metrics))
-        kept = nonfinite.keep_finite(ok, next_state, state)
-        next_state = dataclasses.replace(kept, step=next_state.step)
-        metrics = nonfinite.zero_if_skipped(ok, metrics)
-    metrics["learning_rate"] = schedule(state.step)
-    return next_state, metrics
+    return _compile(train_step, mesh, donate=(0,))
 
 
 def prepare(
@@ -263,50 +213,63 @@ def update(
     return state, first.logits, metrics
 
 
-def eval_step(
-    variables: dict[str, PyTree],
-    batch: Batch,
-    *,
+def make_eval_step(
     model: nn.Module,
+    *,
     statistics: Statistics,
+    mesh: Mesh,
     classes: tuple[int, ...] | None = None,
     flip: bool = False,
     per_example: bool = False,
-) -> dict[str, PyTree]:
-    """Scores a batch, in which some rows may be padding.
+) -> Callable[[dict[str, PyTree], Batch], dict[str, PyTree]]:
+    """Compiles the evaluation step over a mesh: (variables, batch) -> sums over the rows that are not padding.
+
+    The variables are `TrainState.variables` or `TrainState.average`. A batch has "image" uint8 [b, s, s, 3]; "mask"
+    bool [b], False for padding; and "label" int32 [b], or [b, n] for several right answers, padded with -1. With
+    several, any of them counts as correct, and the target is uniform over them. An image without an answer counts as
+    padding.
+
+    The sums are "loss", and as int32 "correct", "correct_top5" (with fewer than five classes, every row) and "count".
 
     Args:
-      variables: `TrainState.variables` or `TrainState.average`.
-      batch: "image" uint8 [b, s, s, 3]; "mask" bool [b], False for padding; and "label" int32 [b], or [b, n] for
-        several right answers, padded with -1. With several, any of them counts as correct, and the target is uniform
-        over them. An image without an answer counts as padding.
       classes: the only classes that can be predicted, None = all. Labels keep their numbers among all classes.
       flip: average the logits of each image and its mirror image.
-      per_example: return the predictions too.
-
-    Returns:
-      Sums over the rows that are not padding: "loss", and as int32 "correct", "correct_top5" (with fewer than five
-      classes, every row) and "count". With `per_example` also "predictions" [b] of `objectives.predict`, on every
-      device.
+      per_example: also return "predictions" [b] of `objectives.predict`, on every device.
     """
-    images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float))
-    logits: Any = model.apply(variables, images, train=False)  # for flax, apply may also return updated collections
-    if flip:  # a second pass, because twice the batch would need twice the memory
-        logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
-    labels = batch["label"].reshape(len(images), -1)
-    if classes is not None:
-        logits, labels = objectives.restrict(logits, labels, classes)
-    losses = objectives.cross_entropy(logits, objectives.uniform_targets(labels, logits.shape[-1], logits.dtype))
-    mask = batch["mask"] & jnp.any(labels >= 0, axis=1)
-    sums: dict[str, PyTree] = {
-        "loss": jnp.sum(jnp.where(mask, losses, 0)),
-        "correct": _count(mask & objectives.any_topk_correct(logits, labels, 1)),
-        "correct_top5": _count(mask & objectives.any_topk_correct(logits, labels, min(5, logits.shape[-1]))),
-        "count": _count(mask),
-    }
-    if per_example:
-        sums["predictions"] = objectives.predict(logits, labels, mask)
-    return sums
+
+    def eval_step(variables: dict[str, PyTree], batch: Batch) -> dict[str, PyTree]:
+        images = mixing.normalize_images(batch["image"], statistics, jnp.result_type(float))
+        logits: Any = model.apply(variables, images, train=False)  # for flax, apply may also return updated collections
+        if flip:  # a second pass, because twice the batch would need twice the memory
+            logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
+        labels = batch["label"].reshape(len(images), -1)
+        if classes is not None:
+            logits, labels = objectives.restrict(logits, labels, classes)
+        losses = objectives.cross_entropy(logits, objectives.uniform_targets(labels, logits.shape[-1], logits.dtype))
+        mask = batch["mask"] & jnp.any(labels >= 0, axis=1)
+        sums: dict[str, PyTree] = {
+            "loss": jnp.sum(jnp.where(mask, losses, 0)),
+            "correct": _count(mask & objectives.any_topk_correct(logits, labels, 1)),
+            "correct_top5": _count(mask & objectives.any_topk_correct(logits, labels, min(5, logits.shape[-1]))),
+            "count": _count(mask),
+        }
+        if per_example:
+            sums["predictions"] = objectives.predict(logits, labels, mask)
+        return sums
+
+    return _compile(eval_step, mesh)
+
+
+def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """Jits a step whose first argument and results are replicated, and whose batch is split over the devices."""
+    everywhere = sharding.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, sharding.batch_sharding(mesh)),
+        out_shardings=everywhere,
+        donate_argnums=donate,
+        compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
+    )
 
 
 def _count(hits: Bool[Array, "b"]) -> Int[Array, ""]:
