@@ -1,10 +1,11 @@
-"""Layers against naive loops in NumPy, with torch's conventions."""
+"""Layers with torch's conventions, against naive loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skipnet_jax.errors import UserError
 from skipnet_jax.models import layers
 
 
@@ -29,18 +30,13 @@ def naive_conv(x, kernel, *, stride, pad, groups):
     return out
 
 
-@pytest.mark.parametrize("size", [(6, 7), (5, 8)])
-@pytest.mark.parametrize("kernel", [1, 3, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_convolution_pads_symmetrically(size, kernel, stride, groups):
-    x = normal(2, *size, 6)
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 2, 1), (3, 1, 1), (3, 2, 3), (7, 1, 3), (7, 2, 1)])
+def test_convolution_pads_symmetrically(kernel, stride, groups):
+    x = normal(2, 5, 8, 6)
     conv = layers.Conv(9, kernel, stride, groups, use_bias=True)
     variables = conv.init(jax.random.key(0), x)
-    params = variables["params"]
-    expected = naive_conv(x, params["kernel"], stride=stride, pad=kernel // 2, groups=groups) + np.asarray(
-        params["bias"]
-    )
+    weights, bias = (np.asarray(variables["params"][name]) for name in ("kernel", "bias"))
+    expected = naive_conv(x, weights, stride=stride, pad=kernel // 2, groups=groups) + bias
     np.testing.assert_allclose(conv.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -92,7 +88,7 @@ def test_weights_and_biases_start_uniform_by_fan_in(layer, channels, fan_in):
 
 
 def batch_norm(x, *, group_size, params=None, stats=None):
-    """Output and new statistics in training mode."""
+    """The output and the new statistics, in training."""
     c = x.shape[-1]
     params = params or {"scale": jnp.ones(c, x.dtype), "bias": jnp.zeros(c, x.dtype)}
     stats = stats or {"mean": jnp.zeros(c, x.dtype), "var": jnp.ones(c, x.dtype)}
@@ -138,23 +134,20 @@ def test_groups_are_separate_batch_norms_of_consecutive_examples():
     assert float(jnp.abs(out - whole).max()) > 0.1
 
 
-@pytest.mark.parametrize("group_size", [0, 8, 9, 128])
+@pytest.mark.parametrize("group_size", [8, 9])
 def test_a_batch_within_one_group_is_one_group(group_size):
     x = normal(8, 2, 2, 3)
-    for ours, whole in zip(
-        jax.tree.leaves(batch_norm(x, group_size=group_size)), jax.tree.leaves(batch_norm(x, group_size=0)), strict=True
-    ):
-        np.testing.assert_array_equal(ours, whole)
+    jax.tree.map(np.testing.assert_array_equal, batch_norm(x, group_size=group_size), batch_norm(x, group_size=0))
 
 
-def test_batch_that_is_no_multiple_of_the_group_is_an_error():
-    with pytest.raises(ValueError, match=r"batch of 12.*multiple.*8.*--config\.model\.bn_group_size"):
+def test_a_batch_that_is_no_multiple_of_the_group_is_an_error():
+    with pytest.raises(UserError, match=r"batch_size: got a batch of 12.*multiple of model\.bn_group_size \(8\)"):
         batch_norm(normal(12, 2, 2, 3), group_size=8)
 
 
-@pytest.mark.parametrize(("shape", "group_size"), [((1, 1, 1, 3), 0), ((1, 3), 0), ((4, 1, 1, 3), 1)])
+@pytest.mark.parametrize(("shape", "group_size"), [((1, 3), 0), ((4, 1, 1, 3), 1)])
 def test_a_single_value_has_no_variance(shape, group_size):
-    with pytest.raises(ValueError, match=r"one value per channel.*--config\.batch_size"):
+    with pytest.raises(UserError, match=r"batch_size: got batch norm with one value per channel"):
         batch_norm(normal(*shape), group_size=group_size)
 
 
@@ -227,6 +220,6 @@ def test_parameters_are_float32_at_least(dtype, expected, x64):
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(expected)}
 
 
-def test_an_image_that_vanishes_is_an_error():
-    with pytest.raises(ValueError, match=r"got a map of 3 x 9 pixels.*--config\.data\.image_size"):
+def test_an_image_that_shrinks_too_far_is_an_error():
+    with pytest.raises(UserError, match=r"data\.image_size: got images that shrink to 3 x 9 pixels"):
         layers.Conv(8, 4, stride=4, padding=0).init(jax.random.key(0), jnp.zeros((1, 3, 9, 3)))

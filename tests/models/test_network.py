@@ -1,5 +1,6 @@
-"""The network: wiring over sections, precision, rematerialisation, feature pyramid."""
+"""The network: wiring, precision, rematerialisation, feature pyramid, noise, initial variables."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.models import build_network, create_model, init_variables
+from skipnet_jax.models import abstract_variables, create_model, init_variables
 from skipnet_jax.models.block import Block, BlockArchitecture
 from skipnet_jax.models.families.resnet import BasicOperation
 from skipnet_jax.models.junctions import JUNCTIONS
@@ -26,22 +27,12 @@ def images_of(*size, batch=4, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, *size, 3)), dtype)
 
 
-# All kinds of noise on the branches, each as strong as it would be alone.
-NOISE = {"drop_path": 0.3, "shake_drop": 0.5, "drop_block": 0.3, "signal_augment": 0.2}
+# Each kind of noise on the branches, strong enough to show on its own.
+NOISE = {"drop_path": 0.3, "shake_drop": 0.5, "drop_block": 0.3, "drop_block_size": 3, "signal_augment": 0.2}
 
 
-def make_network(
-    *,
-    junction="skip",
-    dtype=jnp.float32,
-    dropout=0.0,
-    drop_path=0.0,
-    shake_drop=0.0,
-    drop_block=0.0,
-    signal_augment=0.0,
-    remat=False,
-):
-    """A network of real parts, but of three blocks only, in two sections."""
+def make_network(junction="skip", **settings):
+    """A network of real parts but only three blocks, in two sections."""
     blocks = tuple(
         BlockArchitecture(
             stride,
@@ -50,14 +41,13 @@ def make_network(
         )
         for features, stride in ((8, 1), (8, 1), (16, 2))
     )
-    plan = Architecture("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks)
-    noise = (drop_path, shake_drop, drop_block, 3, signal_augment)
-    return Network(plan, JUNCTIONS[junction], CLASSES, dtype, 0, 2, dropout, *noise, remat)
+    architecture = Architecture("Tiny", 8, CLASSES, functools.partial(SmallStem, 8), blocks, gate_reduction=2)
+    return Network(architecture, JUNCTIONS[junction], ModelSpec("tiny", CLASSES, bn_group_size=0, **settings))
 
 
 @pytest.fixture(scope="module")
 def variables():
-    """Of this network with the gate; with statistics that are not the initial ones."""
+    """The variables of this network, with statistics other than the initial ones."""
     variables = make_network().init(jax.random.key(0), images_of(8, 8), train=False)
     stats = jax.tree.map(lambda leaf: leaf + 0.1, variables["batch_stats"])
     return {"params": variables["params"], "batch_stats": stats}
@@ -68,7 +58,7 @@ def evaluate(model, variables, images):
 
 
 class Tap(nn.Module):
-    """A shortcut whose output follows from its own parameter alone, as far as gradients go."""
+    """A shortcut through which gradients reach only its own parameter."""
 
     layers: Layers
     stride: int = 1
@@ -100,22 +90,25 @@ class Widen(nn.Module):
         return jnp.tile(x, (1, 1, 1, 2))
 
 
+ABLATIONS = ("dynamic", "static", "mean", "sum")
 STRIDES = (1,) * 6 + (2, 1)  # sections of 6 and 2 blocks
 
-# What each block sees, by absolute number.
+# The numbers of the blocks whose states each block sees.
 OWN = [{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}]
 SKIP = [{0}, {0, 1}, {1, 2}, {0, 2, 3}, {1, 3, 4}, {2, 4, 5}, {6}, {6, 7}]
 DENSE = [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}, {1, 2, 3, 4, 5}, {6}, {6, 7}]
 
 
-@pytest.mark.parametrize("name", JUNCTIONS)
+@pytest.mark.parametrize(
+    "name", ["add", "skip", "dense", *(pytest.param(n, marks=pytest.mark.slow) for n in ABLATIONS)]
+)
 def test_blocks_see_exactly_the_wired_states(name):
     """The gradient of block i's junction with respect to the state of block j is zero unless i sees j."""
     blocks = tuple(
         BlockArchitecture(s, functools.partial(Tap, stride=s), functools.partial(Still, stride=s)) for s in STRIDES
     )
-    plan = Architecture("Toy", 4, CLASSES, Widen, blocks)
-    model = Network(plan, JUNCTIONS[name], CLASSES, jnp.float32, 0, 1, 0.0, 0.0, 0.0, 0.0, 7, 0.0, False)
+    architecture = Architecture("Toy", 4, CLASSES, Widen, blocks)
+    model = Network(architecture, JUNCTIONS[name], ModelSpec("toy", CLASSES, bn_group_size=0, gate_reduction=1))
     images = images_of(4, 4)
     variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
     order = [f"blocks_{i}" for i in range(len(blocks))]
@@ -149,7 +142,7 @@ def test_evaluation_is_deterministic_and_sees_each_image_alone(variables):
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(variables):
-    images, model = images_of(8, 8), make_network(dtype=jnp.bfloat16)
+    images, model = images_of(8, 8), make_network(dtype="bfloat16")
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
@@ -160,7 +153,14 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(variables):
     np.testing.assert_allclose(rounded, exact, atol=0.05 * float(jnp.abs(exact).max()))
 
 
-@pytest.mark.parametrize("name", ["skip_resnet20", "skip_convnext_tiny", "skip_swin_tiny", "skip_regnety_008"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "skip_regnety_008",
+        "skip_swin_tiny",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("skip_resnet20", "skip_convnext_tiny")),
+    ],
+)
 def test_bfloat16_computes_its_blocks_in_bfloat16(name):
     model = create_model(name, num_classes=CLASSES, dtype=jnp.bfloat16)
     outputs = []
@@ -193,48 +193,50 @@ def make_step(model, variables, images):
         )
         return jnp.square(logits).sum(), updates
 
-    return jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+    return jax.value_and_grad(loss_of, has_aux=True)
 
 
 def test_rematerialisation_changes_nothing_but_memory(variables):
     images = images_of(8, 8)
-    plain, remat = (make_step(make_network(**NOISE, remat=remat), variables, images) for remat in (False, True))
+    plain, remat = (
+        make_step(make_network(shake_drop=0.5, drop_block=0.3, remat=remat), variables, images)
+        for remat in (False, True)
+    )
     args = variables["params"], jax.random.key(1), jnp.float32(0.7)
     assert "remat" not in str(jax.make_jaxpr(plain)(*args))
     assert "remat" in str(jax.make_jaxpr(remat)(*args))
+    # Compiling takes nearly all of the time, so XLA does not optimise.
+    options = {"xla_backend_optimization_level": 0}
+    results = (jax.jit(step, compiler_options=options)(*args) for step in (plain, remat))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max())),
-        plain(*args),
-        remat(*args),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max())), *results
     )
 
 
 def program(model, variables):
     """The training step as it goes to the compiler."""
     args = variables["params"], jax.random.key(1), jnp.float32(0.7)
-    return make_step(model, variables, images_of(8, 8)).lower(*args).as_text()
+    return jax.jit(make_step(model, variables, images_of(8, 8))).lower(*args).as_text()
 
 
 def test_noise_that_is_off_costs_nothing(variables, monkeypatch):
     off = program(make_network(), variables)
     assert "threefry" not in off and "random" not in off and "rng" not in off
     for name, rate in NOISE.items():
-        on = program(make_network(**{name: rate}), variables)
-        assert "threefry" in on, name
+        if name != "drop_block_size":
+            assert "threefry" in program(make_network(**{name: rate}), variables), name
     monkeypatch.setattr(BranchNoise, "add", lambda self, y, progress, *, train: y)
-    assert program(make_network(), variables) == off
-    assert program(make_network(**NOISE), variables) == off  # the patch does take all of it away
+    assert program(make_network(**NOISE), variables) == off
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_drop_block_follows_the_progress_of_the_training(remat, variables):
+def test_drop_block_grows_with_the_progress_of_the_training(variables):
     def logits(model, progress):
         rngs = {"dropout": jax.random.key(1)}
         return model.apply(
             variables, images_of(8, 8), train=True, progress=progress, mutable=["batch_stats"], rngs=rngs
         )[0]
 
-    at = jax.jit(functools.partial(logits, make_network(drop_block=0.3, remat=remat)))
+    at = jax.jit(functools.partial(logits, make_network(drop_block=0.3, drop_block_size=3)))
     np.testing.assert_allclose(at(jnp.float32(0)), jax.jit(logits, static_argnums=0)(make_network(), 0.0), rtol=1e-4)
     assert float(jnp.abs(at(jnp.float32(1)) - at(jnp.float32(0))).max()) > 1e-2
 
@@ -253,39 +255,30 @@ def test_features_are_the_last_outputs_of_the_sections(variables):
 @pytest.mark.parametrize(
     ("name", "strides", "widths"),
     [
-        ("skip_resnet50", (4, 8, 16, 32), (256, 512, 1024, 2048)),
-        ("regnety_016", (4, 8, 16, 32), (48, 120, 336, 888)),
-        ("skip_convnext_tiny", (4, 8, 16, 32), (96, 192, 384, 768)),
+        ("regnety_008", (4, 8, 16, 32), (64, 128, 320, 768)),
         ("swin_tiny", (4, 8, 16, 32), (96, 192, 384, 768)),
-        ("skip_wide_resnet28_10", (1, 2, 4), (160, 320, 640)),
-        ("pyramidnet110_a48", (1, 2, 4), (32, 48, 64)),
+        pytest.param("skip_resnet50", (4, 8, 16, 32), (256, 512, 1024, 2048), marks=pytest.mark.slow),
+        pytest.param("skip_convnext_tiny", (4, 8, 16, 32), (96, 192, 384, 768), marks=pytest.mark.slow),
+        pytest.param("skip_wide_resnet28_10", (1, 2, 4), (160, 320, 640), marks=pytest.mark.slow),
+        pytest.param("pyramidnet110_a48", (1, 2, 4), (32, 48, 64), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("size", [(64, 96), (33, 37)])
-def test_feature_pyramids(name, strides, widths, size):
-    model = create_model(name, num_classes=CLASSES)
-
-    def run(key, images):
-        variables = model.init(key, images, train=False)
-        return model.apply(variables, images, train=False, method="features")
-
-    stages = jax.eval_shape(run, jax.random.key(0), images_of(*size, batch=2))
+def test_feature_pyramids_of_odd_images(name, strides, widths):
+    init = functools.partial(create_model(name).init_with_output, train=False, method="features")
+    stages, _ = jax.eval_shape(init, jax.random.key(0), images_of(33, 37, batch=2))
     assert tuple(stage.shape[-1] for stage in stages) == widths
     for stage, stride in zip(stages, strides, strict=True):
-        for side, whole in zip(stage.shape[1:3], size, strict=True):
+        for side, whole in zip(stage.shape[1:3], (33, 37), strict=True):
             assert side in {whole // stride, -(-whole // stride)}
 
 
 @pytest.mark.parametrize(
     ("name", "blocks", "first"),  # Swin's attention and perceptron count separately; RegNet's first block has a stride
-    [("skip_resnet20", 9, 3), ("mean_swin_tiny", 24, 8), ("regnety_016", 27, 8), ("resnet50", 16, 7)],
+    [("skip_resnet20", 9, 3), ("swin_tiny", 24, 8), ("regnety_008", 14, 4)],
 )
 def test_noise_of_each_block(name, blocks, first):
-    """Stochastic depth and ShakeDrop grow with the block; DropBlock begins at the last-but-one stride."""
-    spec = ModelSpec(
-        name, CLASSES, drop_path=0.4, shake_drop=0.5, drop_block=0.1, drop_block_size=5, signal_augment=0.2
-    )
-    model = build_network(spec)
+    """Stochastic depth and ShakeDrop grow with the depth; DropBlock begins at the last-but-one stride."""
+    rates = {"drop_path": 0.4, "shake_drop": 0.5, "drop_block": 0.1, "drop_block_size": 5, "signal_augment": 0.2}
     noises = []
 
     def record(call, args, kwargs, context):
@@ -294,7 +287,7 @@ def test_noise_of_each_block(name, blocks, first):
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
+        abstract_variables(create_model(name, **rates), 32)
     np.testing.assert_allclose([noise.drop_path for noise in noises], [0.4 * (i + 1) / blocks for i in range(blocks)])
     np.testing.assert_allclose([noise.shake_drop for noise in noises], [0.5 * (i + 1) / blocks for i in range(blocks)])
     assert [noise.drop_block for noise in noises] == [0.0] * first + [0.1] * (blocks - first)
@@ -330,23 +323,12 @@ def test_dropout_stands_before_the_classifier(variables):
     np.testing.assert_allclose(noisy, np.where(kept, 2 * plain, 0), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["skip_resnet20", "skip_swin_tiny", "convnext_tiny"])
-def test_collections(name):
-    model = create_model(name, num_classes=CLASSES)
-    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images_of(32, 32))
-    has_batch_norm = "resnet" in name
-    assert {"params", "batch_stats"} & set(shapes) == ({"params", "batch_stats"} if has_batch_norm else {"params"})
-
-
-def test_float64_has_to_be_enabled():
-    with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
-        create_model("resnet20", dtype="float64")
-
-
-@pytest.mark.parametrize("name", ["skip_resnet20", "static_resnet20", "skip_convnext_tiny", "swin_tiny"])
+@pytest.mark.parametrize("name", ["skip_resnet20", "static_resnet20", "convnext_tiny", "swin_tiny"])
 def test_initial_variables_are_those_of_init_and_need_no_forward_pass(name, monkeypatch):
-    model, size = create_model(name, num_classes=CLASSES), 64
-    expected = model.init(jax.random.key(3), images_of(size, size, batch=1), train=False)
+    model, size = create_model(name, num_classes=CLASSES), 32
+    architecture = dataclasses.replace(model.architecture, blocks=model.architecture.blocks[:2])
+    model = model.clone(architecture=architecture)
+    expected = jax.jit(functools.partial(model.init, train=False))(jax.random.key(3), images_of(size, size, batch=1))
     evaluated = set()
     evaluate = jax.core.eval_jaxpr
 
@@ -358,4 +340,4 @@ def test_initial_variables_are_those_of_init_and_need_no_forward_pass(name, monk
     variables = init_variables(model, jax.random.key(3), size)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
     drawn = {"random_fold_in", "random_unwrap", "pure_callback", "broadcast_in_dim"}
-    assert evaluated == drawn | ({"jit", "mul"} if name == "swin_tiny" else set())  # its biases are JAX's own draw
+    assert evaluated == drawn | ({"jit", "mul"} if name == "swin_tiny" else set())  # JAX draws Swin's position bias

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from skipnet_jax.models import complexity, list_models, model_info, table
+from tests import golden_rules
+from tests.models import traced
+
+
+def test_the_published_tables_print_the_exact_counts():
+    """test_complexity compares these exact counts with the networks."""
+    exact = {entry["model"]: entry for entry in json.loads((golden_rules.FOLDER / "models_table.json").read_text())}
+    published = table.published_results()
+    assert len(published) == 24
+    for name, printed in published.items():
+        assert table.format_count(exact[name]["params"]) == printed["params"]
+        assert table.format_count(exact[name]["flops"]) == printed["flops"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(999_949, "999.9k"), (999_950, "1.000M"), (11_202_430, "11.20M"), (22_423_293_952, "22.42G")]
+)
+def test_format_count(value, text):
+    assert table.format_count(value) == text
+
+
+def test_published_results_are_of_networks_that_exist():
+    infos = {info.published_name: info for info in map(model_info, list_models())}
+    for name, result in table.published_results().items():
+        assert infos[name].image_size == result["image_size"]
+
+
+def test_published_top1():
+    assert model_info("skip_resnet50").published_top1 == {"ImageNet": 0.8041}  # at 224 pixels, not at 288
+    assert model_info("resnet110").published_top1 == {"CIFAR-10": 0.9623, "CIFAR-100": 0.7798}
+    assert model_info("resnet20").published_top1 == {}
+
+
+def test_info_counts_the_network():
+    info = model_info("skip_resnet20")
+    assert (info.published_name, info.image_size, info.num_classes) == ("Skip-ResNet-20", 32, 100)
+    assert (info.params, info.flops) == (322564, traced.count("skip_resnet20").flops)
+
+
+def test_each_column_is_as_wide_as_its_widest_cell(monkeypatch):
+    resnet50 = complexity.Complexity(
+        25_557_032, 4_201_000_000, ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))
+    )
+    monkeypatch.setattr(complexity, "count", lambda name: resnet50)
+    infos = [model_info(name) for name in list_models()]
+    for column in table.columns(xla=False, features=True):
+        assert max(len(column.head), *(len(column.cell(info)) for info in infos)) == column.width
