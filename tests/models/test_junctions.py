@@ -12,7 +12,7 @@ LAYERS = {"batch norm": batch_norm_relu(jnp.float32, 0), "layer norm": layer_nor
 
 
 def maps(*widths, seed=0, batch=3):
-    """Feature maps of the widths, with a spatial mean that differs between channels."""
+    """Feature maps of these widths, whose spatial means differ between channels."""
     rng = np.random.default_rng(seed)
     shape = (batch, 4, 5)
     return [
@@ -22,13 +22,13 @@ def maps(*widths, seed=0, batch=3):
 
 
 def spread(variables, seed=1):
-    """The same tree with random values, so that no part of the formula hides behind a 0 or 1."""
+    """The same tree with random values, so that no 0 or 1 hides a part of the formula."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.3, 1.0, leaf.shape), leaf.dtype), variables)
 
 
 def run(junction, y, states, *, variables=None, train=False):
-    """Output, state weights [b, n, c] and variables."""
+    """The output, the weights of the states [b, n, c], and the variables."""
     states = [make_state(state) for state in states]
     if variables is None:
         variables = spread(junction.init(jax.random.key(0), y, states, train=False))
@@ -43,7 +43,7 @@ def softmax(x, axis):
 
 
 def gate_by_definition(y, states, params, stats, *, gate_reduction):
-    """The gate as the paper writes it: concatenate full maps, then pool. Batch norm, evaluation mode, numpy."""
+    """The gate as the paper writes it, which concatenates full maps and then pools; batch norm, evaluation, NumPy."""
     c, n = y.shape[-1], len(states)
     v = np.concatenate([y, *states], axis=-1).mean((1, 2))
     hidden = 8 * int(np.ceil(max(c // gate_reduction, 1) / 8))

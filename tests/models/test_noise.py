@@ -1,4 +1,4 @@
-"""Noise on the branch, by its statistics and by its gradient."""
+"""Noise on the branch: its statistics and its gradients."""
 
 import functools
 
@@ -18,7 +18,7 @@ def apply(module, x, *args, seed=0):
 
 
 def factors(module, *, seed=0, n=N):
-    """What each sample is multiplied by, and its gradient, [n] each; all of a sample has to share them."""
+    """The factors of each sample and of its gradient, [n] each; they must be the same all over the sample."""
     x = 3 * jnp.ones((n, 2, 2, 3))
     out, backward = jax.vjp(functools.partial(apply, module, seed=seed), x)
     (grad,) = backward(2 * jnp.ones_like(out))
@@ -84,17 +84,17 @@ def test_shake_drop_multiplies_by_alpha_forward_and_by_beta_backward():
     rate = 0.6
     alpha, beta = factors(noise.ShakeDrop(rate))
     shaken = alpha != 1
-    np.testing.assert_array_equal(beta != 1, shaken)  # forward and backward agree on who is shaken
+    np.testing.assert_array_equal(beta != 1, shaken)  # forward and backward shake the same samples
     assert abs(shaken.mean() - rate) < 4 * (rate * (1 - rate) / N) ** 0.5
     alpha, beta = alpha[shaken], beta[shaken]
     quantiles = np.linspace(0, 1, 11)
     np.testing.assert_allclose(np.quantile(alpha, quantiles), 2 * quantiles - 1, atol=0.08)
     np.testing.assert_allclose(np.quantile(beta, quantiles), quantiles, atol=0.04)
-    for function in (np.abs, np.positive):  # drawn apart: neither says anything of the other
+    for function in (np.abs, np.positive):  # they are independent
         assert abs(np.corrcoef(function(alpha), beta)[0, 1]) < 4 / len(alpha) ** 0.5
 
 
-def test_signal_augmentation_is_a_normal_gain_without_a_trace_in_the_gradient():
+def test_signal_augmentation_is_a_normal_gain_that_the_gradient_ignores():
     std = 0.4
     gain, grad = factors(noise.SignalAugment(std))
     np.testing.assert_array_equal(grad, 1.0)
@@ -104,7 +104,7 @@ def test_signal_augmentation_is_a_normal_gain_without_a_trace_in_the_gradient():
 
 
 def squares(shape, corners, side):
-    """Union of squares: for each True of `corners`, the places below and right of it."""
+    """The union of squares whose top left corners are the True places of `corners`."""
     dropped = np.zeros(shape, bool)
     for i in range(side):
         for j in range(side):
@@ -123,7 +123,7 @@ def test_drop_block_drops_squares_within_the_map():
     windows = np.lib.stride_tricks.sliding_window_view(dropped, (side, side), axis=(1, 2))
     np.testing.assert_array_equal(squares(shape, windows.all((-1, -2)), side), dropped)
     sizes = dropped.sum((1, 2))
-    assert sizes[sizes > 0].min() == side**2  # none is cut by the border
+    assert sizes[sizes > 0].min() == side**2  # the border cuts none
     assert (sizes == side**2).mean() > 0.2
 
 
@@ -132,7 +132,7 @@ def test_drop_block_drops_each_place_as_often_as_the_paper_says(progress):
     rate, side, shape = 0.3, 3, (1500, 8, 6, 4)
     dropped = holes(apply(noise.DropBlock(rate, side), jnp.ones(shape), progress))
     gamma = rate * progress / side**2 * (8 * 6) / ((8 - side + 1) * (6 - side + 1))
-    covering = np.zeros((8, 6))  # how many squares could drop a place
+    covering = np.zeros((8, 6))  # how many squares can drop each place
     for i in range(8 - side + 1):
         for j in range(6 - side + 1):
             covering[i : i + side, j : j + side] += 1
@@ -144,7 +144,7 @@ def test_drop_block_drops_each_place_as_often_as_the_paper_says(progress):
 def test_drop_block_keeps_the_mean_of_each_sample():
     out = np.asarray(apply(noise.DropBlock(0.3, 3), jnp.ones((200, 8, 8, 4)), 1.0))
     np.testing.assert_allclose(out.mean((1, 2, 3)), 1.0, rtol=1e-5)
-    assert len(np.unique(out[out > 0])) > 20  # each by its own factor
+    assert len(np.unique(out[out > 0])) > 20  # each sample has its own factor
 
 
 def test_drop_block_is_drawn_for_each_sample_and_channel():
@@ -159,7 +159,7 @@ def test_drop_block_of_a_map_smaller_than_its_square_drops_the_whole_map():
     np.testing.assert_array_equal(dropped.all(1), dropped.any(1))
     assert abs(dropped.mean() - rate) < 4 * (rate * (1 - rate) / (2 * N)) ** 0.5
     both = apply(noise.DropBlock(rate, 7), jnp.ones((N, 4, 5, 2)), 1.0)[dropped.all((1, 2))]
-    assert len(both) and not np.any(both)  # nothing is left to rescale, and nothing divides by zero
+    assert len(both) and not np.any(both)  # nothing is left to rescale, but nothing divides by zero
 
 
 def test_drop_block_ramps_up_from_nothing():
