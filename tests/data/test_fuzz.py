@@ -16,7 +16,7 @@ from skipnet_jax.data import archives, folders, pipeline, shard_checker, sources
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
-from tests.fuzz.mutations import NAMES, changed_bytes, json_files, own_error, settings
+from tests.mutations import NAMES, changed_bytes, json_files, own_error, settings
 
 SHARDS = {split: {"name": f"{split}-0", "examples": 2, "bytes": 10, "sha256": "ab"} for split in ("train", "test")}
 INDEX = {

@@ -18,7 +18,7 @@ import safetensors.numpy
 from hypothesis import strategies as st
 
 from skipnet_jax.interop import checkpoint_files, timm_weights, torch_weights
-from tests.fuzz.mutations import VALUES, changed_bytes, changed_json, own_error, settings
+from tests.mutations import VALUES, changed_bytes, changed_json, own_error, settings
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
 SAFETENSORS = safetensors.numpy.save(ARRAYS)

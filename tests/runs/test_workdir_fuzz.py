@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from configs import recipes
 from skipnet_jax import config, models
 from skipnet_jax.runs import checkpoint, weights, workdir
-from tests.fuzz.mutations import changed_bytes, json_files, own_error, settings
+from tests.mutations import changed_bytes, json_files, own_error, settings
 
 # Orbax's threads complain when a read breaks off: "Event loop is closed".
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
