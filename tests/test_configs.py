@@ -13,7 +13,7 @@ from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainS
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py")) if path.stem != "recipes"}
-PUBLISHED = json.loads((ROOT / "skipnet_jax" / "analysis" / "published_results.json").read_text())
+PUBLISHED = json.loads((ROOT / "skipnet_jax" / "models" / "published_results.json").read_text())
 
 # Takeda et al., MIRU2020, and the settings behind its tables: recipe -> its networks, whose stochastic depth differs.
 NETWORKS = {
