@@ -127,7 +127,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished_run, tmp_path, st
 
 
 @pytest.mark.slow
-def test_interrupted_at_every_step_with_every_random_operation(tmp_path):
+def test_interrupted_twice_with_every_random_operation(tmp_path):
     """With dropout, mixing, colour noise and a moving average."""
     spec = make_spec(
         data=dataclasses.replace(make_spec().data, lighting=0.1, color_jitter=0.4, rand_augment_ops=2),
@@ -138,7 +138,7 @@ def test_interrupted_at_every_step_with_every_random_operation(tmp_path):
         log_every_steps=3,
     )
     expected = train.train_and_evaluate(spec, tmp_path / "whole")
-    for step in range(1, 6):
+    for step in (2, 3):
         train_until(step, spec, tmp_path / "parts")
     assert train.train_and_evaluate(spec, tmp_path / "parts") == expected
     require_equal(tmp_path / "parts", tmp_path / "whole")

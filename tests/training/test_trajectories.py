@@ -125,15 +125,13 @@ def test_trajectory(stem, layer_lr_ratio, golden, x64):
 
 @pytest.mark.slow
 def test_trajectory_of_sam(golden, x64):
-    """Compares three steps, because this network amplifies rounding errors about 10,000 times per step.
+    """Compares two steps, because this network amplifies rounding errors about 10,000 times per step.
 
-    PyTorch with one thread instead of two differs from the golden run by 5e-6 in the fourth step and by 9 % in the
-    fifth. Changing the weights in their last bit gives 6e-5 in the third step. Compiling two passes through 110 layers
-    takes longer than these steps, so the update runs without jit.
+    Changing the weights in their last bit changes the loss by 6e-5 in the third step. Compiling two passes through 110
+    layers takes longer than these steps, so the update runs without jit.
     """
     expected = read(golden, "resnet-110-sam")
     _, state, update = start(expected)
-    _, history = train(state, update, expected, 3)
+    _, history = train(state, update, expected, 2)
     losses = np.array([[metrics["loss"], metrics["loss_uphill"]] for metrics in history]) / expected["batch"]
-    np.testing.assert_allclose(losses[:2], expected["losses"][:2], rtol=1e-6)
-    np.testing.assert_allclose(losses[2], expected["losses"][2], rtol=1e-3)
+    np.testing.assert_allclose(losses, expected["losses"][:2], rtol=1e-6)
