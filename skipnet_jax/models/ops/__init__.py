@@ -42,15 +42,15 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
 }
 
 
-def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = False) -> Callable[P, R]:
+def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) -> Callable[P, R]:
     """The operation with the ways of its platforms; JAX chooses one when it lowers the program, gradients included.
 
     JAX traces an operation and its ways once for all calls with the same shapes.
 
     Args:
       arrays: how many arguments are arrays; the settings follow them.
-      inline: copies the operation into the program of its caller. XLA:CPU rewrites convolutions there and in no other
-        function; the ones that it does not rewrite are slow.
+      inline: False shares one function among all calls with the same shapes, which makes a program smaller. Not for
+        convolutions: XLA:CPU speeds up only those outside of such functions.
     """
     settings = range(arrays, len(inspect.signature(operation).parameters))
     jit = functools.partial(jax.jit, static_argnums=settings, inline=inline)
@@ -68,13 +68,13 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = False) -
     return jit(call)
 
 
-convolve = _by_platform(plain.convolve, arrays=2, inline=True)
+convolve = _by_platform(plain.convolve, arrays=2)
 max_pool = _by_platform(plain.max_pool, arrays=1)
 relu = _by_platform(plain.relu, arrays=1)
 gelu = _by_platform(plain.gelu, arrays=1)
-batch_norm = _by_platform(plain.batch_norm, arrays=3)
-layer_norm = _by_platform(plain.layer_norm, arrays=3)
-gated_sum = _by_platform(plain.gated_sum, arrays=3)
+batch_norm = _by_platform(plain.batch_norm, arrays=3, inline=False)
+layer_norm = _by_platform(plain.layer_norm, arrays=3, inline=False)
+gated_sum = _by_platform(plain.gated_sum, arrays=3, inline=False)
 gate_weights = plain.gate_weights  # the same on every platform
 materialize = _by_platform(plain.materialize, arrays=1)
 materialize_gradient = _by_platform(plain.materialize_gradient, arrays=1)
