@@ -15,6 +15,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+MEMORY_LIMIT = 3 * 2**30  # bytes; on a machine of 16 GB two processes leave room for those that tests start
+
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -30,6 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """After a module, drops JAX's compiled programs once they have filled this process's share of the memory."""
+    yield
+    status = pathlib.Path("/proc/self/statm")  # Linux only
+    if status.exists() and int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MEMORY_LIMIT:
+        jax.clear_caches()
 
 
 @pytest.fixture
