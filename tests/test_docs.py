@@ -1,5 +1,6 @@
 """Every page: its commands and its Python are run, smaller, unless they are marked as needing what is not here."""
 
+import ast
 import os
 import pathlib
 import re
@@ -89,7 +90,7 @@ def test_links_and_files_are_there(page):
     text = page.read_text()
     for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         assert "://" in target or (page.parent / target).exists(), target
-    for name in re.findall(r"(?<![\w/])(?:scripts|configs|tests)/[\w/]+\.\w+", text):
+    for name in re.findall(r"(?<![\w/])(?:scripts|configs|tests)/[\w/]+\.\w+\b(?!::)", text):
         assert (ROOT / name).is_file(), name
 
 
@@ -116,3 +117,14 @@ def test_commands_for_a_tpu_run_dry(page, tmp_path):
         assert text.count("run_tpu_pod.sh") == 1
         printed = run(text.replace("run_tpu_pod.sh", "run_tpu_pod.sh --dry_run"), tmp_path)
         assert "gcloud compute tpus tpu-vm ssh skip-resnet50 --zone=us-west4-a --project=my-project" in printed
+
+
+def test_each_promise_of_reliability_names_a_test_that_exists():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    missing = []
+    for file, name in named:
+        path = ROOT / "tests" / file
+        tree = ast.parse(path.read_text()) if path.exists() else ast.Module([])
+        if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
+            missing.append(f"{file}::{name}")
+    assert len(named) > 30 and not missing
