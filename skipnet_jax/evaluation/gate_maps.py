@@ -57,7 +57,7 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
       title: the network and the images.
     """
     differences = {k: _minus(of, gates.overall) for k, of in enumerate(gates.by_class) if of is not None}
-    extents = {k: max(abs(numbers).max() for numbers in _numbers(weights)) for k, weights in differences.items()}
+    extents = {k: max(float(np.abs(each).max()) for each in _numbers(weights)) for k, weights in differences.items()}
     chosen = sorted(sorted(extents, key=lambda k: -extents[k])[:MAX_CLASSES])
     if len(chosen) < len(differences):
         title = f"{title}; of {len(differences)} classes the {len(chosen)} that differ most"
