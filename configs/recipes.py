@@ -38,9 +38,9 @@ def digits() -> ml_collections.ConfigDict:
 def fashion_mnist(network: str) -> ml_collections.ConfigDict:
     """Fashion-MNIST at its own 28 pixels: 20 epochs, which two CPU cores train in an hour or two.
 
-    Batch, learning rate, momentum, weight decay, crops and mirrors are those of the published comparison, without
-    random erasing; `--config.mixing.erasing_prob=0.5` adds it. The comparison trains for 300 epochs and divides the
-    rate by ten after 150 and 225; this recipe follows a cosine.
+    Batch size, learning rate, momentum, weight decay, crops and mirroring follow the published comparison. It also has
+    results with random erasing, which `--config.mixing.erasing_prob=0.5` adds. The comparison trains for 300 epochs and
+    divides the rate by ten after 150 and 225; this recipe follows a cosine.
 
     Args:
       network: a name of `skipnet_jax.models.list_models()`.

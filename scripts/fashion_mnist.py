@@ -13,7 +13,6 @@ import argparse
 import gzip
 import hashlib
 import math
-import os
 import pathlib
 import struct
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skipnet_jax import libraries
 from skipnet_jax.errors import DataError
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -98,7 +98,7 @@ def write(splits: dict[str, tuple[np.ndarray, np.ndarray]], out: str | None) -> 
     Returns:
       The folder of this data set.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    libraries.quieten_tensorflow(level=1)
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

@@ -23,13 +23,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reports damaged images too, but without their names
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 import tqdm
 
-from skipnet_jax import errors
+from skipnet_jax import errors, libraries
 from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, tfrecords
+
+libraries.quieten_tensorflow(level=3)  # it reports damaged images too, but without their names
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal
 

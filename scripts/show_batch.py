@@ -7,7 +7,6 @@ They are the first images of the batch that training with this config sees at th
 range of a screen.
 """
 
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -53,8 +52,9 @@ def main(argv: Sequence[str]) -> int:
 
 def draw(spec: "TrainSpec") -> None:
     """Draws one batch of a run with this spec."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from skipnet_jax import libraries
+
+    libraries.quieten_tensorflow(level=1)
     import jax
     import numpy as np
     from etils import epath

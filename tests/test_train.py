@@ -14,7 +14,15 @@ from skipnet_jax.data import pipeline, sources
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.runs import checkpoint, events, saver, signals, workdir
 from skipnet_jax.training import sharding, steps
-from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, last_checkpoint, make_spec, require_equal, use_network
+from tests.tiny_runs import (
+    STEPS_PER_EPOCH,
+    TinyNet,
+    last_checkpoint,
+    make_loss_nan,
+    make_spec,
+    require_equal,
+    use_network,
+)
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -248,12 +256,7 @@ def test_an_update_that_is_not_finite_can_be_skipped(tmp_path, monkeypatch, caps
     """The batch of one step makes the loss NaN. The run continues, and so does its schedule."""
     bad = 7
 
-    def prepare(batch, step, **kwargs):
-        images, targets, key = prepared(batch, step, **kwargs)
-        return images * jax.numpy.where(step == bad - 1, math.nan, 1.0), targets, key
-
-    prepared = steps.prepare
-    monkeypatch.setattr(steps, "prepare", prepare)
+    make_loss_nan(monkeypatch, bad)
     results = train.train_and_evaluate(dataclasses.replace(SPEC, on_nonfinite="skip"), tmp_path)
     assert results["epoch"] == 3 and all(math.isfinite(value) for value in results.values())
     lines = {line["step"]: line for line in workdir.read_metrics(tmp_path) if "train/skipped" in line}

@@ -1,6 +1,7 @@
 """A run that takes seconds, and the comparison of two runs."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from skipnet_jax import specs
 from skipnet_jax.runs import checkpoint, workdir
+from skipnet_jax.training import steps
 
 TIMINGS = {"images_per_second"}
 STEPS_PER_EPOCH = 5  # 1437 training images in batches of 256
@@ -27,6 +29,17 @@ class TinyNet(nn.Module):
         x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
         x = nn.Dropout(0.1, deterministic=not train)(x.reshape(len(x), -1))
         return nn.Dense(self.classes, name="classifier")(x)
+
+
+def make_loss_nan(patch: pytest.MonkeyPatch, bad: int) -> None:
+    """Makes the loss of training step `bad` NaN, by its images."""
+    prepared = steps.prepare
+
+    def prepare(batch, step, **kwargs):
+        images, targets, key = prepared(batch, step, **kwargs)
+        return images * jax.numpy.where(step == bad - 1, math.nan, 1.0), targets, key
+
+    patch.setattr(steps, "prepare", prepare)
 
 
 def make_spec(**changes: Any) -> specs.TrainSpec:

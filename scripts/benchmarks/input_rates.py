@@ -169,7 +169,7 @@ def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[flo
     The order of operations is the training loop's.
     """
     spec, mesh, source = setting.spec, sharding.make_mesh(), setting.source
-    epoch = source.num_examples // spec.batch_size
+    epoch = spec.steps_per_epoch(source.num_examples)
     model = build_network(spec.model)
     schedule = schedules.make_schedule(
         spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=epoch

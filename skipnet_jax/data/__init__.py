@@ -1,7 +1,7 @@
 """Images on the host, from archives to the batches that a device gets.
 
     sources.py          data sets by name: `load` opens a split
-        tfds_sources.py, tfds_builders.py       those of TensorFlow Datasets
+        tfds_sources.py, tfds_builders.py       of TensorFlow Datasets
         tfrecords.py                            your own, in shards described by dataset.json
         folders.py                              your own, one folder of images per class
     statistics.py       what each data set is normalised with

@@ -3,7 +3,7 @@
 A listing knows where each image lies and nothing of its content: some sixty bytes an image, so a data set of any size
 can be shuffled in little memory. Then images are read one by one, from anywhere in an archive.
 
-What is found decides about the layout:
+The names of the files tell the layout:
 
     CLASS/anything/IMAGE     class folders, or a tar of them (there the folder right above the image is the class)
     CLASS.tar in a tar       the official ILSVRC2012_img_train.tar

@@ -76,7 +76,7 @@ class ShardPlan:
 
 
 def class_names_of(listings: Mapping[str, Listing]) -> tuple[str, ...]:
-    """The classes of a data set: ImageNet's 1000 with its validation set, otherwise those of the training images."""
+    """The classes of a data set: all 1000 with ImageNet's validation images, otherwise the training images' classes."""
     official = [listing for listing in listings.values() if listing.official]
     chosen = official[0] if official else listings.get("train") or next(iter(listings.values()))
     return chosen.class_names

@@ -14,9 +14,8 @@ from skipnet_jax.data.tfrecords import Shard
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
-# Shards read at once, by several threads; and bytes per read, each of which is a request to a bucket.
-_PARALLEL_SHARDS = 16
-_READ_BYTES = 1 << 20
+_PARALLEL_SHARDS = 16  # threads read that many shards at once
+_READ_BYTES = 1 << 20  # per read; in a bucket each read is a request
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The data sets by name: digits, those of TensorFlow Datasets, and your own."""
+"""Opens data sets by name: digits, the data sets of TensorFlow Datasets, and your own images."""
 
 import dataclasses
 import difflib

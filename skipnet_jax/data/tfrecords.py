@@ -7,7 +7,7 @@ A folder, local or in a bucket, with TFRecord files of tf.Example messages:
     image/filename      bytes   names the image in messages
 
 and `dataset.json`, which names every shard with its number of examples, its size and its SHA-256. It is written last:
-where it is, the shards are complete. The keys are those of TensorFlow's tf-slim, so its shards only need an index.
+if it exists, the shards are complete. The keys equal those in tf-slim's shards, which therefore need only an index.
 """
 
 import dataclasses

@@ -87,7 +87,7 @@ def batches(split: splits.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[di
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Puts the results of `evaluate` into a line of text."""
+    """Puts the results of `evaluate_state` into a line of text."""
     correct = round(results["accuracy"] * results["count"])
     average = f"; moving average {results['average_accuracy']:.2%}" if "average_accuracy" in results else ""
     return (

@@ -137,8 +137,7 @@ def _replace_folder(place: pathlib.Path) -> Iterator[pathlib.Path]:
                 old.rename(place)
             raise
     except OSError as error:
-        got = f"{place}, which cannot be written ({error.strerror or error})"
-        raise UserError("out", got, "a folder that can be written", "Choose another `out`.") from error
+        raise files.unwritable("out", place, error) from error
     finally:
         for left_over in (new, old):
             shutil.rmtree(left_over, ignore_errors=True)

@@ -42,7 +42,7 @@ class Guard:
         self._last: Mapping[str, float | int] = {}
 
     def check_steps(self, metrics: Sequence[Mapping[str, float | int]], step: int) -> None:
-        """Checks the metrics of several steps, the last of which is `step`."""
+        """Checks the metrics of several steps; the last one is `step`."""
         for number, self._last in enumerate(metrics, step - len(metrics) + 1):
             if not all(math.isfinite(value) for value in self._last.values()):
                 self._stop(number, self._last)

@@ -23,9 +23,10 @@ Both kinds may lie in a bucket (gs://...).
 
 import os
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import flax
 import jax
 from etils import epath
 
@@ -199,7 +200,7 @@ def _read_data(file: epath.Path) -> dict[str, Any]:
 def _require_same_run(
     workdir: epath.Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], may_change: Set[str]
 ) -> None:
-    old, new = dict(_flatten(stored)), dict(_flatten(wanted))
+    old, new = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (stored, wanted))
     differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if "batch_size" in differ:
         raise UserError(
@@ -220,11 +221,3 @@ def _require_same_run(
             "Choose another `workdir` for a new run, give the old values to resume this one, or resume it with the new "
             f"values: `allow_change`={','.join(differ)}",
         )
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

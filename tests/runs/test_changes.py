@@ -1,17 +1,14 @@
 """Resuming with another config: what may change, what may not, and that a refusal does no harm."""
 
 import dataclasses
-import math
 import shutil
 
-import jax
 import pytest
 
 from skipnet_jax import errors, main, specs, train
 from skipnet_jax.runs import signals, workdir
 from skipnet_jax.runs.console import Console
-from skipnet_jax.training import steps
-from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
+from tests.tiny_runs import TinyNet, last_checkpoint, make_loss_nan, make_spec, require_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compile_once")]
 
@@ -114,12 +111,7 @@ def test_skipped_updates_stay_skipped_when_the_run_resumes(tmp_path, monkeypatch
     """The run stops right after a skipped update, before the line that reports it."""
     bad = 7
 
-    def prepare(batch, step, **kwargs):
-        images, targets, key = prepared(batch, step, **kwargs)
-        return images * jax.numpy.where(step == bad - 1, math.nan, 1.0), targets, key
-
-    prepared = steps.prepare
-    monkeypatch.setattr(steps, "prepare", prepare)
+    make_loss_nan(monkeypatch, bad)
     spec = changed(on_nonfinite="skip", ema_decay=0.9)
     expected = train.train_and_evaluate(spec, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
