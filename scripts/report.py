@@ -1,34 +1,9 @@
 #!/usr/bin/env python
-"""Writes one HTML file about a run, or comparing several, to read anywhere without a network connection.
+"""Writes one HTML file about runs, as `skipnet report` does; --help has examples."""
 
-    python scripts/report.py runs/digits --out=report.html
-    python scripts/report.py runs/skip_s0 runs/skip_s1 runs/plain_s0 --out=comparison.html
-
-It includes the pictures of `python -m skipnet_jax.main --mode=explain` and `--mode=evaluate --details`.
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
 
-from skipnet_jax.errors import UserError
-
-
-def main(argv: Sequence[str]) -> int:
-    """Writes the report, and returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a run, local or gs://...")
-    parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
-    arguments = parser.parse_args(argv)
-    from skipnet_jax.analysis.report import write_report  # slow to import
-
-    try:
-        print(f"written: {write_report(arguments.workdirs, arguments.out)}")
-    except UserError as error:
-        print(f"error: {error.message(lambda field: '--out' if field == 'out' else field)}", file=sys.stderr)
-        return 2
-    return 0
-
+from skipnet_jax.programs.report import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], "python scripts/report.py"))

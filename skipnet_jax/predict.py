@@ -1,15 +1,15 @@
 """Classifies images.
 
 A file, all images in a folder and below it, or an image on standard input:
-  python -m skipnet_jax.predict photo.jpg --workdir=runs/skip_resnet50
-  python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --top=1
-  curl -s https://example.org/photo.jpg | python -m skipnet_jax.predict - --workdir=runs/skip_resnet50
+  %(prog)s photo.jpg --workdir=runs/skip_resnet50
+  %(prog)s photos/ --workdir=runs/skip_resnet50 --top=1
+  curl -s https://example.org/photo.jpg | %(prog)s - --workdir=runs/skip_resnet50
 
 One line of JSON per image, for programs:
-  python -m skipnet_jax.predict photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
+  %(prog)s photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
 
 With an exported network:
-  python -m skipnet_jax.predict photo.jpg --artifact=runs/skip_resnet50/export/onnx
+  %(prog)s photo.jpg --artifact=runs/skip_resnet50/export/onnx
 
 Images are decoded and cropped as in evaluation. An image that cannot be read is reported on standard error, and in JSON
 also by a line with "error"; the others are classified all the same. Exit status: 0, 1 if an image could not be read, 2
@@ -57,16 +57,17 @@ class Result:
     error: str = ""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
     """Runs the command.
 
     Args:
       argv: the command line without the program's name.
+      program: its name.
 
     Returns:
       The exit status.
     """
-    arguments = _parse(argv)
+    arguments = _parse(argv, program)
     try:
         files = find_images(arguments.images)
         network = _load(arguments)
@@ -240,9 +241,9 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
     return load_workdir(arguments.workdir, arguments.checkpoint or "best", batch_size=arguments.batch_size)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m skipnet_jax.predict",
+        prog=program,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -274,4 +275,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], "python -m skipnet_jax.predict"))

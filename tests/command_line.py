@@ -22,14 +22,18 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run_all(command_lines: Sequence[Sequence[str]], *, only_parse: bool = False) -> list[Done]:
+def run_all(
+    command_lines: Sequence[Sequence[str]], *, only_parse: bool = False, program: str = "main.py"
+) -> list[Done]:
     """Runs each command line in the repository's root.
 
     Args:
       command_lines: without the program's name.
       only_parse: check flags and config, and do nothing else.
+      program: the program's name; `skipnet` is the installed command.
     """
-    command = [sys.executable, "-m", "tests.command_line", json.dumps([*map(list, command_lines)]), str(only_parse)]
+    command = [sys.executable, "-m", "tests.command_line", json.dumps([[program, *line] for line in command_lines])]
+    command += [str(only_parse)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
     return [Done(*each) for each in json.loads(done.stdout)]
 
@@ -43,7 +47,7 @@ def _fork(main, argv: Sequence[str]) -> Done:
         if not child:
             for number, file in enumerate(files, start=1):
                 os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
-            sys.argv = ["skipnet_jax", *argv]
+            sys.argv = list(argv)
             status = 1
             try:
                 app.run(main.main, flags_parser=main._parse)
@@ -59,10 +63,15 @@ def _fork(main, argv: Sequence[str]) -> Done:
 
 
 def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool) -> None:
-    from skipnet_jax import config, main
+    from skipnet_jax import config, main, modes
+
+    def check_config():
+        if modes.CONFIG.value is not None:
+            config.train_spec(modes.CONFIG.value)
+        return 0
 
     if only_parse:
-        main._dispatch = lambda: main.CONFIG.value is None or config.train_spec(main.CONFIG.value)
+        main._dispatch = check_config
     print(json.dumps([_fork(main, argv) for argv in command_lines]))
 
 

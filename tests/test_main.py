@@ -1,3 +1,4 @@
+import configparser
 import errno
 import json
 import os
@@ -12,7 +13,8 @@ import time
 import pytest
 from absl.testing import flagsaver
 
-from skipnet_jax import errors, main
+from skipnet_jax import command_line as commands
+from skipnet_jax import errors, main, modes
 from skipnet_jax.runs import events, signals, workdir
 from tests import command_line
 
@@ -41,7 +43,46 @@ def test_help_shows_examples():
     assert done.returncode == 0
     assert "python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits" in done.stdout
     assert "--mode=evaluate --workdir=" in done.stdout
-    assert "--workdir: Folder of the run" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def helps():
+    asked = [[], ["--help"], *([name, "--help"] for name in modes.MODES)]
+    alone, everything, *each = command_line.run_all(asked, program="skipnet")
+    return alone, everything, dict(zip(modes.MODES, each, strict=True))
+
+
+def test_help_lists_each_mode_on_one_line_even_if_nobody_asks(helps):
+    alone, everything, _ = helps
+    assert (alone.returncode, everything.returncode) == (2, 0) and alone.stdout == everything.stdout
+    for name, mode in modes.MODES.items():
+        assert re.search(rf"^  {name} +{re.escape(mode.line)}$", everything.stdout, re.MULTILINE)
+
+
+def test_help_about_a_mode_shows_its_own_flags_and_no_others(helps):
+    for name, done in helps[2].items():
+        assert done.returncode == 0 and f"skipnet {name}" in done.stdout.splitlines()[0], done
+        mode = modes.MODES[name]
+        if isinstance(mode, modes.Mode):
+            shown = re.findall(r"^  --(\w+): \S", done.stdout, re.MULTILINE)
+            assert sorted(shown) == sorted(flag.name for flag in mode.flags)
+    assert "One of orbax, stablehlo" in helps[2]["export"].stdout
+
+
+def test_the_installed_command_is_the_same_code():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    (line,) = setup["options.entry_points"]["console_scripts"].split("\n")[1:]
+    assert line == "skipnet = skipnet_jax.main:run" and callable(main.run)
+    flags = ["--workdir=x", "--image_sizes=big"]
+    same = command_line.run_all([["evaluate", *flags], ["--mode=evaluate", *flags]], program="skipnet")
+    assert same[0] == same[1] and same[0].returncode == 2
+
+
+def test_a_program_gets_the_rest_of_the_command_line_in_either_spelling():
+    spellings = [["models", "resnet20", "--format=json"], ["resnet20", "--mode=models", "--format=json"]]
+    for done in command_line.run_all(spellings, program="skipnet"):
+        assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)[0]["name"] == "resnet20"
 
 
 MISTAKES = [
@@ -55,7 +96,11 @@ MISTAKES = [
     (["--workdir=x"], "--config: got nothing"),
     (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "--config.seed: got 4294967296"),
     (["--config=configs/digits.py", "--workdir=x", "--config.optim.lr=-1"], "Change --config.optim.lr."),
-    (["x"], "expected flags only"),
+    (["x"], "--mode: got 'x', expected one of train, evaluate, "),
+    (["evalute", "--workdir=x"], "--mode: got 'evalute'"),
+    (["--mode=exprot", "--workdir=x"], "Did you mean export?"),
+    (["evaluate", "x", "--workdir=x"], "got 'x', expected flags only"),
+    (["--mode=export", "--workdir=x", "--format=onx"], "--format: got 'onx', expected one of orbax, stablehlo, "),
     (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got a value in --mode=evaluate"),
     (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got a value in --mode=train"),
     (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
@@ -150,7 +195,9 @@ def test_a_bug_keeps_its_trace(dispatch, error):
 
 def test_outside_training_a_field_is_named_by_the_flag_that_changes_it():
     with flagsaver.flagsaver(mode="evaluate"):
-        assert [main._spell(field) for field in ("data.dir", "data.name", "optim.lr", "workdir", "x.json")] == [
+        assert [
+            commands.spell_field(field) for field in ("data.dir", "data.name", "optim.lr", "workdir", "x.json")
+        ] == [
             "--data_dir",
             "--datasets",
             "--config.optim.lr",

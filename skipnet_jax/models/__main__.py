@@ -1,50 +1,8 @@
-"""Prints the table of networks: `python -m skipnet_jax.models 'skip_*' --format=markdown`."""
+"""Prints the table of networks, as `skipnet models` does: `python -m skipnet_jax.models 'skip_*'`."""
 
-import argparse
-from collections.abc import Sequence
+import sys
 
-from skipnet_jax.errors import UserError
-from skipnet_jax.models import table, zoo
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the networks that match a pattern.
-
-    Args:
-      argv: the command line without the program's name; None = the process's own.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m skipnet_jax.models",
-        description="The networks: parameters, FLOPs (a multiply-add counts 1), size of the published training images "
-        "and published accuracy. Nothing is computed, but each network is traced: a few minutes for all of them.",
-    )
-    parser.add_argument("pattern", nargs="?", default="*", help="a name, or a shell pattern such as 'skip_*'")
-    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="json: exact numbers")
-    parser.add_argument("--published", action="store_true", help="only those of the published tables")
-    parser.add_argument("--features", action="store_true", help="add the channels and strides of the feature pyramid")
-    parser.add_argument("--xla", action="store_true", help="add XLA's estimate of the FLOPs (a multiply-add counts 2)")
-    arguments = parser.parse_args(argv)
-
-    infos = [table.model_info(name) for name in zoo.list_models(arguments.pattern)]
-    if not infos:
-        try:
-            zoo.find(arguments.pattern)  # its error lists the nearest names
-        except UserError as error:
-            parser.error(error.message(lambda _: "pattern"))
-    if arguments.published:
-        infos = [info for info in infos if info.published_name in table.published_results()]
-        if not infos:
-            parser.error(f"--published: none of the networks {arguments.pattern} is in the published tables.")
-    columns = table.columns(xla=arguments.xla, features=arguments.features)
-    if arguments.format == "json":
-        lines = table.json_lines(infos, xla=arguments.xla)
-    elif arguments.format == "markdown":
-        lines = table.markdown_lines(infos, columns)
-    else:
-        lines = table.text_lines(infos, columns)
-    for line in lines:
-        print(line, flush=True)  # tracing a network takes up to a second or two
-
+from skipnet_jax.programs.networks import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:], "python -m skipnet_jax.models"))

@@ -114,7 +114,11 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(main, "_check_flags", lambda argv: None)
 
     def ran(path):
-        monkeypatch.setattr(main, "_dispatch", lambda: train.train_and_evaluate(config.to_config_dict(SPEC), path))
+        def dispatch():
+            train.train_and_evaluate(config.to_config_dict(SPEC), path)
+            return 0
+
+        monkeypatch.setattr(main, "_dispatch", dispatch)
         return main.main(["main"]), capsys.readouterr()
 
     return ran

@@ -1,6 +1,5 @@
 """scripts/make_tfrecords.py as a user runs it, and on a machine that fails."""
 
-import importlib.util
 import pathlib
 import signal
 import subprocess
@@ -10,18 +9,16 @@ import time
 import pytest
 
 from skipnet_jax.data import tfrecords
+from skipnet_jax.programs import shards as program
 from tests.data import made_images
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "make_tfrecords.py"
 DEADLINE = 120.0  # seconds, for a process that needs a few
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("make_tfrecords", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program
 
 
 @pytest.fixture

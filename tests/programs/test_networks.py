@@ -4,7 +4,7 @@ import re
 import pytest
 
 from skipnet_jax.models import complexity, list_models
-from skipnet_jax.models.__main__ import main
+from skipnet_jax.programs.networks import main
 from tests.models import traced
 
 FEATURES = "features: channels/stride"

@@ -1,0 +1,194 @@
+"""What the command does: one entry of `MODES` for each mode, which is a subcommand of `skipnet` too.
+
+A new mode is one more entry, below the definitions of the flags that only it has. Libraries are imported when a mode
+runs, so that help and mistakes are answered at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
+ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run goes on.")
+DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
+IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
+EVAL_CLASSES = flags.DEFINE_enum(
+    "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of imagenet_a's and imagenet_r's own 200."
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets are; default: as in training.")
+FLIP = flags.DEFINE_bool("flip", False, "Evaluate each image together with its mirror image.")
+DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confidence too: tables and pictures.")
+IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
+FORMAT = flags.DEFINE_string("format", None, "In which form to write it.")
+OUT = flags.DEFINE_string("out", None, "Folder for what is written; default: in the workdir.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of a run before anything else.")
+COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
+_HOSTS = (DISTRIBUTED, COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)
+_Flag = flags.FlagHolder[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """A mode whose flags are defined above.
+
+    Args:
+      line: what it does, for the list of all modes.
+      run: does it, and returns the exit status.
+      flags: that it takes.
+      needs: those of them that must be given, each with an example of a value.
+      formats: the values of --format, the default first.
+    """
+
+    line: str
+    run: Callable[[], int]
+    flags: Sequence[_Flag]
+    needs: Sequence[tuple[_Flag, str]] = ()
+    formats: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A mode that reads its command line itself, images and folders without a flag included.
+
+    Args:
+      line: what it does, for the list of all modes.
+      main: does it. It gets the rest of the command line and the program's name, and returns the exit status.
+    """
+
+    line: str
+    main: Callable[[Sequence[str], str], int]
+
+
+def _train() -> int:
+    from skipnet_jax import config, libraries
+    from skipnet_jax.data import sources
+
+    spec = config.train_spec(CONFIG.value)
+    sources.require_available(spec.data)  # before the many seconds that the other imports take
+    _join_hosts()
+    libraries.hide_accelerators()
+    from skipnet_jax.train import train_and_evaluate
+
+    train_and_evaluate(spec, WORKDIR.value, allow_change=ALLOW_CHANGE.value)
+    return 0
+
+
+def _evaluate() -> int:
+    from skipnet_jax import libraries
+
+    _join_hosts()
+    libraries.hide_accelerators()
+    from skipnet_jax.evaluate import evaluate_workdir
+
+    evaluate_workdir(
+        WORKDIR.value,
+        CHECKPOINT.value,
+        datasets=DATASETS.value,
+        image_sizes=[int(size) for size in IMAGE_SIZES.value],
+        eval_classes=EVAL_CLASSES.value,
+        data_dir=DATA_DIR.value,
+        flip=FLIP.value,
+        detailed=DETAILS.value,
+    )
+    return 0
+
+
+def _explain() -> int:
+    from skipnet_jax import libraries
+
+    libraries.hide_accelerators()
+    from skipnet_jax.explain import explain_workdir
+
+    explain_workdir(WORKDIR.value, CHECKPOINT.value, images=IMAGES.value, out=OUT.value, data_dir=DATA_DIR.value)
+    return 0
+
+
+def _export() -> int:
+    from skipnet_jax import libraries
+
+    libraries.hide_accelerators()
+    from skipnet_jax.exports.export import export_workdir
+
+    export_workdir(WORKDIR.value, _format(), OUT.value, CHECKPOINT.value, data_dir=DATA_DIR.value)
+    return 0
+
+
+def _predict(argv: Sequence[str], program: str) -> int:
+    from skipnet_jax import predict
+
+    return predict.main(argv, program)
+
+
+def _shards(argv: Sequence[str], program: str) -> int:
+    from skipnet_jax.programs import shards
+
+    return shards.main(argv, program)
+
+
+def _models(argv: Sequence[str], program: str) -> int:
+    from skipnet_jax.programs import networks
+
+    return networks.main(argv, program)
+
+
+def _report(argv: Sequence[str], program: str) -> int:
+    from skipnet_jax.programs import report
+
+    return report.main(argv, program)
+
+
+_RUN = (WORKDIR, "--workdir=runs/NAME")
+
+MODES: dict[str, Mode | Program] = {
+    "train": Mode(
+        "Trains a network, or goes on with a run that was interrupted.",
+        _train,
+        flags=(CONFIG, WORKDIR, ALLOW_CHANGE, *_HOSTS),
+        needs=(_RUN, (CONFIG, "--config=configs/digits.py or another")),
+    ),
+    "evaluate": Mode(
+        "Evaluates the network of a run, on its own test images or on others.",
+        _evaluate,
+        flags=(WORKDIR, CHECKPOINT, DATASETS, DATA_DIR, IMAGE_SIZES, EVAL_CLASSES, FLIP, DETAILS, *_HOSTS),
+        needs=(_RUN,),
+    ),
+    "predict": Program("Classifies image files with the network of a run, or an exported one.", _predict),
+    "explain": Mode(
+        "Draws what the gates let through, and which pixels matter.",
+        _explain,
+        flags=(WORKDIR, CHECKPOINT, IMAGES, DATA_DIR, OUT),
+        needs=(_RUN,),
+    ),
+    "export": Mode(
+        "Writes the network of a run for other programs to run.",
+        _export,
+        flags=(WORKDIR, FORMAT, CHECKPOINT, DATA_DIR, OUT),
+        needs=(_RUN,),
+        formats=("orbax", "stablehlo", "savedmodel", "onnx", "safetensors"),
+    ),
+    "shards": Program("Turns images into TFRecord shards, and checks shards.", _shards),
+    "models": Program("Lists the networks: size, FLOPs and published accuracy.", _models),
+    "report": Program("Writes one HTML page about runs.", _report),
+}
+
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+
+
+def _format() -> str:
+    mode = MODES[MODE.value]
+    assert isinstance(mode, Mode)
+    return FORMAT.value or mode.formats[0]
+
+
+def _join_hosts() -> None:
+    if DISTRIBUTED.value:
+        from skipnet_jax.runs import hosts
+
+        hosts.join(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value, workdir=WORKDIR.value)

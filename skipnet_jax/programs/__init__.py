@@ -1,0 +1,1 @@
+"""Commands that read their own command line, each a `main(argv, program)`: lists, reports and shards."""

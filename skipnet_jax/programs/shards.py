@@ -1,0 +1,211 @@
+"""Turns images into shuffled TFRecord shards, for --config.data.name=tfrecords.
+
+ImageNet from its official archives, which are not unpacked, straight into a bucket:
+  %(prog)s --train=ILSVRC2012_img_train.tar --test=ILSVRC2012_img_val.tar --out=gs://bucket/dir
+
+Your own images, one folder per class:
+  %(prog)s --train=pics/train --test=pics/val --train_shards=8 --test_shards=2 --out=shards
+
+After an interruption, even by kill -9, run the same command again. To check a data set at any time:
+  %(prog)s --check=shards
+
+To use shards made elsewhere, such as tf-slim's ImageNet, whose labels start at 1, write their dataset.json:
+  %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
+
+JPEG and PNG files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import tqdm
+
+from skipnet_jax import errors, libraries
+from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, tfrecords
+
+LINE_EVERY_SECONDS = 30.0  # without a terminal
+
+
+class Progress:
+    """Counts the finished images: by a bar on a terminal, otherwise by a line now and then. Threads may share it."""
+
+    def __init__(self, doing: str, total: int | None = None) -> None:
+        self._doing = doing
+        self._bar = tqdm.tqdm(total=total, desc=doing, unit=" images", disable=not sys.stderr.isatty())
+        self._total, self._done = total, 0
+        self._began = self._shown = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, images: int = 1) -> None:
+        """Counts more finished images."""
+        with self._bar.get_lock():
+            self._bar.update(images)
+            self._done += images
+            now = time.monotonic()
+            if self._bar.disable and now - self._shown > LINE_EVERY_SECONDS:
+                self._shown = now
+                of = f" of {self._total:,}" if self._total else ""
+                speed = self._done / (now - self._began)
+                print(f"{self._doing}: {self._done:,}{of} images, {speed:,.0f} images/s", flush=True)
+
+
+def main(argv: Sequence[str], program: str = "skipnet shards") -> int:
+    """Makes, checks or describes shards.
+
+    Args:
+      argv: the command line without the program's name.
+      program: its name.
+
+    Returns:
+      The exit status.
+    """
+    arguments = _parse(argv, program)
+    libraries.quieten_tensorflow(level=3)  # it reports damaged images too, but without their names
+    import tensorflow as tf
+
+    try:
+        return arguments.do(arguments)
+    except errors.UserError as error:
+        message = error.message(lambda field: f"--{field}" if field in arguments else field)
+    except tf.errors.OpError as error:
+        message = f"{arguments.out or arguments.check or arguments.index}: {error.message or type(error).__name__}"
+    except OSError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print("stopped. Run the same command again to go on.", file=sys.stderr)
+        return 130
+    message = " ".join(message.split())
+    print(f"error: {message if len(message) < 2000 else message[:2000] + '...'}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", help="make shards: folder for them, local or gs://")
+    what.add_argument("--check", help="check a data set: its folder, local or gs://")
+    what.add_argument("--index", help="describe shards made elsewhere: their folder, local or gs://")
+    for split in tfrecords.SPLITS:
+        parser.add_argument(f"--{split}", help=f"{split} images: a folder or a tar; with --index: shards, as 'train-*'")
+    parser.add_argument("--train_shards", type=int, default=1024, help="default: 1024")
+    parser.add_argument("--test_shards", type=int, default=128, help="default: 128")
+    parser.add_argument("--seed", type=int, default=0, help="determines the order of the images; default: 0")
+    parser.add_argument(
+        "--corrupt",
+        choices=shard_plan.ON_CORRUPT,
+        default="error",
+        help="what to do about an image that cannot be decoded; default: error",
+    )
+    parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
+    parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
+    parser.add_argument("--name", help="name of the data set; default: the name of its folder")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="shards made at a time; default: one per core"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.threads < 1:
+        parser.error(f"--threads: got {arguments.threads}, expected at least 1")
+    if arguments.seed not in range(2**63):
+        parser.error(f"--seed: got {arguments.seed}, expected 0 to 2**63 - 1")
+    if not arguments.check and not (arguments.train or arguments.test):
+        parser.error("--train, --test: got neither, expected at least one of them")
+    arguments.program = program
+    arguments.do = _check if arguments.check else _index if arguments.index else _make
+    return arguments
+
+
+def _make(arguments: argparse.Namespace) -> int:
+    listings = {}
+    for split, path in _given_splits(arguments).items():
+        with Progress(f"looking through {path}") as progress:
+            listings[split] = listing = archives.find_images(path, progress.advance)
+        examples, ignored = listing.ignored
+        names = f"; {ignored:,} other files are left out ({', '.join(examples)} ...)" if ignored else ""
+        print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
+    plan = shard_plan.ShardPlan(
+        name=arguments.name or _base(arguments.out),
+        class_names=_class_names(arguments.class_names) or shard_plan.class_names_of(listings),
+        listings=listings,
+        num_shards={"train": arguments.train_shards, "test": arguments.test_shards},
+        seed=arguments.seed,
+        on_corrupt=arguments.corrupt,
+    )
+    with Progress("writing", sum(map(len, listings.values()))) as progress:
+        index = shard_writer.make(
+            arguments.out, plan, threads=arguments.threads, advance=progress.advance, say=tqdm.tqdm.write
+        )
+    _summarize(arguments.out, index)
+    left_out = sum(map(len, listings.values())) - _examples(index)
+    if left_out:
+        print(f'{left_out:,} images could not be decoded and are left out: see "skipped" in {tfrecords.INDEX}')
+    print(f"check: {arguments.program} --check={arguments.out}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    expected = _examples(tfrecords.read_index(arguments.check))
+    with Progress("checking", expected) as progress:
+        index, problems = shard_checker.check(arguments.check, threads=arguments.threads, advance=progress.advance)
+    _summarize(arguments.check, index)
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problems" if problems else "no problems")
+    return 1 if problems else 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    with Progress("reading") as progress:
+        index = shard_checker.describe(
+            arguments.index,
+            _given_splits(arguments),
+            name=arguments.name or _base(arguments.index),
+            label_offset=arguments.label_offset,
+            class_names=_class_names(arguments.class_names),
+            threads=arguments.threads,
+            advance=progress.advance,
+        )
+    _summarize(arguments.index, index)
+    return 0
+
+
+def _given_splits(arguments: argparse.Namespace) -> dict[str, str]:
+    return {split: given for split, given in (("train", arguments.train), ("test", arguments.test)) if given}
+
+
+def _class_names(path: str | None) -> tuple[str, ...]:
+    if path and not pathlib.Path(path).is_file():
+        raise errors.UserError("class_names", path, "a file with a name per line", "Change `class_names`.")
+    names = tuple(pathlib.Path(path).read_text().splitlines()) if path else ()
+    if len(set(names)) < len(names) or "" in names:
+        got, expected = f"{path} with repeated names or empty lines", "each name once"
+        raise errors.UserError("class_names", got, expected, "Mend the file.")
+    return names
+
+
+def _summarize(directory: str, index: tfrecords.Index) -> None:
+    for split, shards in index.splits.items():
+        images, size = sum(shard.examples for shard in shards), sum(shard.size for shard in shards)
+        print(f"{split}: {images:,} images in {len(shards):,} shards, {size / 1e6:,.1f} MB")
+    print(f"{directory}: {index.name}, {len(index.class_names):,} classes")
+
+
+def _examples(index: tfrecords.Index) -> int:
+    return sum(shard.examples for shards in index.splits.values() for shard in shards)
+
+
+def _base(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
