@@ -99,11 +99,11 @@ def _spell(field: str) -> str:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistake ends with one line and not with a stack trace."""
-    from skipnet_jax import config
+    from skipnet_jax import config_files
     from skipnet_jax.errors import UserError
 
     try:
-        return config.parse_flags(argv)
+        return config_files.parse_flags(argv)
     except UserError as error:
         print(f"error: {error.message(_spell)}", file=sys.stderr)
     except (flags.Error, ValueError) as error:

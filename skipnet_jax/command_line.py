@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from skipnet_jax import config, errors
+from skipnet_jax import config, config_files, errors
 from skipnet_jax.modes import (
     COORDINATOR_ADDRESS,
     DISTRIBUTED,
@@ -22,6 +22,7 @@ from skipnet_jax.modes import (
     MODES,
     NUM_PROCESSES,
     PROCESS_ID,
+    WORKDIR,
     Mode,
     Program,
 )
@@ -61,8 +62,7 @@ def parse(argv: Sequence[str], description: str) -> list[str]:
     if _HELP & set(rest):
         print(_describe(name or "train", mode))
         sys.exit(0)
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # configs/ import each other
-    return config.parse_flags([argv[0], *([f"--mode={name}"] if name else []), *rest])
+    return config_files.parse_flags([argv[0], *([f"--mode={name}"] if name else []), *rest])
 
 
 def check_flags(argv: Sequence[str]) -> None:
@@ -83,6 +83,8 @@ def check_flags(argv: Sequence[str]) -> None:
         if not flag.value:
             expected = "a recipe" if flag.name == "config" else "the folder of the run"
             raise errors.UserError(flag.name, "nothing", expected, f"Give {example}.")
+    if WORKDIR.value == "":
+        raise errors.UserError("workdir", "nothing", "the folder of the run", "Give --workdir=runs/NAME.")
     for flag_name, owners in _owners().items():
         if flags.FLAGS[flag_name].present and name not in owners:
             raise errors.UserError(

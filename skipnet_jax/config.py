@@ -7,16 +7,12 @@ because a misspelt or forgotten key that falls back to a default costs a whole t
 import dataclasses
 import difflib
 import functools
-import pathlib
-import re
 import sys
-import traceback
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
-from absl import flags
 
 from skipnet_jax import specs
 from skipnet_jax.errors import UserError
@@ -83,98 +79,6 @@ def require_field(argument: str, path: str) -> None:
         raise UserError(argument, f"the unknown field {path}", "a field of the config", _did_you_mean(path))
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses a command line with a `--config` flag.
-
-    Args:
-      argv: the command line, program name first.
-
-    Returns:
-      What is left of it.
-
-    Raises:
-      UserError: a mistake in the command line or in the config file.
-      flags.Error: a mistake that absl finds.
-    """
-    file = check_command_line(argv)
-    try:
-        return flags.FLAGS(argv)
-    except Exception as error:
-        mistake = _mistake_in_file(error, file)
-        if mistake is None:
-            raise
-        raise mistake from error
-
-
-def check_command_line(argv: Sequence[str]) -> pathlib.Path | None:
-    """Refuses a `--config` file that does not exist and overrides of unknown fields.
-
-    Call it before absl parses the flags: ml_collections answers both mistakes with a long stack trace, and a missing
-    file without overrides not at all.
-
-    Args:
-      argv: the command line, program name first.
-
-    Returns:
-      The config file, if there is one.
-
-    Raises:
-      UserError: with the nearest right name.
-    """
-    overrides = [argument for argument in argv if re.match(r"--?(?:no)?config\.", argument)]
-    if overrides and not any(re.match(r"--?config(?:=|$)", argument) for argument in argv):
-        raise UserError(
-            "config", f"only the override {overrides[0]}", "a recipe too", "Give --config=configs/digits.py or another."
-        )
-    file = None
-    for i, argument in enumerate(argv):
-        if argument == "--":
-            break
-        if argument in ("--config", "-config"):
-            file = _require_file("".join(argv[i + 1 : i + 2]))
-        elif match := re.match(r"--?config=(.*)", argument):
-            file = _require_file(match[1])
-        elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
-            require_field("config", match[1])
-    return file
-
-
-def _require_file(value: str) -> pathlib.Path:
-    path = pathlib.Path(value.split(":", 1)[0])  # get_config gets the rest as its argument
-    if path.is_file():
-        return path
-    there = {other.stem: str(other) for other in sorted(path.parent.glob("*.py")) if other.stem != "recipes"}
-    near = [there[stem] for stem in _nearest(path.stem, there)] or list(there.values())
-    hint = f"Did you mean {_alternatives(near)}?" if near else f"{path.parent} holds no config."
-    raise UserError("config", repr(value), "a file", hint)
-
-
-def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserError | None:
-    """The user's mistake behind an error of loading the config file; None if there is no such mistake.
-
-    ml_collections and absl wrap some errors and put the whole trace into the text, so the chain of causes is searched.
-    """
-    folder = file.resolve().parent if file else None
-    while error is not None and folder is not None:
-        if isinstance(error, UserError):
-            return error
-        got = f"{type(error).__name__}: {error}"
-        if isinstance(error, SyntaxError) and error.filename:
-            return _in_file(pathlib.Path(error.filename), error.lineno, f"{type(error).__name__}: {error.msg}")
-        if isinstance(error, AttributeError) and "get_config" in str(error):
-            return UserError(f"{file}", "no function get_config", "one that returns the config")
-        frames = traceback.extract_tb(error.__traceback__)
-        inside = [frame for frame in frames if pathlib.Path(frame.filename).resolve().parent == folder]
-        if inside:
-            return _in_file(pathlib.Path(inside[-1].filename), inside[-1].lineno, got)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return None
-
-
-def _in_file(file: pathlib.Path, line: int | None, got: str) -> UserError:
-    return UserError(f"{file}, line {line}", got, "a config that Python can run", "Mend that line.")
-
-
 _Spec = typing.TypeVar("_Spec")
 
 
@@ -190,7 +94,7 @@ def _read(cls: type[_Spec], mapping: Any, prefix: str, *, may_be_older: bool) ->
     left_out = newer - mapping.keys() if may_be_older else set()
     for name in types:
         if name not in mapping and name not in left_out:
-            near = _alternatives(_nearest(name, mapping)) or "none"
+            near = alternatives(nearest(name, mapping)) or "none"
             raise UserError(
                 f"{prefix}{name}",
                 f"no such key (the nearest is: {near})",
@@ -227,11 +131,11 @@ def _paths(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(path: str) -> str:
-    near = [f"`{other}`" for other in _nearest(path, fields())]
-    return f"Did you mean {_alternatives(near)}?" if near else f"The fields are {', '.join(fields())}."
+    near = [f"`{other}`" for other in nearest(path, fields())]
+    return f"Did you mean {alternatives(near)}?" if near else f"The fields are {', '.join(fields())}."
 
 
-def _nearest(path: str, known: Iterable[str]) -> list[str]:
+def nearest(path: str, known: Iterable[str]) -> list[str]:
     """The most similar names; none if nothing is close. The last part counts on its own too: lr finds optim.lr."""
 
     def similarity(other: str) -> float:
@@ -243,7 +147,8 @@ def _nearest(path: str, known: Iterable[str]) -> list[str]:
     return [other for other, score in scores.items() if score == best] if best >= _SIMILAR else []
 
 
-def _alternatives(names: Iterable[str]) -> str:
+def alternatives(names: Iterable[str]) -> str:
+    """One or several names in words."""
     return " or ".join(names)
 
 

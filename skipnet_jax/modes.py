@@ -11,8 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with: a file of configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: the name of a config, or a file.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...; to train, default: runs/CONFIG.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
 ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run goes on.")
 DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
@@ -67,12 +67,18 @@ class Program:
 
 
 def _train() -> int:
-    from skipnet_jax import config, libraries
+    from skipnet_jax import config, config_files, libraries
     from skipnet_jax.data import sources
 
     spec = config.train_spec(CONFIG.value)
     sources.require_available(spec.data)  # before the many seconds that the other imports take
+    named = WORKDIR.value is not None
+    if not named:
+        value = config_flags.get_config_filename(flags.FLAGS["config"])
+        flags.FLAGS["workdir"].value = f"runs/{config_files.run_name(value)}"
     _join_hosts()
+    if not named and not _host():
+        print(f"no --workdir is given: training in {WORKDIR.value}", flush=True)
     libraries.hide_accelerators()
     from skipnet_jax.train import train_and_evaluate
 
@@ -151,7 +157,7 @@ MODES: dict[str, Mode | Program] = {
         "Trains a network, or goes on with a run that was interrupted.",
         _train,
         flags=(CONFIG, WORKDIR, ALLOW_CHANGE, *_HOSTS),
-        needs=(_RUN, (CONFIG, "--config=configs/digits.py or another")),
+        needs=((CONFIG, "--config=digits or another"),),
     ),
     "evaluate": Mode(
         "Evaluates the network of a run, on its own test images or on others.",
@@ -185,6 +191,13 @@ def _format() -> str:
     mode = MODES[MODE.value]
     assert isinstance(mode, Mode)
     return FORMAT.value or mode.formats[0]
+
+
+def _host() -> int:
+    """This process's number among the hosts."""
+    import jax
+
+    return jax.process_index()
 
 
 def _join_hosts() -> None:

@@ -23,17 +23,29 @@ class Done(NamedTuple):
 
 
 def run_all(
-    command_lines: Sequence[Sequence[str]], *, only_parse: bool = False, program: str = "main.py"
+    command_lines: Sequence[Sequence[str]],
+    *,
+    only_parse: bool = False,
+    program: str = "main.py",
+    folder: pathlib.Path = ROOT,
+    tiny_network: bool = False,
 ) -> list[Done]:
-    """Runs each command line in the repository's root.
+    """Runs each command line, one after the other.
 
     Args:
       command_lines: without the program's name.
       only_parse: check flags and config, and do nothing else.
       program: the program's name; `skipnet` is the installed command.
+      folder: where to run them.
+      tiny_network: train one that compiles fast, whatever the config says.
     """
-    command = [sys.executable, "-m", "tests.command_line", json.dumps([[program, *line] for line in command_lines])]
-    command += [str(only_parse)]
+    asked = {
+        "command_lines": [[program, *line] for line in command_lines],
+        "only_parse": only_parse,
+        "folder": str(folder),
+        "tiny_network": tiny_network,
+    }
+    command = [sys.executable, "-m", "tests.command_line", json.dumps(asked)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
     return [Done(*each) for each in json.loads(done.stdout)]
 
@@ -62,7 +74,7 @@ def _fork(main, argv: Sequence[str]) -> Done:
         return Done(status, *(pathlib.Path(file).read_text() for file in files))
 
 
-def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool) -> None:
+def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool, folder: str, tiny_network: bool) -> None:
     from skipnet_jax import config, main, modes
 
     def check_config():
@@ -72,8 +84,16 @@ def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool) -> None:
 
     if only_parse:
         main._dispatch = check_config
+    if tiny_network:
+        from skipnet_jax import libraries, train
+        from tests.tiny_runs import TinyNet
+
+        libraries.quieten_tensorflow(level=2)
+        train.build_network = lambda _: TinyNet()
+    os.chdir(folder)
+    sys.path[0] = str(ROOT)  # instead of "", the current folder
     print(json.dumps([_fork(main, argv) for argv in command_lines]))
 
 
 if __name__ == "__main__":
-    _serve(json.loads(sys.argv[1]), sys.argv[2] == "True")
+    _serve(**json.loads(sys.argv[1]))

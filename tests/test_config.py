@@ -4,8 +4,6 @@ import re
 
 import ml_collections
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from skipnet_jax import config
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
@@ -212,82 +210,6 @@ def test_float_field_filled_with_an_int_can_still_be_set_to_a_fraction():
 def test_values_out_of_range_are_refused_on_reading():
     with pytest.raises(ValueError, match=r"batch_size: got 0.*Change batch_size\."):
         config.from_dict(_changed("batch_size", 0))
-
-
-@pytest.fixture
-def config_file(tmp_path):
-    path = tmp_path / "small.py"
-    path.write_text(
-        "from skipnet_jax import config\n"
-        f"def get_config():\n    return config.to_config_dict(config.from_dict({config.to_dict(SPEC)!r}))\n"
-    )
-    return path
-
-
-def _parse(argv):
-    config.check_command_line(argv)
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    values(argv)
-    return config.train_spec(holder.value)
-
-
-def test_command_line_overrides_reach_the_spec(config_file):
-    argv = ["main", f"--config={config_file}", "--config.optim.lr=0.7", "--noconfig.model.remat", "--config.seed", "9"]
-    argv += ["--config.data.classes=5,6"]
-    spec = _parse(argv)
-    assert spec == dataclasses.replace(
-        SPEC,
-        optim=dataclasses.replace(SPEC.optim, lr=0.7),
-        model=dataclasses.replace(SPEC.model, remat=False),
-        data=dataclasses.replace(SPEC.data, classes=(5, 6)),
-        seed=9,
-    )
-
-
-@pytest.mark.parametrize("override", ["--config.batch_sise=64", "-config.batch_sise=64", "--noconfig.batch_sise"])
-def test_misspelt_override_is_refused_in_one_line(config_file, override):
-    with pytest.raises(ValueError, match=r"^config: got the unknown field batch_sise, .*Did you mean batch_size\?$"):
-        config.check_command_line(["main", f"--config={config_file}", override])
-
-
-def test_overrides_without_a_config_are_refused():
-    with pytest.raises(ValueError, match=r"config: got only the override --config\.seed=1, expected a recipe"):
-        config.check_command_line(["main", "--config.seed=1", "--workdir=x"])
-
-
-def test_override_inside_a_field_is_refused(config_file):
-    with pytest.raises(ValueError, match=r"unknown field optim\.lr\.x"):
-        config.check_command_line(["main", f"--config={config_file}", "--config.optim.lr.x=1"])
-
-
-@pytest.mark.parametrize("separate", [True, False])
-def test_missing_config_file_is_refused_with_the_nearest(config_file, separate):
-    (config_file.parent / "wide.py").touch()
-    wrong = f"{config_file.parent / 'smal.py'}:variant"
-    argv = ["main", "--config", wrong] if separate else ["main", f"--config={wrong}"]
-    nearest = re.escape(f"Did you mean {config_file}?")
-    with pytest.raises(ValueError, match=rf"^config: got '.*smal\.py:variant', expected a file\. {nearest}$"):
-        config.check_command_line(argv)
-
-
-def test_missing_config_file_unlike_any_other_gets_the_list(config_file):
-    (config_file.parent / "recipes.py").touch()
-    with pytest.raises(ValueError, match=re.escape(f"Did you mean {config_file}?")):
-        config.check_command_line(["main", f"--config={config_file.parent / 'zzz'}"])
-
-
-@pytest.mark.parametrize("argv", [["main", "--config="], ["main", "--config"]])
-def test_empty_config_is_refused(argv, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"config: got '', expected a file\. .* holds no config"):
-        config.check_command_line(argv)
-
-
-def test_check_leaves_other_arguments_alone(config_file):
-    argv = ["main", f"--config={config_file}:variant", "--workdir=x", "--mode", "train", "--", "--config.whatever=1"]
-    config.check_command_line(argv)
-    config.check_command_line(["main", "--mode=evaluate", "--workdir=x"])
 
 
 def test_misspelt_key_in_a_config_dict_built_by_hand_is_refused():

@@ -91,7 +91,8 @@ MISTAKES = [
     (["--config=configs/digits.py", "--config.batch_size=many", "--workdir=x"], "--config.batch_size=many"),
     (["--config=configs/digit.py", "--workdir=x"], "Did you mean configs/digits.py?"),
     (["--config=configs/resnet110.py:cifar", "--workdir=x"], "--config: got the data set 'cifar', expected cifar10 or"),
-    (["--config=configs/digits.py"], "--workdir: got nothing"),
+    (["--mode=evaluate"], "--workdir: got nothing"),
+    (["--config=digit"], "--config: got 'digit', expected a file, or the name of a config. Did you mean digits?"),
     (["--config=configs/digits.py", "--workdir="], "--workdir: got nothing"),
     (["--workdir=x"], "--config: got nothing"),
     (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "--config.seed: got 4294967296"),
@@ -222,6 +223,28 @@ def test_a_stopped_run_ends_with_its_signals_status(dispatch, capsys):
     dispatch(stopped)
     assert main.main(["main"]) == 143
     assert capsys.readouterr().err == "stopped at step 3 of 9\n"
+
+
+def test_without_a_workdir_a_run_is_in_a_folder_named_after_its_config(tmp_path):
+    """It resumes there, refuses another config, and says in one line that it cannot write."""
+    small = ["--config.data.image_size=8", "--config.batch_size=512", "--config.epochs=1"]
+    small += ["--config.optim.warmup_epochs=0"]
+    first = ["train", "--config=digits", *small]
+    other = ["--config=configs/fashion_mnist.py:resnet20", "--config.data.name=digits", "--config.data.flip=False"]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "fashion_mnist_resnet20").symlink_to("/proc/no/such/folder")
+    trained, again, refused, unwritable = command_line.run_all(
+        [first, first, [*first, "--config.seed=1"], [*other, *small]],
+        folder=tmp_path,
+        program="skipnet",
+        tiny_network=True,
+    )
+    assert trained.stdout.startswith("no --workdir is given: training in runs/digits\n"), trained
+    assert (trained.returncode, trained.stderr) == (0, "") and (tmp_path / "runs" / "digits" / "config.json").exists()
+    assert again.returncode == 0 and "already complete: 1 epochs" in again.stdout, again
+    assert refused.returncode == 2 and "--config: got seed=1, expected seed=0 as in the run in " in refused.stderr
+    assert unwritable.returncode == 2 and unwritable.stderr.count("\n") == 1, unwritable
+    assert f"{tmp_path}/runs/fashion_mnist_resnet20, which cannot be written" in unwritable.stderr
 
 
 @pytest.mark.slow
