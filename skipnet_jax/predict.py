@@ -28,15 +28,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skipnet_jax.data import folders
+from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
 
 STDIN = "-"
-# What counts as an image in a folder. Some of these cannot be read; users should hear that rather than miss results.
-IMAGES = (*folders.EXTENSIONS, ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".heic")
 UNREADABLE, USER_ERROR = 1, 2  # exit statuses
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as in shells: 128 + the number of the signal
 NAME_WIDTH = 60  # of the column of file names, in characters; longer names push the rest to the right
@@ -105,12 +103,21 @@ def find_images(paths: Sequence[str]) -> list[str]:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        inside = sorted(_images_below(path))
-        if not inside:
-            expected = f"some ({', '.join(folders.EXTENSIONS)}) in it or below"
-            raise UserError("images", f"{path}, a folder without images", expected, "Give another.")
-        found += inside
+        found += _images_below(path)
     return found
+
+
+def _images_below(folder: str) -> list[str]:
+    """All images below a folder, sorted. An empty file counts: users should hear of it rather than miss its result."""
+    left_out = walk.LeftOut()
+    inside = sorted(os.path.join(folder, name) for name, _ in walk.images_below(folder, left_out, empty=True))
+    if not inside:
+        got = f"{folder}, a folder without images" + (f" ({left_out})" if left_out.counts else "")
+        expected = f"some ({', '.join(walk.EXTENSIONS)}) in it or below"
+        raise UserError("images", got, expected, "Give another.")
+    if told := {kind: count for kind, count in left_out.counts.items() if kind in (walk.LINKS, walk.BROKEN)}:
+        print(f"{folder}: left out: {'; '.join(f'{kind} ({count})' for kind, count in told.items())}", file=sys.stderr)
+    return inside
 
 
 def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
@@ -161,10 +168,9 @@ def as_text(result: Result, width: int) -> str:
     Args:
       width: of the column of names, in characters.
     """
-    file = result.file.encode(errors="backslashreplace").decode()  # a file's name may not be valid text
-    names = [file, *itertools.repeat("", len(result.predictions))]
+    names = [storage.one_line(result.file), *itertools.repeat("", len(result.predictions))]
     return "\n".join(
-        f"{name:{width}}  {share:7.2%}  {label}"
+        f"{name:{width}}  {share:7.2%}  {storage.one_line(label)}"
         for name, (label, share) in zip(names, result.predictions, strict=False)
     )
 
@@ -213,14 +219,6 @@ def _read(file: str, network: "Classifier") -> Any:
         return str(error)
     except OSError as error:
         return f"{file}: cannot be read: {error.strerror or error}."
-
-
-def _images_below(folder: str) -> Iterator[str]:
-    for level, inner, names in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(IMAGES) and not name.startswith("."):
-                yield os.path.join(level, name)
 
 
 def _load(arguments: argparse.Namespace) -> "Classifier":

@@ -122,10 +122,12 @@ def test_standard_input_is_one_image(tmp_path, exported, capsys, monkeypatch):
 
 
 def test_folders_are_searched_in_order(tmp_path):
-    names = ("1.png", "2.JPG", "3.gif", "4.webp", "deeper/still/5.jpeg")  # .webp cannot be read, which is reported
+    names = ("1.png", "2.JPG", "3.gif", "4.webp", "deeper/still/5.jpeg", "six.jfif")
     inside = [write_image(tmp_path / "b" / name) for name in names]
     write_image(tmp_path / "b" / ".4.png")
     write_image(tmp_path / "b" / ".hidden" / "5.png")
+    write_image(tmp_path / "b" / "@eaDir" / "1.png")
+    (tmp_path / "b" / "deeper" / "up").symlink_to("..")
     (tmp_path / "b" / "notes.txt").write_text("mine")
     first, other = write_image(tmp_path / "z.png"), str(tmp_path / "notes.txt")  # a file that is named counts
     assert predict.find_images([first, str(tmp_path / "b"), other]) == [first, *inside, other]

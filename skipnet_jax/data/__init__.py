@@ -3,7 +3,8 @@
     sources.py          data sets by name: `load` opens a split
         tfds_sources.py, tfds_builders.py       of TensorFlow Datasets
         tfrecords.py                            your own, in shards described by dataset.json
-        folders.py                              your own, one folder of images per class
+        folders.py, layout.py, walk.py          your own, one folder of images per class
+    holdout.py          the training images that choose the best checkpoint
     statistics.py       what each data set is normalised with
     pipeline.py         batches for training and evaluation; with sources.load the public entry
         splits.py                               what all splits have in common

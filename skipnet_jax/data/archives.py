@@ -3,9 +3,9 @@
 A listing knows where each image lies and nothing of its content: some sixty bytes an image, so a data set of any size
 can be shuffled in little memory. Then images are read one by one, from anywhere in an archive.
 
-The names of the files tell the layout:
+The names of the files tell the layout, and `walk.py` says which files count:
 
-    CLASS/anything/IMAGE     class folders, or a tar of them (there the folder right above the image is the class)
+    CLASS/anything/IMAGE     class folders, or a tar of them, which may lie in one folder more
     CLASS.tar in a tar       the official ILSVRC2012_img_train.tar
     ILSVRC2012_val_#.JPEG    without folders: the official validation images; TensorFlow Datasets has their labels
 """
@@ -13,8 +13,8 @@ The names of the files tell the layout:
 import array
 import dataclasses
 import hashlib
+import itertools
 import os
-import pathlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -22,15 +22,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
 _LARGEST = 2**50  # bytes; no tar is larger
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _READABLE = "a file that can be read"
 
-# What a layout yields for each file: class, name, offset of the content in the archive, size in bytes.
-_Entry = tuple[str, str, int, int]
+# What a layout yields for each image: name, offset of the content in the archive, size in bytes.
+_Entry = tuple[str, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Listing:
       sizes: in bytes.
       names: paths below `path`, one after the other; `name` cuts them out.
       name_ends: where each name ends.
-      ignored: names of some files that are no images, and how many there are.
+      left_out: the files that are no images of the data set.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Listing:
     sizes: Int64[np.ndarray, "n"]
     names: bytes
     name_ends: Int64[np.ndarray, "n"]
-    ignored: tuple[list[str], int]
+    left_out: walk.LeftOut
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,85 +103,113 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
     Raises:
       DataError: there are none, the archive is broken, or an image lies in no class folder.
     """
+    left_out = walk.LeftOut()
     if os.path.isdir(path):
-        entries = _in_folder(path)
+        entries = _in_folder(path, left_out)
     elif os.path.isfile(path):
-        entries = _in_tar(path)
+        entries = _in_tar(path, left_out)
     else:
         raise DataError(path, "no file or folder of this name", "a folder of images or a tar of them")
-    official_labels: list[str] = []
-    ignored: list[str] = []
-    num_ignored = 0
-    numbers: dict[str, int] = {}
-    labels, offsets, sizes, name_ends = array.array("i"), array.array("q"), array.array("q"), array.array("q")
+    folders: dict[str, int] = {}
+    places, offsets, sizes, name_ends = array.array("i"), array.array("q"), array.array("q"), array.array("q")
     names = bytearray()
-    for class_name, name, offset, size in entries:
-        if not name.lower().endswith(SUFFIXES) or name.rpartition("/")[2].startswith("."):
-            ignored = [*ignored, name][:3]
-            num_ignored += 1
-            continue
-        if not class_name:
-            official_labels = official_labels or _official_labels()
-            class_name = _official_class(path, name, official_labels)
-        elif official_labels:
-            raise DataError(path, f"{name} beside images that lie in no folder", "one layout")
-        labels.append(numbers.setdefault(class_name, len(numbers)))
+    for name, offset, size in entries:
+        places.append(folders.setdefault(name.rpartition("/")[0], len(folders)))
         offsets.append(offset)
         sizes.append(size)
         names += os.fsencode(name)
         name_ends.append(len(names))
         found()
-    if not labels:
-        expected = f"{', '.join(SUFFIXES)} in one folder per class"
-        raise DataError(path, f"no image among {num_ignored} files", expected)
-    class_names = tuple(sorted(set(official_labels or numbers)))
-    order = np.array([class_names.index(name) for name in numbers], np.int32)
-    return Listing(
+    if not places:
+        expected = f"{', '.join(walk.EXTENSIONS)} in one folder per class"
+        raise DataError(path, f"no image; {left_out}" if left_out.counts else "no image", expected)
+    listing = Listing(
         path=path,
-        class_names=class_names,
-        official=bool(official_labels),
-        labels=order[np.frombuffer(labels, np.int32)],
+        class_names=(),
+        official=False,
+        labels=np.frombuffer(places, np.int32),
         offsets=np.frombuffer(offsets, np.int64),
         sizes=np.frombuffer(sizes, np.int64),
         names=bytes(names),
         name_ends=np.frombuffer(name_ends, np.int64),
-        ignored=(ignored, num_ignored),
+        left_out=left_out,
+    )
+    return _with_classes(listing, list(folders))
+
+
+def _with_classes(listing: Listing, folders: list[str]) -> Listing:
+    """Turns labels that number the images' folders into labels that number the classes.
+
+    Args:
+      listing: of images whose labels are indexes into `folders`.
+      folders: paths below the folder or in the tar; "" = beside the class folders.
+    """
+    if folders == [""]:
+        synsets = _official_labels()
+        numbers = {name: k for k, name in enumerate(sorted(set(synsets)))}
+        labels = [numbers[_official_class(listing.path, listing.name(k), synsets)] for k in range(len(listing))]
+        return dataclasses.replace(
+            listing, class_names=tuple(numbers), official=True, labels=np.asarray(labels, np.int32)
+        )
+    parts = [folder.removeprefix("./").split("/") for folder in folders]
+    if os.path.isfile(listing.path):
+        wrapping = 0
+        while len({"/".join(part[: wrapping + 1]) for part in parts}) == 1 and min(map(len, parts)) > wrapping + 1:
+            wrapping += 1
+        parts = [part[wrapping:] for part in parts]
+    classes = [walk.class_name(part[0]) if part[0] not in ("", ".") else "" for part in parts]
+    class_names = tuple(sorted(set(classes) - {""}))
+    if os.path.isdir(listing.path):
+        folders_there = {walk.class_name(name) for name in walk.subfolders(listing.path)}
+        if empty := sorted(folders_there - set(class_names)):
+            got, mend = f"classes without images: {storage.some(empty)}", "Fill or remove the folders."
+            raise DataError(listing.path, got, "images of each class", mend)
+    numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
+    labels = np.asarray([numbers[name] for name in classes], np.int32)[listing.labels]
+    return _without_loose(dataclasses.replace(listing, class_names=class_names, labels=labels))
+
+
+def _without_loose(listing: Listing) -> Listing:
+    """Leaves out images that lie beside the class folders."""
+    kept = listing.labels >= 0
+    if kept.all():
+        return listing
+    for index in np.flatnonzero(~kept).tolist():
+        listing.left_out.add(walk.LOOSE, listing.name(index))
+    names = [os.fsencode(listing.name(index)) for index in np.flatnonzero(kept).tolist()]
+    return dataclasses.replace(
+        listing,
+        labels=listing.labels[kept],
+        offsets=listing.offsets[kept],
+        sizes=listing.sizes[kept],
+        names=b"".join(names),
+        name_ends=np.fromiter(itertools.accumulate(map(len, names)), np.int64),
     )
 
 
-def _in_folder(path: str) -> Iterator[_Entry]:
-    """Yields every file below a folder; the class is the first folder on the way."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}", f"{error.strerror}", "a folder that can be read") from error
-
-    for folder, subfolders, names in os.walk(path, onerror=refuse, followlinks=True):
-        subfolders.sort()
-        below = pathlib.Path(folder).relative_to(path)
-        if len(below.parts) == 1 and not subfolders and not names:
-            raise DataError(folder, "an empty folder", "images of the class", "Fill or remove it.")
-        for file in sorted(names):
-            try:
-                size = os.stat(os.path.join(folder, file)).st_size
-            except OSError as error:
-                raise DataError(f"{folder}/{file}", f"{error.strerror}", _READABLE) from error
-            yield (below.parts[0] if below.parts else ""), (below / file).as_posix(), 0, size
+def _in_folder(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
+    """Yields every image below a folder."""
+    found = sorted(walk.images_below(path, left_out), key=lambda entry: walk.in_reading_order(entry[0]))
+    yield from ((name, 0, size) for name, size in found)
 
 
-def _in_tar(path: str) -> Iterator[_Entry]:
-    """Yields every file of a tar, and of the tars within it, whose names are then the classes."""
+def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
+    """Yields every image of a tar, and of the tars within it, whose names are then the classes."""
     try:
         with tarfile.open(path, "r:") as outer:
             for member in _members(outer, path):
-                folder, _, file = member.name.removeprefix("./").rpartition("/")
+                name = member.name.removeprefix("./")
+                file = name.rpartition("/")[2]
                 if not file.endswith(".tar"):
-                    yield folder.rpartition("/")[2], member.name, member.offset_data, member.size
+                    if walk.counts(name, member.size, left_out):
+                        yield member.name, member.offset_data, member.size
                     continue
                 with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                     class_name = file.removesuffix(".tar")
                     for image in _members(inner, f"{path}: {member.name}"):
-                        offset = member.offset_data + image.offset_data
-                        yield class_name, f"{class_name}/{image.name}", offset, image.size
+                        if walk.counts(image.name, image.size, left_out):
+                            offset = member.offset_data + image.offset_data
+                            yield f"{class_name}/{image.name}", offset, image.size
     except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:  # of damaged headers
         raise DataError(
             path,

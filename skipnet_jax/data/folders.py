@@ -1,32 +1,26 @@
-"""Your own images: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val/, validation/), local or gs://.
+"""Your own images in folders, local or gs://: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg.
 
 The name of a folder is the name of its class, and classes are numbered in the order of their names. An image may lie
-deeper within the folder of its class.
+deeper within the folder of its class. `walk.py` says which files count, and `layout.py` which folders.
 """
 
 import dataclasses
+import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
-from skipnet_jax import files
-from skipnet_jax.data import storage
+from skipnet_jax.data import holdout, layout, storage, walk
 from skipnet_jax.data.encoded import EncodedSplit
 from skipnet_jax.data.splits import BatchRequest
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
 _log = logging.getLogger(__name__)
-
-EXTENSIONS = (".jpg", ".jpeg", ".png")
-FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
-_LAYOUT = f"DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg (or val/, validation/; {', '.join(EXTENSIONS)})"
-_MEND = "Change `data.dir`, or move the images."
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Files(EncodedSplit):
@@ -46,12 +40,21 @@ class Files(EncodedSplit):
         return len(self.paths)
 
     def describe(self, index: int) -> str:
-        return self.paths[index]
+        return storage.show(self.paths[index])
+
+    def chosen(self, mask: Bool[np.ndarray, "n"]) -> "Files":
+        """The examples that the mask marks."""
+        paths = tuple(itertools.compress(self.paths, mask))
+        return dataclasses.replace(self, paths=paths, labels=self.labels[mask])
+
+    def divide(self, amount: holdout.Amount) -> "tuple[Files, Files]":
+        mask = holdout.choose(self.labels, amount)
+        return self.chosen(~mask), self.chosen(mask)
 
     def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
         import tensorflow as tf
 
-        paths, labels = tf.constant(self.paths), tf.constant(self.labels)
+        paths, labels = tf.constant([os.fsencode(path) for path in self.paths]), tf.constant(self.labels)
         return lambda index, record: (tf.io.read_file(paths[index]), labels[index])
 
     def train_records(self, request: BatchRequest) -> Any:
@@ -82,89 +85,101 @@ class Files(EncodedSplit):
         return tf.data.Dataset.range(start, stop).map(lambda index: (tf.zeros([], tf.int64), index, "file"))
 
 
-def open_folder(spec: DataSpec, split: str) -> Files:
+def open_folder(spec: DataSpec, split: str) -> Files | None:
     """Lists the images of a split.
 
     Args:
       spec: says where.
-      split: "train" or "test".
+      split: "train", "test", or "holdout" for the images that choose the best checkpoint. Without a folder of test
+        images, "test" is the hold-out too.
+
+    Returns:
+      None if there is no hold-out.
 
     Raises:
-      DataError: there is no such folder, a class has no images, or the splits have different classes.
+      DataError: there is no such folder, or the splits have different classes.
     """
-    place = find_split(spec.dir, split)
-    names = sorted(_walk(place))
-    classes = _subfolders(place)
-    other = "test" if split == "train" else "train"
-    if _candidates(spec.dir, other):
-        _require_same(spec.dir, split, set(classes), other, set(_subfolders(find_split(spec.dir, other))))
-    number = {name: k for k, name in enumerate(classes)}
-    images = [name for name in names if "/" in name and name.lower().endswith(EXTENSIONS)]
-    labels = np.asarray([number[name.partition("/")[0]] for name in images], np.int32)
+    layout.require(spec)
+    of = layout.find(spec)
+    places, kept = of.places(spec), holdout.parse(spec.holdout)
+    part = split not in places or (isinstance(kept, holdout.Amount) and split != "test")
+    if split == "holdout" and part and not isinstance(kept, holdout.Amount):
+        return None
+    place = places.get("train" if part else split)
+    if place is None:
+        raise DataError(of.root, f"no folder for the {split} images", layout.EXPECTED, layout.MEND)
+    found = _list(spec, of.root, place)
+    if "train" in places and place != places["train"]:
+        found = _with_classes_of(found, spec, of.root, places["train"], place)
+    else:
+        _require_all(found, of.root)
+    if part and isinstance(kept, holdout.Amount):
+        rest, held_out = found.divide(kept)
+        found = dataclasses.replace(rest if split == "train" else held_out, place=f"part of {found.place}")
+    return found
+
+
+def _list(spec: DataSpec, root: str, place: str) -> Files:
+    """Lists the images below one folder, with the classes that are its subfolders."""
+    directory = f"{root}/{place}" if place else root
+    left_out = walk.LeftOut()
+    names = sorted(name for name, _ in walk.images_below(directory, left_out))
+    images = [name for name in names if "/" in name]
+    folders = walk.subfolders(directory)
     if not images:
-        raise DataError(place, f"no images in {len(classes)} folders", _LAYOUT, _MEND)
-    if empty := [name for name in classes if number[name] not in set(labels.tolist())]:
-        raise DataError(place, f"{len(empty)} classes without images: {storage.some(empty)}", _LAYOUT, _MEND)
-    if ignored := sorted(set(names) - set(images)):
-        _log.warning("%s: %d other files are left out: %s", place, len(ignored), storage.some(ignored))
+        why = f" ({left_out})" if left_out.counts else ""
+        got = f"{len(names)} images, which lie in no class folder" if names else f"no images in {len(folders)} folders"
+        raise DataError(storage.show(directory), got + why, layout.EXPECTED, layout.MEND)
+    for name in names:
+        if "/" not in name:
+            left_out.add(walk.LOOSE, name)
+    if left_out.counts:
+        _log.warning("%s: left out: %s", storage.show(directory), left_out)
+    if deeper := sorted({"/".join(name.split("/")[:2]) for name in images if name.count("/") > 1}):
+        _log.warning("%s: images of folders within a class count as its own: %s", directory, storage.some(deeper))
+    of_folder = {folder: walk.class_name(folder) for folder in {name.partition("/")[0] for name in images}}
+    class_names = tuple(sorted({walk.class_name(folder) for folder in folders} | set(of_folder.values())))
+    number = {name: k for k, name in enumerate(class_names)}
     return Files(
         name=os.path.basename(spec.dir.rstrip("/")) or "folder",
-        class_names=tuple(classes),
-        paths=tuple(f"{place}/{name}" for name in images),
-        labels=labels,
+        place=f"{directory.removeprefix(spec.dir.rstrip('/'))}/".lstrip("/") or "all class folders",
+        class_names=class_names,
+        paths=tuple(f"{directory}/{name}" for name in images),
+        labels=np.asarray([number[of_folder[name.partition("/")[0]]] for name in images], np.int32),
     )
 
 
-def find_split(directory: str, split: str) -> str:
-    """Finds the folder of a split.
-
-    Raises:
-      DataError: there is none, or more than one.
-    """
-    found = _candidates(directory, split)
-    if len(found) != 1:
-        got = "no folder" if not found else f"{' and '.join(found)}, either of which may be meant,"
-        raise DataError(directory, f"{got} for the {split} images", _LAYOUT, _MEND)
-    return f"{directory.rstrip('/')}/{found[0]}"
+def _require_all(train: Files, root: str) -> None:
+    """Refuses training data of one class, or with empty classes."""
+    empty = _empty(train)
+    if empty or train.num_classes < 2:
+        got = f"classes without images: {storage.some(empty)}" if empty else f"one class, {train.class_names[0]!r}"
+        raise DataError(f"{root}/{train.place}", got, "images of two classes or more, one folder each", layout.MEND)
 
 
-def _candidates(directory: str, split: str) -> list[str]:
-    present = _subfolders(directory)
-    return [name for name in FOLDERS[split] if name in present]
+def _with_classes_of(found: Files, spec: DataSpec, root: str, train: str, place: str) -> Files:
+    """Numbers test images as the training images are, and names the classes that only one of them has."""
+    learnt = tuple(sorted({walk.class_name(name) for name in walk.subfolders(f"{root}/{train}")}))
+    present = [found.class_names[number] for number in sorted(set(found.labels.tolist()))]
+    unknown, absent = sorted(set(present) - set(learnt)), sorted(set(learnt) - set(present))
+    if unknown or (absent and spec.absent_classes == "error"):
+        raise _differ(root, train, place, unknown, absent)
+    if absent:
+        _log.warning("%s: no images of %d classes: %s", f"{root}/{place}", len(absent), storage.some(absent))
+    numbers = np.asarray([learnt.index(name) if name in learnt else -1 for name in found.class_names], np.int32)
+    return dataclasses.replace(found, class_names=learnt, labels=numbers[found.labels])
 
 
-def _subfolders(directory: str) -> list[str]:
-    """Names of the folders in a folder, sorted, without hidden ones."""
-    if not files.is_local(directory):  # a bucket would be asked about each name, but its listing marks the folders
-        import tensorflow as tf
-
-        names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory) if name.endswith("/")]
-    elif os.path.isdir(directory):
-        names = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
-    else:
-        raise DataError(directory, "no folder", _LAYOUT, _MEND)
-    return sorted(name for name in names if not name.startswith("."))
+def _differ(root: str, train: str, other: str, unknown: Sequence[str], absent: Sequence[str]) -> DataError:
+    sides = ((train.rstrip("/"), absent), (other, unknown))
+    only = "; ".join(f"only in {place}/: {storage.some(names)}" for place, names in sides if names)
+    mend = "Rename or add the folders."
+    if absent and not unknown:
+        mend += " To evaluate the classes that are there, set `data.absent_classes`=allow."
+    return DataError(storage.show(root), f"classes that have images {only}", "the same classes in both", mend)
 
 
-def _walk(directory: str) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, without hidden ones."""
-    if files.is_local(directory):
-        levels = os.walk(directory, followlinks=True)
-    else:
-        import tensorflow as tf
-
-        levels = tf.io.gfile.walk(directory)
-    for level, _, names in levels:
-        within = level.rstrip("/")[len(directory) :].strip("/")
-        if not any(part.startswith(".") for part in within.split("/")):
-            yield from (f"{within}/{name}".lstrip("/") for name in names if not name.startswith("."))
-
-
-def _require_same(directory: str, one: str, ones: set[str], other: str, others: set[str]) -> None:
-    only = [
-        f"only in {split}: {storage.some(sorted(names))}"
-        for split, names in ((one, ones - others), (other, others - ones))
-        if names
-    ]
-    if only:
-        raise DataError(directory, f"classes {'; '.join(only)}", "the same folders in both", "Rename or add them.")
+def _empty(files: Files) -> list[str]:
+    """Classes without images."""
+    present = set(files.labels.tolist())
+    return [name for number, name in enumerate(files.class_names) if number not in present]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from skipnet_jax.data import holdout
 from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
 from skipnet_jax.specs import DataSpec
 
@@ -30,6 +31,11 @@ class InMemory(DataSplit):
     @property
     def num_examples(self) -> int:
         return len(self.labels)
+
+    def divide(self, amount: holdout.Amount) -> "tuple[InMemory, InMemory]":
+        mask = holdout.choose(self.labels, amount)
+        rest, kept = (dataclasses.replace(self, images=self.images[m], labels=self.labels[m]) for m in (~mask, mask))
+        return rest, kept
 
     def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
         """Makes batches whose arrays are read-only, since TensorFlow owns their memory."""

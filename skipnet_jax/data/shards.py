@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import storage
+from skipnet_jax.data import holdout, storage
 from skipnet_jax.data.encoded import EncodedSplit
 from skipnet_jax.data.splits import Batch, BatchRequest
 from skipnet_jax.data.streams import Streams, require_streams, segments
@@ -42,7 +42,16 @@ class Shards(EncodedSplit):
 
     def describe(self, index: int) -> str:
         shard, record = self._locate(index)
-        return f"record {record} of {shard.path}"
+        return f"record {shard.skip + record} of {shard.path}"
+
+    def divide(self, amount: holdout.Amount) -> "tuple[Shards, Shards]":
+        tails = holdout.tails(self.counts, amount)
+        rest, kept = [], []
+        for shard, tail in zip(self.shards, tails, strict=True):
+            rest.append(dataclasses.replace(shard, examples=shard.examples - tail))
+            kept.append(dataclasses.replace(shard, examples=tail, skip=shard.skip + shard.examples - tail))
+        first, second = (tuple(shard for shard in shards if shard.examples) for shards in (rest, kept))
+        return dataclasses.replace(self, shards=first), dataclasses.replace(self, shards=second)
 
     def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
         return lambda index, record: self.parse(record)
@@ -64,7 +73,7 @@ class Shards(EncodedSplit):
         return DataError(
             shard.path,
             f"{count} records and then {trouble!r}",
-            f"{shard.examples} records",
+            f"{shard.skip + shard.examples} records",
             f"Copy or make the shard again. {self.mend}",
         )
 
@@ -141,6 +150,7 @@ class Shards(EncodedSplit):
 
         paths = tf.constant([shard.path for shard in self.shards])
         begins = tf.constant(np.cumsum([0, *self.counts])[:-1], tf.int64)
+        skips = tf.constant([shard.skip for shard in self.shards], tf.int64)
 
         def open_shard(path: Any) -> tuple[Any, Any]:
             return path, tf.data.TFRecordDataset(path).take(1).get_single_element()
@@ -151,7 +161,9 @@ class Shards(EncodedSplit):
             # TFRecordDataset whose errors are ignored it would fail again and again, without end.
             path = tf.data.Dataset.from_tensors(paths[shard]).map(open_shard).ignore_errors(log_warning=False)
             records = path.flat_map(
-                lambda path, _: tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).skip(first).take(count)
+                lambda path, _: (
+                    tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).skip(skips[shard] + first).take(count)
+                )
             )
             whole = records.ignore_errors(log_warning=False).concatenate(tf.data.Dataset.from_tensors("").repeat())
             index = begins[shard] + first

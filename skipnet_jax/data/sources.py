@@ -4,21 +4,21 @@ import dataclasses
 import difflib
 import fnmatch
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from skipnet_jax import files
-from skipnet_jax.data import folders, statistics, tfds_builders, tfds_sources, tfrecords
+from skipnet_jax.data import folders, holdout, layout, statistics, storage, tfds_builders, tfds_sources, tfrecords
 from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.data.shards import Shards
 from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "holdout", "test")
 _NAMES = ("digits", "tfrecords", "folder", *tfds_sources.SPLITS)
 
 
@@ -35,21 +35,57 @@ def load(spec: DataSpec, split: str) -> DataSplit:
     """
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
+    opened = _open(spec, split)
+    assert opened is not None  # only a hold-out may be missing
+    return opened
+
+
+def load_holdout(spec: DataSpec) -> DataSplit | None:
+    """Opens the training images that choose the best checkpoint (`data.holdout`); None if the test images choose it.
+
+    Raises:
+      UserError, DataError: as `load` does.
+    """
+    return _open(spec, "holdout")
+
+
+def _open(spec: DataSpec, split: str) -> DataSplit | None:
+    spec = _expanded(spec)
     require_available(spec)
+    opened: DataSplit | None
     with _reported_as_data_error(spec):
         if spec.name == "digits":
-            opened: DataSplit = _read_digits(spec, split)
+            opened = _divided(lambda whole: _read_digits(spec, whole), spec, split, has_test=True)
         elif spec.name == "tfrecords":
-            opened = _open_tfrecords(spec, split)
+            has_test = "test" in tfrecords.read_index(spec.dir).splits
+            opened = _divided(lambda whole: _open_tfrecords(spec, whole), spec, split, has_test=has_test)
         elif spec.name == "folder":
             opened = folders.open_folder(spec, split)
         else:
             opened = tfds_sources.open_split(spec, split)
+    if opened is None:
+        return None
     if isinstance(opened, InMemory) and opened.images.shape[1:3] != (spec.image_size, spec.image_size):
         from skipnet_jax.data import image_ops
 
         opened = dataclasses.replace(opened, images=image_ops.resize(opened.images, spec.image_size))
     return _keep_classes(opened, spec.classes) if spec.classes else opened
+
+
+def _divided(open_whole: Callable[[str], DataSplit], spec: DataSpec, split: str, *, has_test: bool) -> DataSplit | None:
+    """Opens a split of a data set that has only "train" and "test", once the hold-out is taken from "train"."""
+    kept = holdout.parse(spec.holdout)
+    if isinstance(kept, str) and kept:
+        expected = f"a fraction or a number of the training images, since {spec.name} has no other splits"
+        raise UserError("data.holdout", repr(kept), expected, "Change `data.holdout`.")
+    if not isinstance(kept, holdout.Amount) or (split == "test" and has_test):
+        return None if split == "holdout" else open_whole(split)
+    rest, held_out = open_whole("train").divide(kept)
+    return rest if split == "train" else held_out
+
+
+def _expanded(spec: DataSpec) -> DataSpec:
+    return dataclasses.replace(spec, dir=storage.expand(spec.dir))
 
 
 def is_tfds(name: str) -> bool:
@@ -64,6 +100,7 @@ def require_available(spec: DataSpec) -> None:
       UserError: an unknown data set, or fields that do not go together.
       DataError: the data set is not here and cannot be fetched; the message says what to do.
     """
+    spec = _expanded(spec)
     if spec.name.partition("/")[0] not in _NAMES or spec.name.startswith(("digits/", "tfrecords/", "folder/")):
         nearest = difflib.get_close_matches(spec.name, _NAMES, n=len(_NAMES), cutoff=0)
         raise UserError("data.name", repr(spec.name), f"one of {', '.join(nearest)}", "Change `data.name`.")
@@ -88,7 +125,7 @@ def require_available(spec: DataSpec) -> None:
         if spec.name == "tfrecords":
             tfrecords.read_index(spec.dir)
         elif spec.name == "folder":
-            folders.find_split(spec.dir, "test")
+            layout.require(spec)
         else:
             tfds_builders.require_available(spec)
 
@@ -151,7 +188,7 @@ def _read_digits(spec: DataSpec, split: str) -> InMemory:
     parts = sklearn.model_selection.train_test_split(
         np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0
     )
-    chosen = parts[SPLITS.index(split)]
+    chosen = parts[0 if split == "train" else 1]
     grey = digits.images[chosen].astype(np.float32) * (255 / 16)
     return InMemory(
         name="digits",
@@ -180,5 +217,4 @@ def _keep_classes(split: DataSplit, classes: tuple[int, ...]) -> DataSplit:
     names = tuple(split.class_names[number] for number in classes)
     if isinstance(split, InMemory):
         return dataclasses.replace(split, images=split.images[kept], labels=labels[kept], class_names=names)
-    paths = tuple(split.paths[k] for k in kept)
-    return dataclasses.replace(split, paths=paths, labels=labels[kept], class_names=names)
+    return dataclasses.replace(split.chosen(labels >= 0), labels=labels[kept], class_names=names)

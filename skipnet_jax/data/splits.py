@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from skipnet_jax.data import holdout
 from skipnet_jax.data.statistics import IMAGENET
 from skipnet_jax.specs import DataSpec, Statistics
 
@@ -51,12 +52,14 @@ class DataSplit(abc.ABC):
     Args:
       name: of the data set.
       class_names: in the order of the labels.
+      place: which folder or split the images come from, for people; empty = that goes without saying.
       statistics: what its pixels are normalised with.
       classes: the classes that a prediction may choose from; None = all.
     """
 
     name: str
     class_names: tuple[str, ...]
+    place: str = ""
     statistics: Statistics = IMAGENET
     classes: tuple[int, ...] | None = None
 
@@ -69,6 +72,10 @@ class DataSplit(abc.ABC):
     def num_classes(self) -> int:
         """Number of classes in the data set, whether or not each occurs in this split."""
         return len(self.class_names)
+
+    @abc.abstractmethod
+    def divide(self, amount: holdout.Amount) -> "tuple[DataSplit, DataSplit]":
+        """Returns (the rest, the hold-out); `holdout.py` says which examples it takes."""
 
     @abc.abstractmethod
     def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:

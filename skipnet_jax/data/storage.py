@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,9 @@ from contextlib import contextmanager
 from etils import epath
 
 from skipnet_jax import files
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 
-_NAMED_AT_MOST = 5
+NAMED_AT_MOST = 5  # names in a message
 
 
 def require_bucket(path: str) -> None:
@@ -65,7 +66,43 @@ def reason(error: BaseException) -> str:
     return lines[0].split("}} ")[-1].split(" [Op:")[0].strip() or type(error).__name__
 
 
+def show(name: str) -> str:
+    """A name for a message: in quotes and escaped if blanks at its ends, line breaks or odd bytes would not be seen."""
+    return name if name and name.isprintable() and name == name.strip() else repr(name)
+
+
+def one_line(text: str) -> str:
+    """A name as it fits into a table: line breaks and bytes that are no text are escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def some(names: Sequence[str]) -> str:
     """The first few names, for a message, and how many more there are."""
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(map(show, names[:NAMED_AT_MOST])) + more
+
+
+def both(names: Sequence[str]) -> str:
+    """All names, for a message."""
+    return " and ".join(map(show, names))
+
+
+def expand(path: str, field: str = "data.dir") -> str:
+    """A path with ~ and environment variables replaced.
+
+    Args:
+      path: as the user gave it.
+      field: where it stands, for a message.
+
+    Raises:
+      UserError: a variable is not set, or there is no such user.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    unknown = re.search(r"\$\{?\w+\}?", expanded)
+    if unknown and unknown[0] in path and not os.path.exists(expanded):
+        name = unknown[0].strip("${}")
+        raise UserError(field, repr(path), f"variables that are set, but {name} is not", f"Set {name}, or `{field}`.")
+    if expanded.startswith("~") and not os.path.exists(expanded):
+        user = expanded.partition("/")[0]
+        raise UserError(field, repr(path), f"a user of this machine after the ~, but {user} is none", f"Set `{field}`.")
+    return expanded

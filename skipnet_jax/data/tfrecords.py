@@ -41,15 +41,17 @@ class Shard:
 
     Args:
       path: of the file, local or gs://.
-      examples: records in it.
+      examples: records that belong to the split.
       size: in bytes; -1 = unknown.
       sha256: of the whole file, in hexadecimal; empty = unknown.
+      skip: records before them.
     """
 
     path: str
     examples: int
     size: int = -1
     sha256: str = ""
+    skip: int = 0
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from skipnet_jax.data import archives
+from skipnet_jax.data import archives, walk
 from skipnet_jax.errors import DataError
 from tests.data import made_images
 
@@ -60,23 +60,31 @@ def test_folders_and_a_tar_of_them_hold_the_same(tmp_path):
     assert classes_of(listing) == ["cat"] * 3 + ["dog"] * 3
     assert listing.read(2) == made_images.encode(7, kind="PNG")
 
-    (folder / "cat" / "more" / "x.png").unlink()
-    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
-        archive.add(folder, "pets")
-    packed, listing = find(tmp_path / "pets.tar"), find(folder)
-    assert sorted(zip(classes_of(packed), map(packed.read, range(5)), strict=True)) == sorted(
-        zip(classes_of(listing), map(listing.read, range(5)), strict=True)
-    )
+    for inner, outer in ((".", "plain.tar"), ("pets", "wrapped.tar"), ("./data/pets", "deeper.tar")):
+        with tarfile.open(tmp_path / outer, "w") as archive:
+            archive.add(folder, inner)
+        packed = find(tmp_path / outer)
+        assert packed.class_names == listing.class_names
+        assert sorted(zip(classes_of(packed), map(packed.read, range(6)), strict=True)) == sorted(
+            zip(classes_of(listing), map(listing.read, range(6)), strict=True)
+        )
 
 
 def test_other_files_are_left_out_and_counted(tmp_path):
-    folder = made_images.write_folders(tmp_path, {"cat": 1})
-    for name in ("notes.txt", "._0.jpg", ".DS_Store", "b.gif"):
+    folder = made_images.write_folders(tmp_path / "pets", {"cat": 1})
+    for name in ("notes.txt", "._0.jpg", ".DS_Store", "b.csv", "zero.jpg"):
         (folder / "cat" / name).write_bytes(b"")
-    listing = find(folder)
-    assert len(listing) == 1
-    assert listing.ignored[1] == 4
-    assert len(listing.ignored[0]) == 3
+    (folder / "stray.jpg").write_bytes(made_images.encode(0))
+    (folder / "__MACOSX" / "cat").mkdir(parents=True)
+    (folder / "__MACOSX" / "cat" / "x.jpg").write_bytes(b"x")
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(folder, "")
+    for path, system in ((folder, 3), (tmp_path / "pets.tar", 3)):
+        listing = find(path)
+        assert len(listing) == 1 and listing.class_names == ("cat",) and listing.read(0)
+        assert listing.left_out.counts == {
+            walk.OTHER: 2, walk.SYSTEM: system, walk.EMPTY: 1, walk.LOOSE: 1
+        }  # fmt: skip
 
 
 def test_the_fingerprint_tells_data_sets_apart(tmp_path):
@@ -118,16 +126,17 @@ def test_a_compressed_archive_is_refused(tmp_path):
 def test_a_place_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no file or folder"):
         find(tmp_path / "nothing")
-    (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match="cat: got an empty folder"):
-        find(tmp_path)
-    (tmp_path / "cat" / "notes.txt").write_text("meow")
-    with pytest.raises(DataError, match="no image among 1 files"):
-        find(tmp_path)
+    made_images.write_folders(tmp_path / "pets", {"cat": 1, "dog": 1})
+    (tmp_path / "pets" / "dog" / "0.jpg").unlink()
+    with pytest.raises(DataError, match="got classes without images: dog"):
+        find(tmp_path / "pets")
+    (tmp_path / "texts" / "cat").mkdir(parents=True)
+    (tmp_path / "texts" / "cat" / "notes.txt").write_text("meow")
+    with pytest.raises(DataError, match=r"got no image; other files \(1\): cat/notes\.txt"):
+        find(tmp_path / "texts")
 
 
-def test_an_image_outside_of_class_folders_is_an_error(tmp_path):
-    made_images.write_folders(tmp_path, {"cat": 1})
+def test_images_without_class_folders_are_an_error(tmp_path):
     (tmp_path / "stray.jpg").write_bytes(made_images.encode(0))
     with pytest.raises(DataError, match=r"stray\.jpg, which lies in no folder"):
         find(tmp_path)

@@ -166,7 +166,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path, source):
 def damaged(tmp_path) -> pathlib.Path:
     folder = made_images.write_folders(tmp_path / "pets", {"cat": 6, "dog": 3})
     (folder / "cat" / "2.jpg").write_bytes(made_images.encode(0)[:-40])
-    (folder / "dog" / "1.jpg").write_bytes(b"")
+    (folder / "dog" / "1.jpg").write_bytes(b"<!DOCTYPE html>")
     return folder
 
 

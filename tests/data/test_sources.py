@@ -136,3 +136,32 @@ def test_classes_of_shards_cannot_be_chosen(written: DataSpec) -> None:
 def test_own_classes_are_for_two_data_sets() -> None:
     with pytest.raises(UserError, match=r"got 'own' for digits.*imagenet_a and imagenet_r"):
         sources.load(DataSpec(name="digits", eval_classes="own"), "test")
+
+
+def test_a_hold_out_is_taken_from_the_training_images_alone(written: DataSpec) -> None:
+    spec = DataSpec(name="digits", image_size=8, holdout="0.2")
+    train, kept, test = sources.load(spec, "train"), sources.load_holdout(spec), sources.load(spec, "test")
+    assert (train.num_examples, kept.num_examples, test.num_examples) == (1150, 287, 360)
+    both = np.bincount(train.labels) + np.bincount(kept.labels)
+    np.testing.assert_allclose(np.bincount(kept.labels), both / 5, atol=1)
+    whole = sources.load(DataSpec(name="digits", image_size=8), "train")
+    assert sorted(image.tobytes() for image in whole.images) == sorted(
+        image.tobytes() for part in (train, kept) for image in part.images
+    )
+    assert sources.load_holdout(dataclasses.replace(spec, holdout="")) is None
+    with pytest.raises(UserError, match=r"^data\.holdout: got 'val', expected a fraction or a number"):
+        sources.load_holdout(dataclasses.replace(spec, holdout="val"))
+
+
+def test_shards_hold_out_their_last_records(written: DataSpec) -> None:
+    spec = dataclasses.replace(written, holdout="0.25")
+    splits = {"train": sources.load(spec, "train"), "holdout": sources.load_holdout(spec)}
+    assert sources.load(spec, "test").counts == splits["holdout"].counts  # there are no test shards
+    labels = {}
+    for name, split in splits.items():
+        (batch,) = pipeline.eval_batches(split, spec, batch_size=16)
+        labels[name] = sorted(batch["label"][batch["mask"]])
+    assert labels["holdout"] == [4, 7, 14, 15] and sorted([*labels["train"], *labels["holdout"]]) == list(range(16))
+    assert splits["holdout"].describe(0).startswith("record 4 of ")
+    batch = next(pipeline.train_batches(splits["train"], spec, batch_size=12, seed=0, start_step=0))
+    assert sorted(batch["label"]) == labels["train"]
