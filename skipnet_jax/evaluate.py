@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from skipnet_jax import files
 from skipnet_jax.data import sources, splits
 from skipnet_jax.errors import UserError
-from skipnet_jax.evaluation import confusion, scoring
+from skipnet_jax.evaluation import chosen, confusion, scoring
 from skipnet_jax.models import build_network
-from skipnet_jax.runs import weights
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import DataSpec, TrainSpec
 from skipnet_jax.training import sharding, steps
@@ -67,24 +66,14 @@ def evaluate_workdir(
         sources.require_available(data)  # all of them, before the first is evaluated
     mesh = sharding.make_mesh()
     model = build_network(spec.model)
-    state = _load_state(workdir, which, mesh)
+    state = chosen.load_state(workdir, which, mesh)
     records = []
     for data in wanted:
         split = sources.load(data, "test")
         _require_classes(split, class_names, spec.model.num_classes)
         at = dataclasses.replace(spec, data=data)
         results, breakdown = _score(model, state, split, at, mesh, flip=flip, detailed=detailed)
-        record: dict[str, Any] = {
-            "model": spec.model.name,
-            "data": data.name,
-            "image_size": data.image_size,
-            "eval_classes": eval_classes,
-            "split": "test",
-            "flip": flip,
-            "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(state.step)),
-            "step": state.step,
-            **results,
-        }
+        record = chosen.describe(at, workdir, state.step, flip=flip) | results
         records.append(record)
         if jax.process_index() == 0:
             _report(record, breakdown, workdir)
@@ -104,16 +93,6 @@ def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir:
     place = inherited if data_dir is None else data_dir
     described = data if own else DataSpec(name=name)
     return dataclasses.replace(described, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
-
-
-def _load_state(workdir: epath.Path, which: str, mesh: Mesh) -> steps.TrainState:
-    """Loads what evaluation needs of a checkpoint: the network, and its moving average if the run keeps one."""
-    everywhere = sharding.replicated(mesh)
-    network = weights.load(workdir, which, averaged=False, sharding=everywhere)
-    average = {}
-    if network.spec.ema_decay:
-        average = weights.load(workdir, str(network.step), averaged=True, sharding=everywhere).variables
-    return steps.TrainState(step=network.step, opt_state={}, average=average, **network.variables)
 
 
 def _score(

@@ -16,7 +16,7 @@ from skipnet_jax import config
 from skipnet_jax.analysis import curves
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.errors import SavingError, UserError
-from skipnet_jax.evaluation import scoring
+from skipnet_jax.evaluation import chosen, scoring
 from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.runs import events, hosts, recovery, signals, transfer, wandb_log
@@ -41,7 +41,8 @@ def train_and_evaluate(
     Returns:
       Exact results of the last epoch on the test images: "accuracy" and "top5_accuracy" (0..1), "loss" (nats), "count"
       (examples) and "epoch". With `ema_decay` the moving average has results too, such as "average_accuracy". For a
-      run that is already complete, the results are read from its last checkpoint.
+      run that is already complete, the results are read from its last checkpoint. With a hold-out (`data.holdout`) the
+      results are of that, and "test_accuracy" and its siblings are the best checkpoint's on the test images.
 
     Raises:
       UserError: the config does not fit the data, the devices or the workdir.
@@ -60,10 +61,13 @@ def train_and_evaluate(
         results = complete or _train(spec, workdir, saver, mesh)
     if complete:
         _plot_curves(workdir)
+    tested = chosen.test_once(workdir, spec, mesh) if scoring.HELD_OUT in results else {}
     if jax.process_index() == 0:
         status = "already complete" if complete else "finished"
         print(f"{status}: {results['epoch']} epochs, {scoring.summary(results)}, in {workdir}", flush=True)
-    return results
+        if tested:
+            print(f"best by hold-out: step {tested['step']}, {scoring.summary(tested)}", flush=True)
+    return results | {f"test_{name}": tested[name] for name in (*scoring.MEANS, "count") if tested}
 
 
 def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> dict[str, float | int]:
@@ -79,6 +83,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     ahead of the host. If the last checkpoint was saved but not evaluated, resuming evaluates it first.
     """
     train_split, test_split = sources.load(spec.data, "train"), sources.load(spec.data, "test")
+    judge = sources.load_holdout(spec.data) or test_split
     steps_per_epoch = _require_fit(spec, train_split, mesh)
     total = spec.epochs * steps_per_epoch
     workdirs.require_same_data(
@@ -87,7 +92,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         training_images=train_split.num_examples,
         started=saver.manager.latest_step() is not None,
     )
-    state, train_step, eval_step = _compile(spec, train_split, test_split, steps_per_epoch, mesh)
+    state, train_step, eval_step = _compile(spec, train_split, judge, steps_per_epoch, mesh)
     state, start, pending = recovery.restore_newest(workdir, saver.manager, state)
     evaluated = saver.manager.metrics(start) is not None
     unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
@@ -116,7 +121,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         unevaluated=unevaluated,
         wandb_project=spec.wandb_project,
     )
-    _introduce(console, spec, state.params, train_split, test_split, steps_per_epoch, mesh, workdir)
+    _introduce(console, spec, state.params, [train_split, judge, test_split], steps_per_epoch, mesh, workdir)
     if start:
         console.say(f"resuming from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
@@ -143,9 +148,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
             if end_of_epoch:
                 with contextlib.suppress(signals.Requested):  # a signal breaks off the evaluation
                     stop_signals.check()
-                    results, _ = scoring.evaluate_state(
-                        eval_step, state, test_split, spec, mesh, check=stop_signals.check
-                    )
+                    results, _ = scoring.evaluate_state(eval_step, state, judge, spec, mesh, check=stop_signals.check)
                     guard.check_results(results, step)
                     console.epoch(results)
                     results["epoch"] = step // steps_per_epoch
@@ -240,20 +243,24 @@ def _introduce(
     console: Console,
     spec: TrainSpec,
     params: Mapping[str, Any],
-    train_split: sources.DataSplit,
-    test_split: sources.DataSplit,
+    splits: Sequence[sources.DataSplit],
     steps_per_epoch: int,
     mesh: Mesh,
     workdir: epath.Path,
 ) -> None:
-    """Writes the table of parameters, and prints what is about to be trained."""
+    """Writes the table of parameters, and prints what is about to be trained on which splits (train, judge, test)."""
+    train_split, judge, test_split = splits
+    told = "" if judge is test_split else f", {judge.num_examples:,} held out,"
+    places = [split.place for split in splits if split.place]
+    told_places = f"\nimages: {', '.join(dict.fromkeys(places))}" if places else ""
     if jax.process_index() == 0:
         overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         (workdir / workdirs.PARAMETERS).write_text(overview + "\n")
     console.say(
         f"{spec.model.name}: {parameter_overview.count_parameters(params):,} parameters, {spec.model.dtype}\n"
-        f"{spec.data.name}: {train_split.num_examples:,} training and {test_split.num_examples:,} test images of "
-        f"{spec.data.image_size} px, {train_split.num_classes} classes\n"
+        f"{spec.data.name}: {train_split.num_examples:,} training{told} and {test_split.num_examples:,} test images of "
+        f"{spec.data.image_size} px, {train_split.num_classes} classes{told_places}\n"
+        f"best by: {'hold-out' if judge.held_out else 'test'}\n"
         f"{mesh.size} x {mesh.devices.flat[0].device_kind}: {spec.epochs} epochs of {steps_per_epoch} steps of "
         f"{spec.batch_size} images\n"
         f"workdir: {workdir}"

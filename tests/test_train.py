@@ -7,6 +7,7 @@ import signal
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from skipnet_jax import config, errors, files, models, specs, train
@@ -361,3 +362,44 @@ def test_a_run_resumes_only_with_the_same_data(finished):
         files.write_json(file, record | {name: other})
         with pytest.raises(errors.UserError, match=rf"data: got {name} .*, expected .*data\.dir"):
             train.train_and_evaluate(longer, finished, allow_change=["epochs"])
+
+
+def test_a_hold_out_chooses_the_checkpoint_and_the_test_images_are_seen_once(tmp_path, capsys, monkeypatch):
+    spec = make_spec(epochs=2)
+    spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, holdout="0.2"))
+    seen = []
+    evaluate = scoring.evaluate_state
+    monkeypatch.setattr(
+        scoring, "evaluate_state", lambda step, state, split, *rest, **more: (
+            seen.append(split.num_examples), evaluate(step, state, split, *rest, **more)
+        )[1],
+    )  # fmt: skip
+    results = train.train_and_evaluate(spec, tmp_path)
+    assert seen == [287, 287, 360] and results["count"] == 287 and results["test_count"] == 360
+    told = capsys.readouterr().out
+    assert "1,150 training, 287 held out, and 360 test images" in told and "\nbest by: hold-out\n" in told
+    assert f"hold-out accuracy {results['accuracy']:.2%} (" in told
+    lines = [line for line in workdir.read_metrics(tmp_path) if "holdout/accuracy" in line]
+    assert len(lines) == 2 and not any("test/accuracy" in line for line in workdir.read_metrics(tmp_path))
+    best = max(lines, key=lambda line: line["holdout/accuracy"])
+    [record] = files.read_records(tmp_path / workdir.RESULTS, {})
+    assert record["step"] == best["step"] and record["accuracy"] == results["test_accuracy"]
+    assert f"best by hold-out: step {best['step']}, test accuracy {results['test_accuracy']:.2%}" in told
+    assert train.train_and_evaluate(spec, tmp_path) == results and seen == [287, 287, 360]  # is complete
+
+
+def test_training_images_that_are_also_tested_are_tested_once(tmp_path, capsys):
+    """As of class folders without test images."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for k in range(40):
+            pixels = rng.integers(level - 50, level + 50, (8, 8, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k}.png")
+    data = specs.DataSpec(name="folder", dir=str(tmp_path / "images"), image_size=8, pad_crop=1, holdout="0.25")
+    spec = make_spec(epochs=1, data=data, batch_size=16, model=specs.ModelSpec(name="resnet20", num_classes=2))
+    with pytest.MonkeyPatch.context() as patch:
+        use_network(patch, TinyNet(classes=2))
+        results = train.train_and_evaluate(spec, tmp_path / "run")
+    assert results["count"] == 20 and not any(name.startswith("test_") for name in results)
+    assert "images: part of all class folders" in capsys.readouterr().out

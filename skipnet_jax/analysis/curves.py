@@ -28,18 +28,19 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
     """
     figure = plots.new_figure(12, 3.6)
     loss, accuracy, rate = figure.subplots(1, 3)
-    average = series(metrics, "test/average_accuracy")
+    judge = _judge(metrics)
+    average = series(metrics, f"{judge}/average_accuracy")
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         axes.plot(*series(metrics, f"train/{name}"), color=TRAIN, linewidth=1.2, label="training")
-        axes.plot(*series(metrics, f"test/{name}"), color=TEST, linewidth=1.8, marker=".", markersize=4, label="test")
+        axes.plot(*series(metrics, f"{judge}/{name}"), color=TEST, linewidth=1.8, marker=".", markersize=4, label=judge)
         if average[0]:
-            label = "test, moving average"
-            axes.plot(*series(metrics, f"test/average_{name}"), color=AVERAGE, linewidth=1.8, label=label)
+            label = f"{judge}, moving average"
+            axes.plot(*series(metrics, f"{judge}/average_{name}"), color=AVERAGE, linewidth=1.8, label=label)
     rate.plot(*series(metrics, "learning_rate"), color=RATE, linewidth=1.8)
 
     loss.set_ylim(bottom=0)
     plots.set_percent(accuracy)
-    _, tests = series(metrics, "test/accuracy")
+    _, tests = series(metrics, f"{judge}/accuracy")
     last = f", last {tests[-1]:.2%}" if tests else ""
     for axes, title in ((loss, "Loss"), (accuracy, f"Accuracy{last}"), (rate, "Learning rate")):
         plots.set_frame(axes, title, "epoch")
@@ -48,6 +49,11 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: epath.Path) -> None:
     accuracy.legend(frameon=False, loc="lower right")
 
     plots.save(figure, path)
+
+
+def _judge(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Which images were evaluated after each epoch: test or holdout."""
+    return "holdout" if any("holdout/accuracy" in line for line in metrics) else "test"
 
 
 def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: epath.Path) -> None:
@@ -66,8 +72,10 @@ def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: e
         highest = 0.0
         for i, (label, group) in enumerate(runs.items()):
             average = name.replace("test/", "test/average_")
-            averaged = any(average in line for metrics in group for line in metrics)
-            curves = [series(metrics, average if averaged else name) for metrics in group]
+            averages = {average, average.replace("test/", "holdout/")}
+            averaged = any(averages & line.keys() for metrics in group for line in metrics)
+            wanted = average if averaged else name
+            curves = [series(metrics, wanted.replace("test/", f"{_judge(metrics)}/")) for metrics in group]
             color = plots.COLORS[i % len(plots.COLORS)]
             for curve in curves:
                 axes.plot(*curve, color=color, linewidth=0.7, alpha=0.25)

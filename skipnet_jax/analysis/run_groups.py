@@ -80,9 +80,10 @@ class Run:
     def tests(self) -> list[EpochTest]:
         """All tests during training, in order."""
         return [
-            EpochTest(line["epoch"], line["step"], line.get("test/average_accuracy", line["test/accuracy"]))
+            EpochTest(line["epoch"], line["step"], line.get(f"{judge}/average_accuracy", line[f"{judge}/accuracy"]))
             for line in self.metrics
-            if "test/accuracy" in line
+            for judge in ("test", "holdout")
+            if f"{judge}/accuracy" in line
         ]
 
     @property

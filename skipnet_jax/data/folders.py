@@ -22,6 +22,7 @@ from skipnet_jax.specs import DataSpec
 
 _log = logging.getLogger(__name__)
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Files(EncodedSplit):
     """One image file per example.
@@ -116,7 +117,7 @@ def open_folder(spec: DataSpec, split: str) -> Files | None:
     if part and isinstance(kept, holdout.Amount):
         rest, held_out = found.divide(kept)
         found = dataclasses.replace(rest if split == "train" else held_out, place=f"part of {found.place}")
-    return found
+    return dataclasses.replace(found, held_out=split == "holdout" or (part and split == "test"))
 
 
 def _list(spec: DataSpec, root: str, place: str) -> Files:

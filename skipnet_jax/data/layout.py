@@ -90,5 +90,3 @@ def require(spec: DataSpec) -> None:
         got = f"{len(there)} folders, {storage.some(there)}," if layout.whole else f"{layout.train}/ alone"
         mend = "Move the images, or keep a tenth of them for testing by `data.holdout`=0.1."
         raise DataError(layout.root, f"{got} and no folder for the test images", EXPECTED, mend)
-
-

@@ -81,7 +81,7 @@ def _divided(open_whole: Callable[[str], DataSplit], spec: DataSpec, split: str,
     if not isinstance(kept, holdout.Amount) or (split == "test" and has_test):
         return None if split == "holdout" else open_whole(split)
     rest, held_out = open_whole("train").divide(kept)
-    return rest if split == "train" else held_out
+    return rest if split == "train" else dataclasses.replace(held_out, held_out=True)
 
 
 def _expanded(spec: DataSpec) -> DataSpec:

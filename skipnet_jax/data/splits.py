@@ -55,6 +55,7 @@ class DataSplit(abc.ABC):
       place: which folder or split the images come from, for people; empty = that goes without saying.
       statistics: what its pixels are normalised with.
       classes: the classes that a prediction may choose from; None = all.
+      held_out: these are training images that are kept from training.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DataSplit(abc.ABC):
     place: str = ""
     statistics: Statistics = IMAGENET
     classes: tuple[int, ...] | None = None
+    held_out: bool = False
 
     @property
     @abc.abstractmethod

@@ -16,6 +16,8 @@ from skipnet_jax.training import objectives, sharding, steps
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
+HELD_OUT = "held_out"  # 1 in results of images that are kept from training to choose the best checkpoint
+
 Predictions = dict[str, Shaped[np.ndarray, "_n"]]
 
 
@@ -58,6 +60,8 @@ def evaluate_state(
             jax.block_until_ready(outputs[-1][-1 - steps.IN_FLIGHT])
     network, *average = jax.device_get(outputs)
     results = objectives.means(network, MEANS) | {"count": int(sum(output["count"] for output in network))}
+    if split.held_out:
+        results[HELD_OUT] = 1
     for output in average:
         results |= {f"average_{name}": mean for name, mean in objectives.means(output, MEANS).items()}
     return results, _join([output["predictions"] for output in [network, *average][-1] if "predictions" in output])
@@ -91,9 +95,14 @@ def summary(results: Mapping[str, Any]) -> str:
     correct = round(results["accuracy"] * results["count"])
     average = f"; moving average {results['average_accuracy']:.2%}" if "average_accuracy" in results else ""
     return (
-        f"test accuracy {results['accuracy']:.2%} ({correct} of {results['count']} images), "
+        f"{judge(results)} accuracy {results['accuracy']:.2%} ({correct} of {results['count']} images), "
         f"top-5 {results['top5_accuracy']:.2%}, loss {results['loss']:.4f}{average}"
     )
+
+
+def judge(results: Mapping[str, Any]) -> str:
+    """Which images the results are of, and so which images choose the best checkpoint: test or hold-out."""
+    return "hold-out" if results.get(HELD_OUT) else "test"
 
 
 def _join(batches: list[Predictions]) -> Predictions:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import tqdm
 
 from skipnet_jax import errors, libraries
-from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, tfrecords
+from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, storage, tfrecords
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal
 
@@ -130,11 +130,11 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
 
 def _make(arguments: argparse.Namespace) -> int:
     listings = {}
-    for split, path in _given_splits(arguments).items():
+    for split, given in _given_splits(arguments).items():
+        path = storage.expand(given, split)
         with Progress(f"looking through {path}") as progress:
             listings[split] = listing = archives.find_images(path, progress.advance)
-        examples, ignored = listing.ignored
-        names = f"; {ignored:,} other files are left out ({', '.join(examples)} ...)" if ignored else ""
+        names = f"; left out: {listing.left_out}" if listing.left_out.counts else ""
         print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
     plan = shard_plan.ShardPlan(
         name=arguments.name or _base(arguments.out),

@@ -130,7 +130,7 @@ class Console:
         """Logs the evaluation at the end of an epoch.
 
         Args:
-          results: of `scoring.evaluate_state` on the test images.
+          results: of `scoring.evaluate_state` on the test images, or the hold-out ("held_out").
 
         Raises:
           DivergedError: every update of the epoch was skipped.
@@ -140,13 +140,14 @@ class Console:
                 f"training diverged: got no finite update in the epoch up to step {self.done}, expected some. Lower "
                 f"`optim.lr` or warm up longer (`optim.warmup_epochs`), in a new `workdir`."
             )
-        self._write({f"test/{name}": value for name, value in results.items() if name != "count"})
+        judge = "holdout" if "held_out" in results else "test"
+        self._write({f"{judge}/{name}": value for name, value in results.items() if name not in ("count", "held_out")})
         averages = objectives.means([self._epoch], {"loss": "loss", "accuracy": "correct"})
         average = f" (moving average {results['average_accuracy']:.2%})" if "average_accuracy" in results else ""
         self.say(
             f"{self._position()}  step {self.done}"
             f"  training: loss {averages['loss']:.4f}, accuracy {averages['accuracy']:7.2%}"
-            f"  test: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}{average}"
+            f"  {judge}: loss {results['loss']:.4f}, accuracy {results['accuracy']:7.2%}{average}"
             f"{self._speed}, {self._time_left()} left"
         )
         self._epoch, self._mark = dict(NO_STEPS), time.perf_counter()

@@ -32,7 +32,11 @@ class MetricsLog:
         self._unwritten = b""  # found no room on the disk yet
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
         if unevaluated:
-            kept = [line for line in kept if line["step"] < step or not any(name.startswith("test/") for name in line)]
+            kept = [
+                line
+                for line in kept
+                if line["step"] < step or not any(name.startswith(("test/", "holdout/")) for name in line)
+            ]
         files.write_lines(self._file, kept)
         self._tensorboard = TensorBoardFiles(workdir / workdirs.TENSORBOARD)
         self._wandb = WandbLog(workdir, wandb_project) if wandb_project else None
