@@ -62,7 +62,7 @@ def parse(argv: Sequence[str], description: str) -> list[str]:
     if _HELP & set(rest):
         print(_describe(name or "train", mode))
         sys.exit(0)
-    return config_files.parse_flags([argv[0], *([f"--mode={name}"] if name else []), *rest])
+    return config_files.parse_flags([argv[0], *([f"--mode={name}"] if name else []), *_with_values(rest)])
 
 
 def check_flags(argv: Sequence[str]) -> None:
@@ -139,6 +139,22 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, rest
 
 
+def _with_values(rest: Sequence[str]) -> list[str]:
+    """The command line with --distributed=yes for a bare --distributed, and so on, as for a flag of yes and no."""
+    spelled = {"": "yes", "true": "yes", "1": "yes", "false": "no", "0": "no"}
+    result = list(rest)
+    for i, argument in enumerate(rest):
+        if argument == "--":
+            break
+        if re.fullmatch("--?nodistributed", argument):
+            result[i] = "--distributed=no"
+        elif (match := re.fullmatch(r"--?distributed(?:=(\w*))?", argument)) and (
+            match[1] is not None or rest[i + 1 : i + 2] not in (["auto"], ["yes"], ["no"])
+        ):
+            result[i] = f"--distributed={spelled.get((match[1] or '').lower(), match[1])}"
+    return result
+
+
 def _require_mode(name: str) -> str:
     if name not in MODES:
         raise errors.UserError(
@@ -185,9 +201,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _check_hosts() -> None:
     for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID):
-        if flag.present and not DISTRIBUTED.value:
+        if flag.present and DISTRIBUTED.value == "no":
             raise errors.UserError(
-                flag.name, "a value without --distributed", "both or none", "Add --distributed, or leave it out."
+                flag.name, "a value with --distributed=no", "one of the two", "Leave out either of them."
             )
     if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
         raise errors.UserError(

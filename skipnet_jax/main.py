@@ -29,9 +29,9 @@ For example:
     python -m skipnet_jax.main --mode=explain --workdir=runs/digits
     python -m skipnet_jax.main --mode=export --workdir=runs/digits --format=onnx
 
-  Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes with
-  --distributed alone, elsewhere with
-    python -m skipnet_jax.main ... --distributed --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
+  Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes they find each
+  other, elsewhere say where they are:
+    python -m skipnet_jax.main ... --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
 import errno

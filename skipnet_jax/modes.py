@@ -5,7 +5,7 @@ runs, so that help and mistakes are answered at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -26,7 +26,12 @@ DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confiden
 IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
 FORMAT = flags.DEFINE_string("format", None, "In which form to write it.")
 OUT = flags.DEFINE_string("out", None, "Folder for what is written; default: in the workdir.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts of a run before anything else.")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "yes", "no"],
+    "Join the other hosts of a run; auto: if a cluster has started several. Without a value: yes.",
+)
 COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
@@ -76,8 +81,8 @@ def _train() -> int:
     if not named:
         value = config_flags.get_config_filename(flags.FLAGS["config"])
         flags.FLAGS["workdir"].value = f"runs/{config_files.run_name(value)}"
-    _join_hosts()
-    if not named and not _host():
+    host = _join_hosts(config.to_dict(spec))
+    if not named and not host:
         print(f"no --workdir is given: training in {WORKDIR.value}", flush=True)
     libraries.hide_accelerators()
     from skipnet_jax.train import train_and_evaluate
@@ -89,7 +94,7 @@ def _train() -> int:
 def _evaluate() -> int:
     from skipnet_jax import libraries
 
-    _join_hosts()
+    _join_hosts({flag.name: flag.value for flag in (CHECKPOINT, DATASETS, IMAGE_SIZES, EVAL_CLASSES, FLIP, DETAILS)})
     libraries.hide_accelerators()
     from skipnet_jax.evaluate import evaluate_workdir
 
@@ -193,15 +198,24 @@ def _format() -> str:
     return FORMAT.value or mode.formats[0]
 
 
-def _host() -> int:
-    """This process's number among the hosts."""
-    import jax
+def _join_hosts(settings: Mapping[str, Any]) -> int:
+    """Joins the other hosts, if there are any.
 
-    return jax.process_index()
+    Args:
+      settings: what must be the same on all hosts, besides code and libraries.
 
+    Returns:
+      This process's number among the hosts.
+    """
+    where = (COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    joining = DISTRIBUTED.value == "yes" or where != (None, None, None)
+    if DISTRIBUTED.value == "auto" and not joining:
+        from skipnet_jax.runs import clusters
 
-def _join_hosts() -> None:
-    if DISTRIBUTED.value:
-        from skipnet_jax.runs import hosts
+        joining = clusters.count_processes() > 1
+    if not joining:
+        return 0
+    from skipnet_jax.runs import agreement, hosts
 
-        hosts.join(COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value, workdir=WORKDIR.value)
+    hosts.join(*where, workdir=WORKDIR.value)
+    return agreement.require_alike({"mode": MODE.value, **settings})

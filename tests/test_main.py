@@ -104,7 +104,12 @@ MISTAKES = [
     (["--mode=export", "--workdir=x", "--format=onx"], "--format: got 'onx', expected one of orbax, stablehlo, "),
     (["--mode=evaluate", "--config=configs/digits.py", "--workdir=x"], "--config: got a value in --mode=evaluate"),
     (["--config=configs/digits.py", "--checkpoint=best", "--workdir=x"], "--checkpoint: got a value in --mode=train"),
-    (["--config=configs/digits.py", "--num_processes=2", "--workdir=x"], "Add --distributed"),
+    (
+        ["--config=digits", "--num_processes=2", "--distributed=no"],
+        "--num_processes: got a value with --distributed=no",
+    ),
+    (["--config=digits", "--num_processes=2", "--nodistributed"], "--num_processes: got a value with --distributed=no"),
+    (["--config=digits", "--distributed=maybe"], "--distributed=maybe: value should be one of <auto|yes|no>"),
     ([*JOINING, "--coordinator_address=HOST0"], "--coordinator_address: got 'HOST0', expected host:port"),
     ([*JOINING, "--num_processes=2", "--process_id=2"], "--process_id: got 2, expected 0 to 1"),
     (["--mode=evaluate", "--workdir=setup.cfg"], "--workdir: got"),

@@ -68,17 +68,17 @@ def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -
 def _circumstances() -> dict[str, Any]:
     return {
         "command": sys.argv,
-        "git": _git_revision(),
+        "git": git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": _versions(),
+        "libraries": versions(),
         "devices": jax.device_count(),
         "device_kind": jax.devices()[0].device_kind,
         "hosts": jax.process_count(),
     }
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """The commit of this code, with "+changes" if files differ from it; None outside of a clone."""
     root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed package may lie within someone else's repository
@@ -93,9 +93,10 @@ def _git_revision() -> str | None:
     return commit + ("+changes" if changes else "")
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """The version of each library that is installed."""
+    found = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -28,6 +28,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.training import sharding
 
 LOST = 75  # exit status: sysexits' EX_TEMPFAIL, "try again"; nothing is wrong with this host
+JOIN_SECONDS = 300  # until all hosts must have started; JAX ends this one then (status 134)
 HEARTBEAT_SECONDS = 20  # after so long without a heartbeat from one host, JAX ends the others (status 134)
 LEAVE_SECONDS = 15.0  # for hosts that stop together to disconnect
 VISIBLE_SECONDS = 15.0  # network file systems cache: a new file takes a while to show on other hosts
@@ -42,9 +43,9 @@ _witness: subprocess.Popen[bytes] | None = None
 def join(address: str | None, count: int | None, index: int | None, *, workdir: str | None) -> None:
     """Connects this process to the other hosts. Call it before JAX is used.
 
-    If another host is lost, JAX's threads abort this process at any moment, with a stack trace. A small child process,
-    the witness, survives that and prints what to do. JAX's own handler of SIGTERM is switched off, because it swallows
-    the signal and knows no other; `signals` does the job.
+    If another host is lost, or if not all hosts join in time, JAX's threads abort this process with a stack trace. A
+    small child process, the witness, survives that and prints what to do. JAX's own handler of SIGTERM is switched off,
+    because it swallows the signal and knows no other; `signals` does the job.
 
     Args:
       address: host:port of host 0. None: ask the cluster, for `count` and `index` too.
@@ -56,21 +57,35 @@ def join(address: str | None, count: int | None, index: int | None, *, workdir: 
       UserError: there is no cluster to ask.
     """
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except ValueError as error:
-        raise UserError(
-            "distributed",
-            f"no cluster that JAX can ask ({error})",
-            "a TPU pod, Slurm, Open MPI or Kubernetes",
-            "Elsewhere give `coordinator_address`, `num_processes` and `process_id` on each host.",
-        ) from error
     global _witness
     _witness = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _PRINT_LAST],
         stdin=subprocess.PIPE,
         start_new_session=True,  # out of reach of Ctrl-C
     )
+    _tell_witness(
+        f"\0error: not all hosts have joined within {JOIN_SECONDS} s. Start the same command on each host, or give "
+        "--distributed=no to run on this one alone.\n"
+    )
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            initialization_timeout=JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        _dismiss_witness()
+        raise UserError(
+            "distributed",
+            f"no cluster that JAX can ask ({error})",
+            "a TPU pod, Slurm, Open MPI or Kubernetes",
+            "Elsewhere give `coordinator_address`, `num_processes` and `process_id` on each host.",
+        ) from error
+    except BaseException:
+        _dismiss_witness()
+        raise
     text = f"error: this host ended at once: another one is gone, or it was killed itself. {_remedy(workdir)}"
     _tell_witness(f"\0{text}\n")
     atexit.register(_dismiss_witness)
