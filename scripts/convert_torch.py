@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from skipnet_jax.errors import UserError
-from skipnet_jax.interop import checkpoint_files, timm_weights, torch_weights
+from skipnet_jax.interop import checkpoint_files, recognition, torch_weights
 from skipnet_jax.runs import weights
 
 FLAGS = {"model.name": "--model", "checkpoint": "--checkpoint"}  # how the user spells a field here
@@ -50,28 +50,16 @@ def main(argv: Sequence[str]) -> int:
 
 def _from_torch(arguments: argparse.Namespace) -> None:
     read = checkpoint_files.read(arguments.file)
-    name = _network(arguments, read.model)
-    fresh: list[str] = []
-    if arguments.timm:
-        variables, fresh = timm_weights.from_timm(name, read.state_dict, seed=arguments.seed)
-    else:
-        num_classes = torch_weights.num_classes_of(read.state_dict)
-        variables = torch_weights.from_state_dict(name, read.state_dict, num_classes=num_classes)
-    num_classes = len(variables["params"]["classifier"]["bias"])
-    origin = weights.Origin(name, num_classes, source=arguments.file, fresh=tuple(fresh))
+    _require_same(arguments, read.model, arguments.file)
+    name = arguments.model or recognition.find_network(read.state_dict, read.model)
+    variables, num_classes, _, fresh = torch_weights.fill(name, read.state_dict, seed=arguments.seed)
+    origin = weights.Origin(name, num_classes, source=arguments.file, fresh=fresh)
     weights.save(arguments.workdir, origin, variables)
     print(f"{name} with {num_classes} classes: {arguments.file} -> {arguments.workdir}")
     if fresh:
         modules = dict.fromkeys("/".join(path.split("/")[1:3]) for path in fresh)
         kept = f"keep their initial values (seed {arguments.seed})"
         print(f"{len(fresh)} arrays are not in the file and {kept}: {', '.join(modules)}")
-
-
-def _network(arguments: argparse.Namespace, recorded: str | None) -> str:
-    if arguments.model is None and recorded is None:
-        raise UserError("model.name", "nothing", f"the network, since {arguments.file} does not tell")
-    _require_same(arguments, recorded, arguments.file)
-    return arguments.model or recorded
 
 
 def _require_same(arguments: argparse.Namespace, recorded: str | None, where: str) -> None:

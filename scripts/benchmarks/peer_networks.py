@@ -18,7 +18,7 @@ import timm
 from timm.models import convnext, regnet, resnet
 
 from skipnet_jax.errors import UserError
-from skipnet_jax.interop import timm_weights
+from skipnet_jax.interop import timm_names
 from skipnet_jax.models import model_info
 
 VERSIONS = (f"PyTorch {torch.__version__}", f"timm {timm.__version__}")
@@ -26,7 +26,7 @@ VERSIONS = (f"PyTorch {torch.__version__}", f"timm {timm.__version__}")
 CIFAR = {"resnet20": 3, "resnet110": 18}  # blocks per stage
 CIFAR_WIDTHS = (16, 32, 64)
 CIFAR_REDUCTION, IMAGENET_REDUCTION = 2, 8  # of the gates
-UNGATED = (timm_weights.SWIN,)  # families without a gated form here
+UNGATED = (timm_names.SWIN,)  # families without a gated form here
 
 Parts = tuple[torch.Tensor, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]  # branch, shortcut, activation
 
@@ -55,8 +55,8 @@ def require(name: str, image_size: int) -> None:
 
 def names() -> list[str]:
     """All networks that exist here in PyTorch."""
-    plain = [*CIFAR, *timm_weights.NETWORKS]
-    gated = [f"skip_{name}" for name in plain if name in CIFAR or timm_weights.NETWORKS[name][1] not in UNGATED]
+    plain = [*CIFAR, *timm_names.NETWORKS]
+    gated = [f"skip_{name}" for name in plain if name in CIFAR or timm_names.NETWORKS[name][1] not in UNGATED]
     return [*plain, *gated]
 
 
@@ -76,11 +76,11 @@ def _build(name: str, image_size: int) -> nn.Module:
     plain = name.removeprefix("skip_")
     if plain in CIFAR:
         return CifarResNet(CIFAR[plain], model_info(name).num_classes, gated=plain != name)
-    timm_name, naming = timm_weights.NETWORKS[plain]
+    timm_name, naming = timm_names.NETWORKS[plain]
     num_classes = model_info(name).num_classes
-    if naming is timm_weights.SWIN:
+    if naming is timm_names.SWIN:
         return timm.create_model(timm_name, num_classes=num_classes, img_size=image_size)
-    if naming in (timm_weights.RESNET, timm_weights.RESNET_D):  # as here: no zeros in the last norm
+    if naming in (timm_names.RESNET, timm_names.RESNET_D):  # as here: no zeros in the last norm
         network = timm.create_model(timm_name, num_classes=num_classes, zero_init_last=False)
     else:
         network = timm.create_model(timm_name, num_classes=num_classes)

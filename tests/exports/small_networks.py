@@ -6,7 +6,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
-from skipnet_jax.interop import torch_weights
+from skipnet_jax.interop import layouts
 from skipnet_jax.models import zoo
 from skipnet_jax.runs import weights
 
@@ -40,7 +40,7 @@ def make_variables(name, num_classes=10, seed=0):
             return rng.uniform(0.5, 1.5, shape)
         return rng.standard_normal(shape) / (np.sqrt(np.prod(shape[:-1])) if path[-1] == "kernel" else 10)
 
-    shapes = torch_weights.variable_shapes(name, num_classes)
+    shapes = layouts.variable_shapes(name, num_classes)
     return flax.traverse_util.unflatten_dict(
         {path: jnp.asarray(draw(path, leaf.shape), jnp.float32) for path, leaf in shapes.items()}
     )

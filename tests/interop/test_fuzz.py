@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import strategies as st
 
-from skipnet_jax.interop import checkpoint_files, timm_weights, torch_weights
+from skipnet_jax.interop import checkpoint_files, layouts, torch_weights
 from tests.mutations import VALUES, changed_bytes, changed_json, own_error, settings
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
@@ -143,12 +143,12 @@ def test_tensors_that_are_no_plain_arrays_are_refused_and_views_are_read(torch, 
 @pytest.fixture(scope="module")
 def state_dict():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_weights, "variable_shapes", functools.cache(torch_weights.variable_shapes))
+        patch.setattr(layouts, "variable_shapes", functools.cache(layouts.variable_shapes))
         yield make_state_dict()
 
 
 def make_state_dict() -> dict[str, np.ndarray]:
-    shapes = torch_weights.variable_shapes("resnet20", 10)
+    shapes = layouts.variable_shapes("resnet20", 10)
     zeros = flax.traverse_util.unflatten_dict({path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()})
     return torch_weights.to_state_dict("resnet20", zeros)
 
@@ -196,6 +196,5 @@ def test_arrays_without_real_numbers_are_named(state_dict):
 
 @settings(200)
 @hypothesis.given(value=VALUES)
-def test_damaged_classifiers(value):
-    own_error(lambda: torch_weights.num_classes_of({torch_weights.CLASSIFIER: value}))
-    own_error(lambda: timm_weights.from_timm("resnet18", {"fc.weight": value, 3: value}))
+def test_damaged_classifiers(state_dict, value):
+    own_error(lambda: torch_weights.fill("resnet20", state_dict | {"classifier.conv.weight": value, 3: value}))

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from skipnet_jax.errors import UserError
-from skipnet_jax.interop.torch_weights import (
-    from_state_dict,
-    num_classes_of,
-    original_name,
-    to_state_dict,
-    variable_shapes,
-)
+from skipnet_jax.interop.layouts import variable_shapes
+from skipnet_jax.interop.original_names import original_name
+from skipnet_jax.interop.torch_weights import fill, from_state_dict, to_state_dict
 from skipnet_jax.models import list_models, model_info
 from tests import golden_rules
 
@@ -92,7 +88,7 @@ def test_one_error_lists_all_keys_that_do_not_fit(state_dict):
     state_dict["blocks.9.operation.conv1.weight"] = np.zeros((64, 64, 3, 3), np.float32)
     state_dict["classifier.conv.weight"] = np.zeros((10, 64, 1, 1), np.float32)
     state_dict["blocks.0.operation.conv1.weight"] = np.zeros((16, 16, 3), np.float32)
-    with pytest.raises(UserError, match="skip_resnet20 with 3 classes: got 5 keys") as error:
+    with pytest.raises(UserError, match="skip_resnet20 with 3 classes, named as in the original: got 5 keys") as error:
         from_state_dict("skip_resnet20", state_dict, num_classes=CLASSES)
     for line in (
         "missing: stem.conv.weight",
@@ -129,7 +125,7 @@ def test_there_and_back_is_the_same_state_dict(stem):
     assert ("batch_stats" in variables) == (stem != "convnext-t-64x64")
     back = to_state_dict(name, variables)
     assert back.keys() == network.state_dict.keys()
-    assert num_classes_of(back) == network.record["num_classes"]
+    assert fill(name, back).num_classes == network.record["num_classes"]
     for key, value in network.state_dict.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key, strict=True)
 
@@ -141,6 +137,14 @@ def test_going_back_is_strict(state_dict):
         to_state_dict("skip_resnet20", variables)
 
 
-def test_the_weights_of_something_else_have_no_classifier():
-    with pytest.raises(UserError, match=r"got no 'classifier\.conv\.weight' among 1 keys .*--timm"):
-        num_classes_of({"fc.weight": np.zeros((10, 4))})
+def test_weights_without_a_classifier_get_a_new_one_on_request(state_dict):
+    headless = {key: value for key, value in state_dict.items() if not key.startswith("classifier")}
+    with pytest.raises(
+        UserError, match=r"got .* keys without a classifier \('classifier.conv.weight'\).*Give num_classes"
+    ):
+        fill("skip_resnet20", headless)
+    filled = fill("skip_resnet20", headless, num_classes=5)
+    assert sorted(filled.fresh) == ["params/classifier/bias", "params/classifier/kernel"]
+    assert filled.variables["params"]["classifier"]["kernel"].shape == (64, 5)
+    assert fill("skip_resnet20", state_dict, num_classes=5).fresh == filled.fresh
+    assert fill("skip_resnet20", state_dict, num_classes=CLASSES).fresh == ()

@@ -15,7 +15,8 @@ import optax
 import pytest
 from flax import traverse_util
 
-from skipnet_jax.interop.torch_weights import from_state_dict, original_name
+from skipnet_jax.interop.original_names import original_name
+from skipnet_jax.interop.torch_weights import from_state_dict
 from skipnet_jax.models import create_model, list_models, model_info
 from skipnet_jax.models.block import Block
 from skipnet_jax.optim.optimizers import decay_mask

@@ -10,7 +10,9 @@ import pytest
 from flax import traverse_util
 
 from skipnet_jax import specs
-from skipnet_jax.interop.torch_weights import from_state_dict, original_name, to_state_dict, variable_shapes
+from skipnet_jax.interop.layouts import variable_shapes
+from skipnet_jax.interop.original_names import original_name
+from skipnet_jax.interop.torch_weights import from_state_dict, to_state_dict
 from skipnet_jax.models import build_network, list_models, model_info
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.training import sharding, steps

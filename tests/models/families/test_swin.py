@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from skipnet_jax.interop.torch_weights import translate, variable_shapes
+from skipnet_jax.interop.layouts import translate, variable_shapes
 from skipnet_jax.models import create_model
 from skipnet_jax.models.families import swin
-from tests.interop.test_timm_weights import import_torchvision
+from tests.interop.test_timm_names import import_torchvision
 
 
 def test_pairs_are_told_apart_by_their_offset():

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.interop import timm_weights, torch_weights
+from skipnet_jax.interop import layouts, timm_names
+from skipnet_jax.interop.naming import IGNORED, LEAVES, rename
 from skipnet_jax.models import create_model, model_info
 from skipnet_jax.models.zoo import find
 from tests import golden_rules
-from tests.interop.test_timm_weights import weight
+from tests.interop.test_timm_names import weight
 
 CIFAR = ["resnet20", "resnet110"]
-PLAIN = [*CIFAR, *timm_weights.NETWORKS]
+PLAIN = [*CIFAR, *timm_names.NETWORKS]
 NAMES = [*PLAIN, *(f"skip_{name}" for name in PLAIN if "swin" not in name)]
 # The networks whose logits are compared contain a block of each kind.
 IMAGE_SIZES = {"skip_resnet20": 16, "skip_seresnet50": 32, "skip_regnety_008": 32, "skip_convnext_tiny": 32}
@@ -53,7 +54,7 @@ def test_number_of_parameters(peer_networks, golden, name):
 def peer_names(name, paths):
     """PyTorch's names -> our paths."""
     plain = name.removeprefix("skip_")
-    naming = timm_weights.NETWORKS[plain][1] if plain in timm_weights.NETWORKS else timm_weights.RESNET
+    naming = timm_names.NETWORKS[plain][1] if plain in timm_names.NETWORKS else timm_names.RESNET
     stage_of = next(form for start, form in STAGES.items() if re.match(start, plain))
     blocks, stage, number = {}, 0, 0
     for i, block in enumerate(find(name)[0].blocks):
@@ -64,13 +65,13 @@ def peer_names(name, paths):
     names = {}
     for path in paths:
         if path[1] not in blocks:
-            names[torch_weights.rename(path[1:], naming.renames)] = path
+            names[rename(path[1:], naming.renames)] = path
             continue
         where, number = blocks[path[1]]
         if "junction" in path:
-            key = torch_weights.rename((f"{where}.gates.{number}", *path[3:]), torch_weights.LEAVES)
+            key = rename((f"{where}.gates.{number}", *path[3:]), LEAVES)
         else:
-            key = torch_weights.rename((f"{where}.blocks.{number}", *path[2:]), naming.renames)
+            key = rename((f"{where}.blocks.{number}", *path[2:]), naming.renames)
         names[key] = path
     return names
 
@@ -83,13 +84,11 @@ def test_logits(peer_networks, name):
     size = IMAGE_SIZES[name]
     peer = peer_networks.create(name, size).eval()
     state = {
-        key: weight(key, list(tensor.shape))
-        for key, tensor in peer.state_dict().items()
-        if not torch_weights.IGNORED.search(key)
+        key: weight(key, list(tensor.shape)) for key, tensor in peer.state_dict().items() if not IGNORED.search(key)
     }
     peer.load_state_dict({key: torch.tensor(array) for key, array in state.items()}, strict=False)
-    shapes = torch_weights.variable_shapes(name, model_info(name).num_classes)
-    variables, problems = torch_weights.translate(state, peer_names(name, shapes), shapes)
+    shapes = layouts.variable_shapes(name, model_info(name).num_classes)
+    variables, problems = layouts.translate(state, peer_names(name, shapes), shapes)
     assert problems == []
     images = golden_rules.images(0, 2, size, size)
     with torch.no_grad():

@@ -4,7 +4,7 @@
 naming. Weights and images follow from names and seeds as in `tests.golden_rules`, so most tests need neither torch nor
 timm. Where these are installed, the last tests check the file. To measure it anew:
 
-    python -m tests.interop.test_timm_weights
+    python -m tests.interop.test_timm_names
 """
 
 import functools
@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from skipnet_jax.errors import UserError
-from skipnet_jax.interop import timm_weights, torch_weights
+from skipnet_jax.interop import layouts, timm_names, torch_weights
+from skipnet_jax.interop.naming import IGNORED
 from skipnet_jax.models import create_model
+from skipnet_jax.models.zoo import find
 from tests import golden_rules
 
 FILE = golden_rules.FOLDER / "timm.json"
@@ -34,7 +36,7 @@ IMAGE_SIZES = {  # the networks with logits in the file; together they use every
     "swin_tiny": 224,  # timm's Swin takes no other size
 }
 # Deeper and wider siblings take minutes to trace and follow the same naming; their sizes are tested elsewhere.
-NAMED = [name for name in timm_weights.NETWORKS if not re.search(r"101|152|small|base|large", name)]
+NAMED = [name for name in timm_names.NETWORKS if not re.search(r"101|152|small|base|large", name)]
 KINDS = (
     (r"running_(mean|var)$", r"running_\1"),
     (r"gamma$", "layer_scale"),
@@ -73,9 +75,9 @@ def digest(names):
 
 
 def test_the_file_covers_every_network_and_every_naming():
-    assert golden()["names"].keys() == timm_weights.NETWORKS.keys()
-    used = {id(timm_weights.NETWORKS[name][1]) for name in IMAGE_SIZES}
-    assert used == {id(naming) for _, naming in timm_weights.NETWORKS.values()}
+    assert golden()["names"].keys() == timm_names.NETWORKS.keys()
+    used = {id(timm_names.NETWORKS[name][1]) for name in IMAGE_SIZES}
+    assert used == {id(naming) for _, naming in timm_names.NETWORKS.values()}
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,8 @@ def test_the_file_covers_every_network_and_every_naming():
 )
 def test_our_arrays_have_timm_s_names(name):
     theirs = golden()["names"][name]
-    shapes = torch_weights.variable_shapes(name, NUM_CLASSES)
-    names = timm_weights.timm_names(name, shapes)
+    shapes = layouts.variable_shapes(name, NUM_CLASSES)
+    names = timm_names.NETWORKS[name][1].names(find(name)[0], shapes)
     assert set(names.values()) == shapes.keys()
     assert (len(names), digest(names)) == (theirs["count"], theirs["digest"])
     assert sum(leaf.size for leaf in shapes.values()) == theirs["size"]
@@ -94,8 +96,7 @@ def test_our_arrays_have_timm_s_names(name):
     "name", ["resnet18", *(pytest.param(name, marks=SLOW) for name in IMAGE_SIZES if name != "resnet18")]
 )
 def test_logits_are_timm_s(name):
-    variables, fresh = timm_weights.from_timm(name, state_dict(name))
-    assert fresh == []
+    variables = torch_weights.from_state_dict(name, state_dict(name))
     model = create_model(name, num_classes=NUM_CLASSES)
     logits = jax.jit(lambda variables, images: model.apply(variables, images, train=False))(variables, images(name))
     expected = np.asarray(golden()["networks"][name]["logits"])
@@ -103,11 +104,12 @@ def test_logits_are_timm_s(name):
 
 
 def test_only_the_gates_of_a_gated_network_keep_their_initial_values():
-    plain, _ = timm_weights.from_timm("resnet18", state_dict("resnet18"))
-    gated, fresh = timm_weights.from_timm("skip_resnet18", state_dict("resnet18"))
-    other, _ = timm_weights.from_timm("skip_resnet18", state_dict("resnet18"), seed=1)
+    plain = torch_weights.from_state_dict("resnet18", state_dict("resnet18"))
+    gated, classes, naming, fresh = torch_weights.fill("skip_resnet18", state_dict("resnet18"))
+    assert (classes, naming) == (NUM_CLASSES, "timm")
+    other = torch_weights.fill("skip_resnet18", state_dict("resnet18"), seed=1).variables
     plain, gated, other = (flax.traverse_util.flatten_dict(tree, sep="/") for tree in (plain, gated, other))
-    shapes = torch_weights.variable_shapes("skip_resnet18", NUM_CLASSES)
+    shapes = layouts.variable_shapes("skip_resnet18", NUM_CLASSES)
     assert {path: leaf.shape for path, leaf in gated.items()} == {"/".join(p): s.shape for p, s in shapes.items()}
     assert set(fresh) == gated.keys() - plain.keys()
     assert {path.split("/")[2] for path in fresh} == {"junction"}
@@ -118,7 +120,7 @@ def test_only_the_gates_of_a_gated_network_keep_their_initial_values():
 
 
 def test_junctions_without_parameters_leave_nothing_open():
-    assert timm_weights.from_timm("mean_resnet18", state_dict("resnet18"))[1] == []
+    assert torch_weights.fill("mean_resnet18", state_dict("resnet18")).fresh == ()
 
 
 def test_one_error_lists_all_keys_that_do_not_fit():
@@ -127,9 +129,9 @@ def test_one_error_lists_all_keys_that_do_not_fit():
     damaged["layer2.0.downsample.2.weight"] = np.zeros(3)
     damaged["conv1.weight"] = np.zeros((64, 3, 3, 3))
     with pytest.raises(UserError) as error:
-        timm_weights.from_timm("skip_resnet18", damaged)
+        torch_weights.fill("skip_resnet18", damaged)
     message = str(error.value)
-    assert "for skip_resnet18 with 10 classes: got 3 keys that do not fit, expected names and shapes of timm" in message
+    assert "for skip_resnet18 with 10 classes, named as in timm and torchvision: got 3 keys" in message
     assert "missing: layer2.0.downsample.0.weight" in message
     assert "not of this network: layer2.0.downsample.2.weight" in message
     assert "shape: conv1.weight is (64, 3, 3, 3), expected one that gives (7, 7, 3, 64)" in message
@@ -137,8 +139,8 @@ def test_one_error_lists_all_keys_that_do_not_fit():
 
 @pytest.mark.parametrize("name", ["skip_seresnet110", "wide_resnet28_10", "skip_wide_resnet28_10"])
 def test_a_network_that_timm_does_not_have_is_refused(name):
-    with pytest.raises(UserError, match=f"model.name: got '{name}', expected a network that timm has too.*resnet18, "):
-        timm_weights.from_timm(name, state_dict("resnet18"))
+    with pytest.raises(UserError, match=f"state dict for {name}: got .* of none of the namings.*as in the original"):
+        torch_weights.from_state_dict(name, state_dict("resnet18"))
 
 
 def import_torchvision():
@@ -163,20 +165,20 @@ def import_timm():
 def peer_state(peer):
     """Names and shapes of a torch module's weights."""
     state = peer.state_dict().items()
-    return [[key, list(tensor.shape)] for key, tensor in state if not torch_weights.IGNORED.search(key)]
+    return [[key, list(tensor.shape)] for key, tensor in state if not IGNORED.search(key)]
 
 
 def measure_names(name):
     torch, timm = import_timm()
     with torch.device("meta"):
-        state = peer_state(timm.create_model(timm_weights.NETWORKS[name][0], num_classes=NUM_CLASSES))
+        state = peer_state(timm.create_model(timm_names.NETWORKS[name][0], num_classes=NUM_CLASSES))
     size = sum(int(np.prod(shape)) for _, shape in state)
     return {"count": len(state), "digest": digest(key for key, _ in state), "size": size}
 
 
 def measure_network(name):
     torch, timm = import_timm()
-    peer = timm.create_model(timm_weights.NETWORKS[name][0], num_classes=NUM_CLASSES).eval()
+    peer = timm.create_model(timm_names.NETWORKS[name][0], num_classes=NUM_CLASSES).eval()
     state = peer_state(peer)
     peer.load_state_dict({key: torch.tensor(weight(key, shape)) for key, shape in state}, strict=False)
     with torch.no_grad():
@@ -186,7 +188,7 @@ def measure_network(name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", timm_weights.NETWORKS)
+@pytest.mark.parametrize("name", timm_names.NETWORKS)
 def test_the_installed_timm_has_the_names_of_the_file(name):
     assert measure_names(name) == golden()["names"][name]
 
@@ -204,7 +206,7 @@ if __name__ == "__main__":
     torch, timm = import_timm()
     content = {
         "timm": timm.__version__,
-        "names": {name: measure_names(name) for name in timm_weights.NETWORKS},
+        "names": {name: measure_names(name) for name in timm_names.NETWORKS},
         "networks": {name: measure_network(name) for name in IMAGE_SIZES},
     }
     FILE.write_text(json.dumps(content, separators=(",", ":")) + "\n")
