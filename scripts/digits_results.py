@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_specs(workdirs: pathlib.Path, seeds: int):
     """The config of every run, by its kind and seed."""
-    from configs import recipes
+    from skipnet_jax import config_files
     from skipnet_jax.config import train_spec
 
-    digits = train_spec(recipes.digits())
+    digits = train_spec(config_files.load("digits"))
     specs = {}
     for seed in range(seeds):
         for name in JUNCTIONS:

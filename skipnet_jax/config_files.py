@@ -4,12 +4,14 @@
 folder: a name that is no file stands for the config that comes with this package.
 """
 
+import importlib.util
 import pathlib
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 
+import ml_collections
 from absl import flags
 
 from skipnet_jax import config
@@ -34,11 +36,37 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       flags.Error: a mistake that absl finds.
     """
     argv, file = read_command_line(argv)
-    root = str(shipped().parent)
-    if root not in sys.path:
-        sys.path.append(root)  # configs import each other
+    _let_configs_import_each_other()
     try:
         return flags.FLAGS(argv)
+    except Exception as error:
+        mistake = _mistake_in_file(error, file)
+        if mistake is None:
+            raise
+        raise mistake from error
+
+
+def load(value: str) -> ml_collections.ConfigDict:
+    """Loads a config for Python to use, as in a notebook: `train_and_evaluate(load("digits"), "runs/digits")`.
+
+    Args:
+      value: as of `find`.
+
+    Returns:
+      What the file's get_config returns: locked, to be changed by `config.epochs = 3`.
+
+    Raises:
+      UserError: there is no such file, or it has a mistake.
+    """
+    given, argument = _split(find(value))
+    _let_configs_import_each_other()
+    file = pathlib.Path(given)
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        return module.get_config(*([argument[1:]] if argument else []))
     except Exception as error:
         mistake = _mistake_in_file(error, file)
         if mistake is None:
@@ -130,6 +158,12 @@ def shipped() -> pathlib.Path:
     """The folder of the configs that come with this package: in an installed one, or in a checkout."""
     installed = _PACKAGE / "shipped" / FOLDER
     return installed if installed.is_dir() else _PACKAGE.parent / FOLDER
+
+
+def _let_configs_import_each_other() -> None:
+    root = str(shipped().parent)
+    if root not in sys.path:
+        sys.path.append(root)
 
 
 def _configs(folder: pathlib.Path) -> dict[str, pathlib.Path]:

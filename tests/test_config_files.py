@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from skipnet_jax import config, config_files
+from skipnet_jax import config, config_files, errors
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -142,6 +142,14 @@ def test_an_unknown_name_is_refused_with_the_nearest(empty, value, near):
 def test_what_the_configs_share_is_no_config(empty):
     with pytest.raises(ValueError, match="got 'recipes', expected a file, or the name of a config"):
         config_files.find("recipes")
+
+
+def test_python_loads_a_config_with_its_argument(empty):
+    loaded = config_files.load("skip_resnet110:cifar100")
+    assert (loaded.model.name, loaded.data.name, loaded.is_locked) == ("skip_resnet110", "cifar100", True)
+    (empty / "mine.py").write_text("def get_config(:\n    return 1\n")
+    with pytest.raises(errors.UserError, match=r"mine\.py, line 1: got SyntaxError"):
+        config_files.load("mine.py")
 
 
 @pytest.mark.parametrize(
