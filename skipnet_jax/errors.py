@@ -50,6 +50,10 @@ class DamagedError(UserError):
     """A checkpoint is there but cannot be read."""
 
 
+class LeaseLostError(UserError):
+    """Another process has taken over the workdir that this one was training in."""
+
+
 class DivergedError(FloatingPointError):
     """The loss, the gradient or the network is no longer finite; fields stand in backquotes in the text."""
 

@@ -3,7 +3,9 @@
 Every path may be local or in a bucket (gs://...).
 """
 
+import contextlib
 import errno
+import importlib.util
 import json
 import os
 import reprlib
@@ -29,6 +31,21 @@ def unwritable(field: str, path: epath.PathLike, error: OSError | None = None) -
 def is_local(path: epath.PathLike) -> bool:
     """Whether a path is on a file system of this machine, and not in a bucket."""
     return "://" not in str(path)
+
+
+def require_cloud_storage(path: epath.PathLike) -> None:
+    """Raises a UserError if a path is in a bucket, and the package that writes there is missing."""
+    if is_local(path):
+        return
+    with contextlib.suppress(ModuleNotFoundError):  # find_spec raises it if google.cloud is missing
+        if importlib.util.find_spec("google.cloud.storage"):
+            return
+    raise UserError(
+        f"{path}",
+        "a bucket",
+        "google-cloud-storage to be installed, which runs in buckets need",
+        'Run: pip install -e ".[gcs]"',
+    )
 
 
 def write_text(file: epath.PathLike, text: str) -> None:

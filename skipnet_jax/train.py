@@ -19,7 +19,7 @@ from skipnet_jax.errors import SavingError, UserError
 from skipnet_jax.evaluation import chosen, scoring
 from skipnet_jax.models import build_network
 from skipnet_jax.optim import optimizers, schedules
-from skipnet_jax.runs import events, hosts, recovery, signals, transfer, wandb_log
+from skipnet_jax.runs import checkpoint, events, hosts, lease, recovery, signals, transfer, wandb_log
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.runs.console import Console
 from skipnet_jax.runs.divergence import Guard
@@ -45,7 +45,8 @@ def train_and_evaluate(
       results are of that, and "test_accuracy" and its siblings are the best checkpoint's on the test images.
 
     Raises:
-      UserError: the config does not fit the data, the devices or the workdir.
+      UserError: the config does not fit the data, the devices or the workdir, or another process is training in it.
+      LeaseLostError: another process has taken over the workdir, because this one did not answer.
       DivergedError: the loss, the gradient or the network is no longer finite.
       SavingError: the last state could not be saved.
       signals.Stopped: SIGTERM or Ctrl-C arrived. It is a KeyboardInterrupt, and its text says what is saved.
@@ -53,15 +54,17 @@ def train_and_evaluate(
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
     hosts.require_shared(workdirs.locate(workdir))
     wandb_log.require_installed(spec.wandb_project)
-    workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
-    recovery.put_aside_incomplete(workdir)
-    with Saver(workdir / workdirs.CHECKPOINTS, every_minutes=spec.checkpoint_every_minutes) as saver:
-        mesh = sharding.make_mesh()
-        complete = _results_if_complete(saver.manager, spec, mesh)
-        results = complete or _train(spec, workdir, saver, mesh)
-    if complete:
-        _plot_curves(workdir)
-    tested = chosen.test_once(workdir, spec, mesh) if scoring.HELD_OUT in results else {}
+    with lease.hold(workdirs.locate(workdir)) as held:
+        workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
+        recovery.put_aside_incomplete(workdir)
+        checkpoints = workdir / workdirs.CHECKPOINTS
+        with Saver(checkpoints, every_minutes=spec.checkpoint_every_minutes, lease=held) as saver:
+            mesh = sharding.make_mesh()
+            complete = _results_if_complete(saver.manager, spec, mesh)
+            results = complete or _train(spec, workdir, saver, mesh, held)
+        if complete:
+            _plot_curves(workdir, held)
+        tested = chosen.test_once(workdir, spec, mesh) if scoring.HELD_OUT in results else {}
     if jax.process_index() == 0:
         status = "already complete" if complete else "finished"
         print(f"{status}: {results['epoch']} epochs, {scoring.summary(results)}, in {workdir}", flush=True)
@@ -70,7 +73,7 @@ def train_and_evaluate(
     return results | {f"test_{name}": tested[name] for name in (*scoring.MEANS, "count") if tested}
 
 
-def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> dict[str, float | int]:
+def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held: lease.Lease) -> dict[str, float | int]:
     """Makes the remaining steps of a run, and returns the results of its last epoch.
 
     Each pass of the loop
@@ -94,10 +97,11 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     )
     state, train_step, eval_step = _compile(spec, train_split, judge, steps_per_epoch, mesh)
     state, start, pending = recovery.restore_newest(workdir, saver.manager, state)
-    evaluated = saver.manager.metrics(start) is not None
+    evaluated = checkpoint.results(saver.manager, start) is not None
     unevaluated = start > 0 and start % steps_per_epoch == 0 and not evaluated
     first = start if unevaluated else start + 1
     _require_remaining(first, total, spec)
+    held.require()
     workdirs.remember(workdir, spec)
 
     def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -111,7 +115,9 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
             process_count=jax.process_count(),
         )
 
-    guard = Guard(spec, workdir, batches_from=batches_from, saved=lambda: _last_saved(saver, steps_per_epoch))
+    guard = Guard(
+        spec, workdir, batches_from=batches_from, saved=lambda: _last_saved(saver, steps_per_epoch), lease=held
+    )
     console = Console(
         workdir,
         start=start,
@@ -120,6 +126,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
         pending=None if evaluated else pending,
         unevaluated=unevaluated,
         wandb_project=spec.wandb_project,
+        lease=held,
     )
     _introduce(console, spec, state.params, [train_split, judge, test_split], steps_per_epoch, mesh, workdir)
     if start:
@@ -130,10 +137,10 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh) -> di
     batches = batches_from(start)
     with (
         contextlib.ExitStack() as at_exit,
-        events.recorded(workdir, lambda: console.done),
+        events.recorded(workdir, lambda: console.done, held),
         signals.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as stop_signals,
     ):
-        at_exit.callback(_plot_curves, workdir)
+        at_exit.callback(_plot_curves, workdir, held)
         at_exit.callback(console.close)
         for step in range(first, total + 1):
             results: dict[str, float | int] = {}
@@ -187,7 +194,7 @@ def _require_fit(spec: TrainSpec, split: sources.DataSplit, mesh: Mesh) -> int:
 def _results_if_complete(manager: ocp.CheckpointManager, spec: TrainSpec, mesh: Mesh) -> dict[str, float | int] | None:
     """Returns the results of a run whose last checkpoint is intact and ends the last epoch, otherwise None."""
     step = manager.latest_step()
-    results = None if step is None else manager.metrics(step)
+    results = None if step is None else checkpoint.results(manager, step)
     everywhere = sharding.replicated(mesh)
     complete = results and results.get("epoch") == spec.epochs and recovery.can_be_read(manager, step, everywhere)
     return results if complete else None
@@ -267,8 +274,9 @@ def _introduce(
     )
 
 
-def _plot_curves(workdir: epath.Path) -> None:
+def _plot_curves(workdir: epath.Path, held: lease.Lease) -> None:
     if jax.process_index() == 0:
+        held.require()
         try:
             curves.plot_curves(workdirs.read_metrics(workdir), workdir / workdirs.CURVES)
         except OSError as error:  # not worth failing for: the numbers in the picture are saved in the metrics

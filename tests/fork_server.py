@@ -2,13 +2,16 @@
 
 Imports of JAX and TensorFlow take most of the time of a short run. Neither library has started a thread or opened a
 device when this process forks, so a child is like a fresh process after its imports, and may be killed like one. The
-process reads {"argv": [...], "output": FILE} line by line, and answers each line with the child's process id and, once
-the child has ended, with the status of `os.waitpid`. The network is tiny, so that it compiles fast.
+process reads {"argv": [...], "output": FILE} line by line, and answers "started PROCESS" and, once it has ended,
+"ended PROCESS STATUS" with the status of `os.waitpid`. The network is tiny, so that it compiles fast.
 """
 
 import json
 import os
+import select
 import sys
+import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -20,6 +23,7 @@ import tensorflow
 from absl import app
 
 from skipnet_jax import evaluate, main, train
+from skipnet_jax.runs import lease
 from tests.tiny_runs import TinyNet
 
 BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate)
@@ -27,18 +31,39 @@ BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflo
 
 def serve() -> None:
     train.build_network = lambda _: TinyNet()
-    for line in sys.stdin:
-        asked = json.loads(line)
-        child = os.fork()
-        if not child:
-            output = os.open(asked["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.argv = ["skipnet_jax", *asked["argv"]]
-            app.run(main.main, flags_parser=main._parse)
-        print(child, flush=True)
-        print(os.waitpid(child, 0)[1], flush=True)
+    lease.RENEW_SECONDS, lease.STALE_SECONDS = map(float, sys.argv[1:])
+    children: set[int] = set()
+    orders = bytearray()
+    asking = True
+    while asking or children:
+        # Wakes up often to look for children that have ended; a signal handler would be inherited.
+        if asking and select.select([0], [], [], 0.02)[0]:
+            read = os.read(0, 65536)
+            asking = bool(read)
+            orders += read
+            while b"\n" in orders:
+                line, _, orders = orders.partition(b"\n")
+                children.add(_fork(json.loads(line)))
+        elif not asking:
+            time.sleep(0.02)
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                children.remove(child)
+                print("ended", child, status, flush=True)
+
+
+def _fork(asked: dict[str, Any]) -> int:
+    child = os.fork()
+    if not child:
+        output = os.open(asked["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.argv = ["skipnet_jax", *asked["argv"]]
+        app.run(main.main, flags_parser=main._parse)
+    print("started", child, flush=True)
+    return child
 
 
 if __name__ == "__main__":

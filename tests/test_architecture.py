@@ -9,10 +9,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "skipnet_jax"
-OPTIONAL = {"jinja2", "onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
+OPTIONAL = {"google", "jinja2", "onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
 DISTRIBUTIONS = {
     "absl": "absl-py",
-    "google": "google-cloud-storage",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
     "tensorflow": "tensorflow-cpu",

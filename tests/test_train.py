@@ -202,7 +202,7 @@ def test_a_signal_during_the_evaluation_saves_and_evaluates_after_resuming(finis
             train.train_and_evaluate(SPEC, tmp_path)
     assert not any("test/loss" in line for line in workdir.read_metrics(tmp_path))
     with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
-        assert manager.metrics(5) is None
+        assert checkpoint.results(manager, 5) is None
     assert train.train_and_evaluate(SPEC, tmp_path) == last_checkpoint(finished_run)[1]
     require_equal(tmp_path, finished_run)
 
@@ -274,7 +274,7 @@ def test_saves_by_the_clock_and_by_epochs_but_the_best_is_an_evaluated_one(tmp_p
     )
     with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
         kept = sorted(manager.all_steps())
-        evaluated = [step for step in kept if manager.metrics(step)]
+        evaluated = [step for step in kept if checkpoint.results(manager, step)]
         assert kept[-1] == 15 and any(step % STEPS_PER_EPOCH for step in kept)
         assert int(checkpoint.find(manager, "best")) in evaluated
 
@@ -324,7 +324,10 @@ def test_the_moving_average_is_evaluated_and_decides_which_checkpoint_is_the_bes
     assert tests[-1]["test/average_accuracy"] == results["average_accuracy"]
     with checkpoint.open_manager(finished_run / workdir.CHECKPOINTS, read_only=True) as manager:
         best = max(tests, key=lambda line: line["test/average_accuracy"])
-        assert manager.metrics(checkpoint.find(manager, "best"))["average_accuracy"] == best["test/average_accuracy"]
+        assert (
+            checkpoint.results(manager, checkpoint.find(manager, "best"))["average_accuracy"]
+            == best["test/average_accuracy"]
+        )
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def last_checkpoint(path: pathlib.Path) -> tuple[int, dict[str, Any] | None, Any
         step = checkpoint.find(manager, "latest")
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         state = checkpoint.restore(manager, step, checkpoint.stored_shapes(manager, step, device))
-        return step, manager.metrics(step), jax.tree.map(np.asarray, state)
+        return step, checkpoint.results(manager, step), jax.tree.map(np.asarray, state)
 
 
 def untimed(path: pathlib.Path) -> list[dict[str, Any]]:

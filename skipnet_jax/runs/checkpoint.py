@@ -2,12 +2,14 @@
 
 A checkpoint at the end of an epoch carries the exact results of its network, so that a finished run needs no second
 evaluation. A checkpoint within an epoch carries none, and is never the best. Both carry the sums that metrics.jsonl has
-not reported yet. Reading is strict: an array too many, too few or of another shape is an error that names the array.
+not reported yet. Reading is strict: an array too many, too few, of another shape or with another checksum is an error
+that names the array.
 """
 
+import asyncio
 import contextlib
-import importlib.util
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,11 +21,17 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from skipnet_jax import files
 from skipnet_jax.errors import DamagedError, UserError
-from skipnet_jax.runs import array_mismatch, checkpoint_damage
-from skipnet_jax.runs.checkpoint_damage import PROGRESS, STATE
+from skipnet_jax.runs import array_mismatch, checkpoint_damage, checksums
+from skipnet_jax.runs.checkpoint_damage import CHECKSUMS, PROGRESS, STATE
+from skipnet_jax.runs.lease import NO_LEASE, Lease
+
+_READ_ATTEMPTS = 10
+_REMOVAL_SECONDS = 0.5  # for a run to remove what it has begun to remove
 
 
-def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.CheckpointManager:
+def open_manager(
+    directory: epath.PathLike, *, read_only: bool = False, lease: Lease = NO_LEASE
+) -> ocp.CheckpointManager:
     """Opens a folder of checkpoints, and creates it unless `read_only`. Leaving a `with` block waits for writes.
 
     Orbax keeps the two newest, in case the newest gets damaged, and the one with the best validation accuracy (the
@@ -33,12 +41,13 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
     Args:
       directory: absolute, or gs://...
       read_only: True for everyone but the run itself.
+      lease: of the workdir. A write in the background that finds it lost leaves no checkpoint.
 
     Raises:
       UserError: the folder is in a bucket, and the package for buckets is not installed.
       DamagedError: the results of a checkpoint cannot be read.
     """
-    _require_cloud_storage(directory)
+    files.require_cloud_storage(directory)
     best = BestN(get_metric_fn=checkpoint_damage.accuracy, reverse=False, n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
@@ -47,8 +56,13 @@ def open_manager(directory: epath.PathLike, *, read_only: bool = False) -> ocp.C
         enable_async_checkpointing=not read_only,
         create=not read_only,
         read_only=read_only,
+        temporary_path_class=None if read_only else _committed_under(lease, directory),
     )
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), PROGRESS: ocp.JsonCheckpointHandler()}
+    handlers = {
+        STATE: ocp.PyTreeCheckpointHandler(),
+        PROGRESS: ocp.JsonCheckpointHandler(),
+        CHECKSUMS: ocp.JsonCheckpointHandler(),
+    }
     try:
         return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
     except (ValueError, TypeError, KeyError, RecursionError) as error:  # Orbax reads all results, damaged or not
@@ -81,10 +95,12 @@ def save(
         if results is not None:
             _add_results(manager, step, results)
         return
-    items = {STATE: ocp.args.PyTreeSave(state)}
+    sums = checksums.seal({checksums.ARRAYS: checksums.of_arrays(state)})
+    items = {STATE: ocp.args.PyTreeSave(state), CHECKSUMS: ocp.args.JsonSave(sums)}
     if pending is not None:
-        items[PROGRESS] = ocp.args.JsonSave(dict(pending))
-    if not manager.save(step, args=ocp.args.Composite(**items), metrics=None if results is None else dict(results)):
+        items[PROGRESS] = ocp.args.JsonSave(checksums.seal(pending))
+    sealed = None if results is None else checksums.seal(results)
+    if not manager.save(step, args=ocp.args.Composite(**items), metrics=sealed):
         raise RuntimeError(f"{manager.directory}: step {step} was not saved; there is {manager.latest_step()} already")
 
 
@@ -118,7 +134,7 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
 
     Raises:
       UserError: the checkpoint is of another network.
-      DamagedError: it cannot be read.
+      DamagedError: it cannot be read, or is not what was saved.
     """
     expected = array_mismatch.shapes(target)
     fields = {path.split("/")[0] for path in expected}
@@ -129,14 +145,62 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
     with _reading(manager, step):
-        return manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
+        restored = manager.restore(step, args=ocp.args.Composite(**{STATE: arguments}))[STATE]
+    if sums := _array_sums(manager, step):
+        read = checksums.of_arrays(restored)
+        if wrong := [path for path in read if sums[path] != list(read[path])]:
+            names = array_mismatch.describe({"wrong checksums": wrong})
+            raise _damaged(manager.directory / str(step), f"arrays that are not what was saved ({names})")
+    return restored
+
+
+def read(directory: epath.Path, which: str, target: Any) -> tuple[int, Any]:
+    """Reads a checkpoint for everyone but the run itself, which may be saving and removing checkpoints meanwhile.
+
+    If the folder has changed after a failed read, the checkpoint was removed under the reader's hands, and the reader
+    looks again which one is the best or the latest.
+
+    Args:
+      directory: absolute, or gs://...
+      which: as for `find`.
+      target: as for `restore`.
+
+    Returns:
+      The step and what was read.
+
+    Raises:
+      UserError, DamagedError: as `find` and `restore` do.
+    """
+    for attempt in range(1, _READ_ATTEMPTS + 1):
+        before = _names(directory)
+        try:
+            with open_manager(directory, read_only=True) as manager:
+                step = find(manager, which)
+                return step, restore(manager, step, target)
+        except (DamagedError, OSError):
+            time.sleep(_REMOVAL_SECONDS)
+            if attempt == _READ_ATTEMPTS or _names(directory) == before:
+                raise
+    raise AssertionError
+
+
+def _names(directory: epath.Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
+
+
+def results(manager: ocp.CheckpointManager, step: int) -> dict[str, float | int] | None:
+    """Reads the results of a checkpoint; None if it was not evaluated, or the results are damaged."""
+    found = manager.metrics(step)
+    if not isinstance(found, dict) or (checksums.CRC in found and not checksums.is_intact(found)):
+        return None
+    return checksums.unseal(found)
 
 
 def read_pending(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     """Reads what `save` got as `pending`; {} if nothing. Raises a DamagedError if the checkpoint is not whole."""
     _require_whole(manager, step)
     file = manager.directory / str(step) / checkpoint_damage.PROGRESS_FILE
-    return files.read_json(file) if file.exists() else {}
+    return checksums.unseal(files.read_json(file)) if file.exists() else {}
 
 
 def stored_shapes(manager: ocp.CheckpointManager, step: int, sharding: jax.sharding.Sharding) -> dict[str, Any]:
@@ -150,12 +214,26 @@ def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
 
 
+def _committed_under(lease: Lease, directory: epath.PathLike) -> type:
+    """Makes Orbax's way of finishing a write one that needs the lease."""
+    usual: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(directory))
+
+    class CommittedUnderLease(usual):
+        """Looks at the lease at the last moment before a checkpoint gets its name."""
+
+        async def finalize(self) -> None:
+            await asyncio.to_thread(lease.require)
+            await super().finalize()
+
+    return CommittedUnderLease
+
+
 def _add_results(manager: ocp.CheckpointManager, step: int, results: Mapping[str, float | int]) -> None:
     manager.wait_until_finished()
     file = manager.directory / str(step) / checkpoint_damage.RESULTS_FILE
     if jax.process_index() == 0:
         file.parent.mkdir(exist_ok=True)
-        files.write_text(file, json.dumps(dict(results)))
+        files.write_text(file, json.dumps(checksums.seal(results)))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("results added")
     manager.reload()
@@ -167,8 +245,17 @@ def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
         tree = manager.item_metadata(step)[STATE].tree
         if not isinstance(tree, dict):
             raise TypeError(f"{STATE} is no dict")
-        array_mismatch.shapes(tree)
-        return tree
+        shapes = array_mismatch.shapes(tree)
+    sums = _array_sums(manager, step)
+    if sums and {path: shape for path, (shape, _) in sums.items()} != shapes:
+        raise _damaged(manager.directory / str(step), "arrays of other names or shapes than its checksums")
+    return tree
+
+
+def _array_sums(manager: ocp.CheckpointManager, step: int) -> dict[str, list[Any]]:
+    """Path of each array -> its type and shape, and its checksum; {} for a checkpoint of before December 2026."""
+    file = manager.directory / str(step) / checkpoint_damage.CHECKSUMS_FILE
+    return files.read_json(file)[checksums.ARRAYS] if file.exists() else {}
 
 
 def _require_whole(manager: ocp.CheckpointManager, step: int) -> None:
@@ -193,17 +280,3 @@ def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
 def _damaged(place: epath.PathLike, got: str) -> DamagedError:
     mend = "Run the training command again: it moves a damaged checkpoint aside and resumes from the one before."
     return DamagedError(f"{place}", got, "what a finished write leaves", mend)
-
-
-def _require_cloud_storage(directory: epath.PathLike) -> None:
-    if files.is_local(directory):
-        return
-    with contextlib.suppress(ModuleNotFoundError):  # find_spec raises it if google.cloud is missing
-        if importlib.util.find_spec("google.cloud.storage"):
-            return
-    raise UserError(
-        f"{directory}",
-        "a bucket",
-        "google-cloud-storage to be installed, which checkpoints in buckets need",
-        'Run: pip install -e ".[gcs]"',
-    )

@@ -3,9 +3,11 @@
     STEP/state/               the TrainState, in Orbax's format
     STEP/metrics/metrics      the results, once the network has been evaluated
     STEP/progress/metadata    the sums that metrics.jsonl has not reported yet: `Console.pending`
+    STEP/checksums/metadata   a checksum of every array; the three small files each hold one of their own
     STEP/_CHECKPOINT_METADATA Orbax's list of these parts
 
-Results may come later than the rest, and older versions wrote no progress; one of the two is always there.
+Results may come later than the rest, and older versions wrote no progress; one of the two is always there. Before
+December 2026 there were no checksums.
 """
 
 import json
@@ -17,13 +19,15 @@ from etils import epath
 
 from skipnet_jax import files
 from skipnet_jax.errors import UserError
+from skipnet_jax.runs import checksums
 
-STATE, METRICS, PROGRESS = "state", "metrics", "progress"  # Orbax's names of the parts
-RESULTS_FILE, PROGRESS_FILE = f"{METRICS}/metrics", f"{PROGRESS}/metadata"
+STATE, METRICS, PROGRESS, CHECKSUMS = "state", "metrics", "progress", "checksums"  # Orbax's names of the parts
+RESULTS_FILE, PROGRESS_FILE, CHECKSUMS_FILE = f"{METRICS}/metrics", f"{PROGRESS}/metadata", f"{CHECKSUMS}/metadata"
 _PARTS_FILE = "_CHECKPOINT_METADATA"
 _FIELDS: dict[str, files.Fields] = {
     RESULTS_FILE: {"accuracy": float},
     PROGRESS_FILE: {"window": list[dict[str, float]], "epoch": dict[str, float]},
+    CHECKSUMS_FILE: {checksums.ARRAYS: dict[str, list]},
 }
 
 
@@ -34,6 +38,8 @@ def accuracy(results: Any) -> float:
       results: any JSON; damaged results are never the best.
     """
     found = results if isinstance(results, dict) else {}
+    if checksums.CRC in found and not checksums.is_intact(found):
+        return -math.inf
     value = found.get("average_accuracy", found.get("accuracy"))
     return float(value) if isinstance(value, int | float) else -math.inf
 
@@ -56,7 +62,9 @@ def find(checkpoint: epath.Path) -> str:
                 files.require_fields(record, dict.fromkeys(record, float), name)
         except UserError as error:
             return f"a damaged {name}: {error.got}"
-    return "" if found else "no results"
+        if (CHECKSUMS_FILE in found or checksums.CRC in record) and not checksums.is_intact(record):
+            return f"a damaged {name}: its checksum is wrong"
+    return "" if {RESULTS_FILE, PROGRESS_FILE} & set(found) else "no results"
 
 
 def _parts(checkpoint: epath.Path) -> Collection[str] | None:

@@ -10,6 +10,7 @@ import tqdm
 from etils import epath
 
 from skipnet_jax.errors import DivergedError
+from skipnet_jax.runs.lease import NO_LEASE, Lease
 from skipnet_jax.runs.metrics_log import MetricsLog
 from skipnet_jax.training import objectives, steps
 
@@ -41,6 +42,7 @@ class Console:
         pending: Mapping[str, Any] | None = None,
         unevaluated: bool = False,
         wandb_project: str = "",
+        lease: Lease = NO_LEASE,
     ) -> None:
         """Opens the logs.
 
@@ -50,13 +52,15 @@ class Console:
           total: number of steps of the whole run.
           steps_per_epoch: of the run.
           pending: what `pending()` returned at step `start`.
-          unevaluated, wandb_project: as for `MetricsLog`.
+          unevaluated, wandb_project, lease: as for `MetricsLog`.
         """
         pending = pending or {}
         self._first_host = jax.process_index() == 0
         self._log: MetricsLog | None = None
         if self._first_host:
-            self._log = MetricsLog(workdir, step=start, unevaluated=unevaluated, wandb_project=wandb_project)
+            self._log = MetricsLog(
+                workdir, step=start, unevaluated=unevaluated, wandb_project=wandb_project, lease=lease
+            )
         self._bar: tqdm.tqdm | None = None
         self._start, self.done, self._total, self._steps_per_epoch = start, start, total, steps_per_epoch
         self._resumed: list[HostMetrics] = list(pending.get("window", []))  # steps since the last fetch, before `start`

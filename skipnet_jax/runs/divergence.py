@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from skipnet_jax.errors import DivergedError
+from skipnet_jax.runs.lease import NO_LEASE, Lease
 from skipnet_jax.specs import TrainSpec
 from skipnet_jax.training import nonfinite, steps
 
@@ -29,6 +30,7 @@ class Guard:
         *,
         batches_from: Callable[[int], Iterator[dict[str, np.ndarray]]],
         saved: Callable[[], str],
+        lease: Lease = NO_LEASE,
     ) -> None:
         """Checks nothing yet.
 
@@ -37,7 +39,9 @@ class Guard:
           workdir: where to keep the batch.
           batches_from: makes the training batches that follow after so many steps.
           saved: says what is saved.
+          lease: of the workdir.
         """
+        self._lease = lease
         self._spec, self._workdir, self._batches_from, self._saved = spec, workdir, batches_from, saved
         self._last: Mapping[str, float | int] = {}
 
@@ -77,6 +81,7 @@ class Guard:
         host = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
         file = self._workdir / f"nonfinite_step_{step}{host}.npz"
         arrays: dict[str, Any] = {"step": step, **numbers, **next(self._batches_from(step - 1))}
+        self._lease.require()
         with file.open("wb") as stream:
             np.savez_compressed(stream, **{name.replace(" ", "_"): array for name, array in arrays.items()})
         return file

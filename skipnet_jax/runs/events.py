@@ -16,6 +16,7 @@ from etils import epath
 from skipnet_jax import files
 from skipnet_jax.runs import signals
 from skipnet_jax.runs import workdir as workdirs
+from skipnet_jax.runs.lease import NO_LEASE, Lease
 
 LIBRARIES = (
     "jax",
@@ -33,11 +34,17 @@ LIBRARIES = (
 
 
 @contextlib.contextmanager
-def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
+def recorded(workdir: epath.Path, done: Callable[[], int], lease: Lease = NO_LEASE) -> Iterator[None]:
     """Records a start, and a stop with its reason at the end of the `with` block.
 
-    A start without a stop means that the process was killed. `done` returns the number of training steps so far.
+    A start without a stop means that the process was killed, or has lost the lease.
+
+    Args:
+      workdir: the run's.
+      done: returns the number of training steps so far.
+      lease: of the workdir.
     """
+    lease.require()
     if jax.process_index() == 0:
         files.write_lines(workdir / workdirs.EVENTS, read(workdir))  # drops a line that kill -9 has torn
     _record(workdir, "start", done(), _circumstances())
@@ -48,6 +55,7 @@ def recorded(workdir: epath.Path, done: Callable[[], int]) -> Iterator[None]:
         why = error.why if isinstance(error, signals.Stopped) else f"{type(error).__name__}: {error}".splitlines()[0]
         raise
     finally:
+        lease.require()
         _record(workdir, "stop", done(), {"why": why})
 
 

@@ -11,6 +11,7 @@ from etils import epath
 
 from skipnet_jax import files
 from skipnet_jax.runs import workdir as workdirs
+from skipnet_jax.runs.lease import NO_LEASE, Lease
 from skipnet_jax.runs.wandb_log import WandbLog
 
 TENSORBOARD_RETRY_SECONDS = 60.0  # on a full disk, TensorFlow prints its own errors at every try
@@ -19,7 +20,15 @@ TENSORBOARD_RETRY_SECONDS = 60.0  # on a full disk, TensorFlow prints its own er
 class MetricsLog:
     """Writes each line of metrics to all logs."""
 
-    def __init__(self, workdir: epath.Path, *, step: int, unevaluated: bool = False, wandb_project: str = "") -> None:
+    def __init__(
+        self,
+        workdir: epath.Path,
+        *,
+        step: int,
+        unevaluated: bool = False,
+        wandb_project: str = "",
+        lease: Lease = NO_LEASE,
+    ) -> None:
         """Opens the logs, and drops the lines that the run is about to write again.
 
         Args:
@@ -27,7 +36,9 @@ class MetricsLog:
           step: the step from which the run resumes.
           unevaluated: whether resuming begins with the evaluation of that step, which may have a line already.
           wandb_project: of Weights & Biases; empty = off.
+          lease: of the workdir; once it is lost, `write` and `close` raise LeaseLostError and write nothing.
         """
+        self._lease = lease
         self._file = workdir / workdirs.METRICS
         self._unwritten = b""  # found no room on the disk yet
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
@@ -48,6 +59,7 @@ class MetricsLog:
           step: number of training steps so far.
           scalars: by name, as in train/loss and test/accuracy.
         """
+        self._lease.require()
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._unwritten = files.append_lines(self._file, [line], unwritten=self._unwritten)
         self._tensorboard.write(step, scalars)
@@ -56,6 +68,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Writes what is still buffered."""
+        self._lease.require()
         self._unwritten = files.append_lines(self._file, [], unwritten=self._unwritten)
         self._tensorboard.flush()
         if self._wandb is not None:

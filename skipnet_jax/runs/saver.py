@@ -15,7 +15,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from skipnet_jax import files
+from skipnet_jax.errors import LeaseLostError
 from skipnet_jax.runs import checkpoint, hosts
+from skipnet_jax.runs.lease import NO_LEASE, Lease
 
 RETRY_SECONDS = 60.0
 
@@ -27,19 +29,20 @@ class Saver:
     minute later the saver tries again with the state of that time, until there is room.
     """
 
-    def __init__(self, directory: epath.Path, *, every_minutes: float) -> None:
+    def __init__(self, directory: epath.Path, *, every_minutes: float, lease: Lease = NO_LEASE) -> None:
         """Opens the folder of checkpoints. Use the saver in a `with` block, which closes it.
 
         Args:
           directory: `checkpoints` of a workdir.
           every_minutes: longest time between two saves; 0 = ignore the clock.
+          lease: of the workdir; once it is lost, nothing is written or removed.
         """
-        self._directory = directory
+        self._directory, self._lease = directory, lease
         self._every = every_minutes * 60 or float("inf")
         self._begun = now()
         self._failed = False
         self._writing: int | None = None  # the step of a write in the background
-        self.manager = checkpoint.open_manager(directory)
+        self.manager = checkpoint.open_manager(directory, lease=lease)
 
     def __enter__(self) -> "Saver":
         return self
@@ -47,6 +50,8 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, LeaseLostError):
+            return
         if error is None or not hosts.is_lost(error):  # a write would wait for the lost host's part
             self.finish()
             self.manager.close()
@@ -68,6 +73,7 @@ class Saver:
         """Starts to write a checkpoint; the arguments are as for `checkpoint.save`."""
         self.finish()  # reports a failure of the previous write as that write's
         self._begun = now()
+        self._lease.require()
         try:
             _require_room(self._directory, state)
             checkpoint.save(self.manager, step, state, results, pending)
@@ -92,11 +98,12 @@ class Saver:
         return not self._failed
 
     def _fail(self, step: int, error: Exception) -> None:
+        self._lease.require()  # what the failed write left behind may belong to the new holder
         self._failed = True
         for _ in range(3):  # the manager raises the errors of its threads one by one
             with contextlib.suppress(Exception):
                 self.manager.close()
-        self.manager = checkpoint.open_manager(self._directory)  # removes what the failed write left behind
+        self.manager = checkpoint.open_manager(self._directory, lease=self._lease)  # removes what the write left
         if jax.process_index() == 0:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(

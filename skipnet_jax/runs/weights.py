@@ -63,9 +63,7 @@ def load(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})},
     )
-    with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS, read_only=True) as manager:
-        step = checkpoint.find(manager, which)
-        read = checkpoint.restore(manager, step, {"average": target} if averaged else target)
+    step, read = checkpoint.read(workdir / workdirs.CHECKPOINTS, which, {"average": target} if averaged else target)
     return Weights(spec, step, read["average"] if averaged else read, averaged)
 
 

@@ -4,6 +4,7 @@
     data.json          the class names and the number of training images
     events.jsonl       every start (git revision, library versions, devices, command) and every stop with its reason
     checkpoints/       the two newest and the best
+    lease/             who is training here, while somebody is
     damaged/           checkpoints that could not be read; nothing reads them again
     metrics.jsonl      one line per record, for programs; interruptions leave no trace in it except in the timings
     tensorboard/       the same numbers for TensorBoard

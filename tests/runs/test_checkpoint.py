@@ -54,7 +54,7 @@ def test_keeps_the_two_newest_and_the_best(manager, tmp_path):
         save_all(again, {50: 0.6})
         assert sorted(again.all_steps()) == [20, 40, 50]
         assert [checkpoint.find(again, which) for which in ("best", "latest", "20")] == [20, 50, 20]
-        assert again.metrics(20) == {"accuracy": 0.9, "epoch": 2}
+        assert checkpoint.results(again, 20) == {"accuracy": 0.9, "epoch": 2}
 
 
 def test_an_unevaluated_checkpoint_is_the_best_only_if_nothing_is_evaluated(manager):
@@ -88,10 +88,10 @@ def test_results_that_come_later_do_not_touch_what_is_saved(manager, tmp_path):
         save_all(manager, {10: 0.5})
     (folder / "metrics" / ".metrics.new").unlink()
     with checkpoint.open_manager(tmp_path / "checkpoints", read_only=True) as reader:
-        assert reader.latest_step() == 10 and reader.metrics(10) is None
+        assert reader.latest_step() == 10 and checkpoint.results(reader, 10) is None
     save_all(manager, {10: 0.5})
     checkpoint.save(manager, 10, make_state(10.0), None, PENDING)  # as after a second signal: nothing is lost
-    assert manager.metrics(10) == {"accuracy": 0.5, "epoch": 1}
+    assert checkpoint.results(manager, 10) == {"accuracy": 0.5, "epoch": 1}
     after = {file: file.stat() for file in before}
     assert [(stat.st_ino, stat.st_mtime_ns) for stat in after.values()] == [
         (stat.st_ino, stat.st_mtime_ns) for stat in before.values()
@@ -168,6 +168,38 @@ def test_an_incomplete_checkpoint_is_an_error_that_names_its_folder(tmp_path):
         with pytest.raises(errors.DamagedError, match="checkpoints/20: got no state/_METADATA, expected"):
             checkpoint.restore(manager, 20, target(make_state(0.0)))
         assert checkpoint.find(manager, "best") == 10
+
+
+@pytest.mark.parametrize("left", ["all", "half"])
+def test_a_checkpoint_that_the_run_removes_under_a_reader_s_hands_is_looked_for_again(
+    manager, tmp_path, monkeypatch, left
+):
+    save_all(manager, {10: 0.5, 20: 0.9})
+    folder, found = tmp_path / "checkpoints", []
+
+    def find(reader, which):
+        found.append(original(reader, which))
+        if len(found) == 1:
+            save_all(manager, {30: 0.95, 40: 0.6})  # removes steps 10 and 20
+            (folder / "30" / "state" / "_METADATA").unlink()
+            (folder / "30").rename(tmp_path / "gone")
+            if left == "half":
+                (folder / "20" / "state").mkdir(parents=True)
+        return found[-1]
+
+    original = checkpoint.find
+    monkeypatch.setattr(checkpoint, "find", find)
+    step, read = checkpoint.read(folder, "latest", target(make_state(0.0)))
+    assert (step, found) == (40, [20, 40])
+    assert_equal(read, make_state(40.0))
+
+
+def test_a_damaged_checkpoint_that_nobody_removes_is_an_error(manager, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_REMOVAL_SECONDS", 0.0)
+    save_all(manager, {10: 0.5})
+    (tmp_path / "checkpoints" / "10" / "state" / "_METADATA").unlink()
+    with pytest.raises(errors.DamagedError, match="no state/_METADATA"):
+        checkpoint.read(tmp_path / "checkpoints", "latest", target(make_state(0.0)))
 
 
 def test_reading_leaves_an_unfinished_write_alone(manager, tmp_path):

@@ -1,6 +1,5 @@
 """kill -9 at many moments: every start resumes from the newest whole checkpoint, and the end has the same bits."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,87 +16,11 @@ import pytest
 from orbax import checkpoint as ocp
 
 from skipnet_jax.runs import events, workdir
+from tests.lives import DEADLINE, EVERY_STEP, ROOT, RUN, SELDOM, Forks, Life, env  # noqa: F401 (a fixture)
 from tests.tiny_runs import require_equal
 
-ROOT = pathlib.Path(__file__).parents[2]
-DEADLINE = 120  # seconds for anything that a process does
-RUN = [
-    "--config=configs/digits.py",
-    "--config.data.image_size=8",
-    "--config.data.pad_crop=1",
-    "--config.mixing.cutmix_prob=0.4",
-    "--config.mixing.mixup_prob=0.3",
-    "--config.mixing.erasing_prob=0.25",
-    "--config.batch_size=128",
-    "--config.model.bn_group_size=0",
-    "--config.ema_decay=0.9",
-    "--config.log_every_steps=3",
-    "--config.checkpoint_every_epochs=5",
-]
-EVERY_STEP = "--config.checkpoint_every_minutes=1e-9"  # as fast as the disk allows: there is almost always a save
-SELDOM = "--config.checkpoint_every_minutes=0"
 
-
-@dataclasses.dataclass
-class Life:
-    """One process of a run, from its start to its end."""
-
-    folder: pathlib.Path
-    process: int
-    output: pathlib.Path
-    ended: Callable[[], int]  # waits, and returns the status of `os.waitpid`
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def wait_for(self, happened: Callable[[], bool]) -> None:
-        """Polls as fast as it can, until something happened or the process finished."""
-        deadline = time.monotonic() + DEADLINE
-        while not happened() and "finished: " not in self.said():
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.001)
-
-    def kill(self) -> bool:
-        """Returns whether the kill ended the process."""
-        os.kill(self.process, signal.SIGKILL)
-        return os.WTERMSIG(self.ended()) == signal.SIGKILL
-
-
-class Forks:
-    """Starts lives that have done their imports already."""
-
-    def __init__(self, env: dict[str, str], folder: pathlib.Path) -> None:
-        self._output = folder / "output"
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server"],
-            cwd=ROOT,
-            env=env | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._alive: int | None = None
-
-    def start(self, path: pathlib.Path, *flags: str) -> Life:
-        self._output.unlink(missing_ok=True)
-        self._output.touch()
-        asked = {"argv": [*RUN, *flags, f"--workdir={path}"], "output": str(self._output)}
-        print(json.dumps(asked), file=self._server.stdin, flush=True)
-        self._alive = int(self._server.stdout.readline())
-        return Life(path, self._alive, self._output, self._wait)
-
-    def close(self) -> None:
-        if self._alive is not None:
-            os.kill(self._alive, signal.SIGKILL)
-        self._server.communicate()
-
-    def _wait(self) -> int:
-        status = int(self._server.stdout.readline())
-        self._alive = None
-        return status
-
-
-def start_command(env: dict[str, str], path: pathlib.Path, *flags: str) -> Life:
+def start_command(env: dict[str, str], path: pathlib.Path, *flags: str) -> Life:  # noqa: F811
     """Starts a life as the user does, by the command."""
     output = path.parent / "output"
     command = [sys.executable, "-m", "skipnet_jax.main", *RUN, *flags, f"--workdir={path}"]
@@ -109,17 +32,6 @@ def start_command(env: dict[str, str], path: pathlib.Path, *flags: str) -> Life:
         return -status if status < 0 else status << 8
 
     return Life(path, process.pid, output, ended)
-
-
-@pytest.fixture(scope="module")
-def env(tmp_path_factory) -> dict[str, str]:
-    """One device, and a cache of everything compiled."""
-    return {
-        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
 
 
 def saved(path: pathlib.Path) -> list[int]:
@@ -160,7 +72,7 @@ def require_resumed_from(life: Life, newest: int | None) -> bool:
     return bool(said)
 
 
-def kill_and_resume(env, tmp_path, aims: list[str], epochs: int) -> tuple[int, dict[str, int]]:
+def kill_and_resume(env, tmp_path, aims: list[str], epochs: int) -> tuple[int, dict[str, int]]:  # noqa: F811
     """Kills a run once per aim, lets it finish, and checks that it ends like a run that nothing interrupted.
 
     Returns:
@@ -210,13 +122,13 @@ def kill_and_resume(env, tmp_path, aims: list[str], epochs: int) -> tuple[int, d
     return resumed, hits
 
 
-def test_two_kills(env, tmp_path):
+def test_two_kills(env, tmp_path):  # noqa: F811
     resumed, _ = kill_and_resume(env, tmp_path, ["training", "saving"], epochs=6)
     assert resumed == 2
 
 
 @pytest.mark.slow
-def test_fifty_kills(env, tmp_path):
+def test_fifty_kills(env, tmp_path):  # noqa: F811
     """At random moments: while it starts and restores, between steps, in a save, after SIGTERM."""
     aims = ["start"] * 12 + ["training"] * 12 + ["saving"] * 18 + ["SIGTERM"] * 8
     random.Random(20).shuffle(aims)
@@ -225,7 +137,7 @@ def test_fifty_kills(env, tmp_path):
 
 
 @pytest.mark.slow
-def test_kills_of_the_command_itself(env, tmp_path):
+def test_kills_of_the_command_itself(env, tmp_path):  # noqa: F811
     """In the imports, in the first step and in a save, with a network of the project."""
     path, flags = tmp_path / "parts", ["--config.model.name=resnet20", "--config.epochs=2"]
 
