@@ -61,7 +61,29 @@ def put_in_place(new: epath.PathLike, file: epath.PathLike) -> None:
     if is_local(file):
         with open(new, "rb") as stream:
             os.fsync(stream.fileno())  # otherwise a power failure may leave the new name on an empty file
-    epath.Path(new).replace(file)
+    new, file = epath.Path(new), epath.Path(file)
+    try:
+        new.replace(file)
+    except FileExistsError:  # some network file systems do not rename over an existing file
+        file.rename(_old(file))
+        new.rename(file)
+        _old(file).unlink()
+
+
+def restore_interrupted(folder: epath.Path) -> None:
+    """Completes what `put_in_place` left undone if it was killed on a file system that does not rename over files."""
+    if not is_local(folder):
+        return
+    for old in folder.glob(".*.old"):
+        file = folder / old.name[1 : -len(".old")]
+        if file.exists():
+            old.unlink()
+        else:
+            old.rename(file)
+
+
+def _old(file: epath.Path) -> epath.Path:
+    return file.parent / f".{file.name}.old"
 
 
 def write_json(file: epath.PathLike, content: Any) -> None:

@@ -25,7 +25,7 @@ from skipnet_jax.runs.console import Console
 from skipnet_jax.runs.divergence import Guard
 from skipnet_jax.runs.saver import Saver
 from skipnet_jax.specs import TrainSpec
-from skipnet_jax.training import sharding, steps
+from skipnet_jax.training import device_memory, sharding, steps
 
 
 def train_and_evaluate(
@@ -139,6 +139,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
         contextlib.ExitStack() as at_exit,
         events.recorded(workdir, lambda: console.done, held),
         signals.Signals(cast=hosts.Votes(mesh).cast if jax.process_count() > 1 else None) as stop_signals,
+        device_memory.explained("batch_size", spec.batch_size, state, mesh),
     ):
         at_exit.callback(_plot_curves, workdir, held)
         at_exit.callback(console.close)

@@ -1,8 +1,10 @@
 """Files of text and JSON."""
 
+import errno
 import os
 
 import pytest
+from etils import epath
 
 from skipnet_jax import errors, files
 
@@ -33,6 +35,49 @@ def test_the_old_file_stays_until_the_whole_new_one_is_on_the_disk(tmp_path, mon
     assert seen == [(file.stat().st_ino, len("new and longer"), "old")]
     assert file.read_text() == "new and longer"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def no_rename_over_files(monkeypatch):
+    """A file system like some in networks; there is none here, so `os` behaves like one."""
+    original = os.rename
+
+    def renamed(source, target):
+        if os.path.exists(target):
+            raise FileExistsError(errno.EEXIST, "File exists", str(source), None, str(target))
+        original(source, target)
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed)
+
+
+def test_a_file_system_that_does_not_rename_over_files(tmp_path, no_rename_over_files):
+    file = tmp_path / "file"
+    for text in ("one", "two", "three"):
+        files.write_text(file, text)
+        assert file.read_text() == text and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("renames_done", [1, 2])
+def test_there_a_kill_between_two_renames_loses_nothing(tmp_path, monkeypatch, no_rename_over_files, renames_done):
+    file, count, rename = epath.Path(tmp_path) / "file", [], os.rename
+    files.write_text(file, "one")
+
+    def killed(*names):
+        if len(count) == renames_done:
+            raise KeyboardInterrupt
+        rename(*names)
+        count.append(names)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "rename", killed)
+        for name in ("unlink", "remove"):
+            patch.setattr(os, name, killed)
+        files.write_text(file, "two")
+    assert file.exists() == (renames_done == 2)
+    files.restore_interrupted(epath.Path(tmp_path))
+    assert file.read_text() == ("one", "two")[renames_done - 1]
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".old")]
 
 
 def test_lines_that_find_no_room_wait_for_the_next_call(tmp_path):

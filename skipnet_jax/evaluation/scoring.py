@@ -12,7 +12,7 @@ from jaxtyping import PyTree, Shaped
 
 from skipnet_jax.data import pipeline, splits
 from skipnet_jax.specs import TrainSpec
-from skipnet_jax.training import objectives, sharding, steps
+from skipnet_jax.training import device_memory, objectives, sharding, steps
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
@@ -50,15 +50,16 @@ def evaluate_state(
     """
     networks = [state.variables, state.average] if state.average else [state.variables]
     outputs: list[list[dict[str, PyTree]]] = [[] for _ in networks]
-    for batch in batches(split, spec, mesh):
-        if check is not None:
-            check()
-        images = sharding.to_global(batch, mesh)
-        for variables, output in zip(networks, outputs, strict=True):
-            output.append(eval_step(variables, images))
-        if len(outputs[-1]) > steps.IN_FLIGHT:
-            jax.block_until_ready(outputs[-1][-1 - steps.IN_FLIGHT])
-    network, *average = jax.device_get(outputs)
+    with device_memory.explained("eval_batch_size", spec.eval_batch_size, state, mesh):
+        for batch in batches(split, spec, mesh):
+            if check is not None:
+                check()
+            images = sharding.to_global(batch, mesh)
+            for variables, output in zip(networks, outputs, strict=True):
+                output.append(eval_step(variables, images))
+            if len(outputs[-1]) > steps.IN_FLIGHT:
+                jax.block_until_ready(outputs[-1][-1 - steps.IN_FLIGHT])
+        network, *average = jax.device_get(outputs)
     results = objectives.means(network, MEANS) | {"count": int(sum(output["count"] for output in network))}
     if split.held_out:
         results[HELD_OUT] = 1

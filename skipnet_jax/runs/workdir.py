@@ -88,6 +88,8 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     workdir = locate(path)
     if workdir.exists() and not workdir.is_dir():
         raise UserError("workdir", f"{workdir}, which is a file", "a folder or a new path")
+    if jax.process_index() == 0 and workdir.exists():
+        files.restore_interrupted(workdir)
     wanted = config.to_dict(spec)
     stored = wanted
     if (workdir / CHECKPOINTS).exists() and any((workdir / CHECKPOINTS).iterdir()):

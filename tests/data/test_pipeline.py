@@ -12,7 +12,7 @@ from skipnet_jax.data.folders import Files
 from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.data.shards import Shards
 from skipnet_jax.data.splits import Batch, DataSplit
-from skipnet_jax.errors import UserError
+from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images, made_shards
 
@@ -249,3 +249,18 @@ def test_hosts_that_cannot_share_shards_are_refused_at_the_call(shards: Shards) 
     large = dataclasses.replace(shards, shards=(dataclasses.replace(shards.shards[0], examples=500),))
     with pytest.raises(UserError, match=r"^batch_size: got 130, whose examples come from 65 streams.*2 hosts share"):
         pipeline.train_batches(large, ENCODED, batch_size=130, seed=0, start_step=0, process_count=2)
+
+
+def test_no_flipped_bit_of_a_shard_reaches_training(tmp_path: pathlib.Path) -> None:
+    """TensorFlow compares both checksums of every record that it reads: one of its length, one of its content."""
+    split = made_shards.write(tmp_path, counts=(2, 2, 2))
+    shard = pathlib.Path(split.shards[1].path)
+    whole, spec = shard.read_bytes(), dataclasses.replace(ENCODED, on_corrupt="skip")
+    want = take(split, spec, 1, batch_size=6)
+    last = len(whole) - 1
+    for at in (0, 7, 8, 11, 12, 40, last // 2 - 4, last // 2 + 20, last - 40, last - 4, last):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=f"{shard.name}: got [01] records and then 'corrupted record"):
+            take(split, spec, 1, batch_size=6)
+    shard.write_bytes(whole)
+    assert_equal(take(split, spec, 1, batch_size=6), want)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from skipnet_jax import errors
@@ -189,7 +190,7 @@ def test_a_checkpoint_that_the_run_removes_under_a_reader_s_hands_is_looked_for_
 
     original = checkpoint.find
     monkeypatch.setattr(checkpoint, "find", find)
-    step, read = checkpoint.read(folder, "latest", target(make_state(0.0)))
+    step, read = checkpoint.read(epath.Path(folder), "latest", target(make_state(0.0)))
     assert (step, found) == (40, [20, 40])
     assert_equal(read, make_state(40.0))
 
@@ -199,7 +200,7 @@ def test_a_damaged_checkpoint_that_nobody_removes_is_an_error(manager, tmp_path,
     save_all(manager, {10: 0.5})
     (tmp_path / "checkpoints" / "10" / "state" / "_METADATA").unlink()
     with pytest.raises(errors.DamagedError, match="no state/_METADATA"):
-        checkpoint.read(tmp_path / "checkpoints", "latest", target(make_state(0.0)))
+        checkpoint.read(epath.Path(tmp_path) / "checkpoints", "latest", target(make_state(0.0)))
 
 
 def test_reading_leaves_an_unfinished_write_alone(manager, tmp_path):

@@ -1,7 +1,9 @@
 """Resuming from the newest checkpoint that can be read."""
 
+import os
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +127,27 @@ def test_a_second_damaged_checkpoint_of_a_step_gets_another_name(run):
         (run / workdir.CHECKPOINTS / "30").mkdir()
         recovery.put_aside_incomplete(run)
     assert {path.name for path in (run / workdir.DAMAGED).iterdir()} == {"30", "30-again"}
+
+
+def test_the_latest_is_the_highest_step_whatever_the_clocks_say(tmp_path, monkeypatch):
+    """The clock jumps back by a day before each save, and somebody copies the files so that the oldest look newest."""
+    days = iter(range(1000))
+    clock = time.time
+    run = epath.Path(tmp_path)
+    with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager:
+        for step in (10, 20, 30, 40):
+            day = next(days)
+            monkeypatch.setattr(time, "time", lambda day=day: clock() - 86_400 * day)
+            monkeypatch.setattr(time, "time_ns", lambda day=day: int(1e9 * (clock() - 86_400 * day)))
+            checkpoint.save(manager, step, state_of(step), {"accuracy": 0.5}, pending_of(step))
+        manager.wait_until_finished()
+        assert sorted(manager.all_steps()) == [30, 40]
+    for step, seconds in (("30", 4e9), ("40", 0)):
+        folder = tmp_path / workdir.CHECKPOINTS / step
+        for path in [folder, *folder.rglob("*")]:
+            os.utime(path, (seconds, seconds))
+    assert restore(run) == (40, pending_of(40))
+    assert not (run / workdir.DAMAGED).exists()
 
 
 def test_another_network_is_no_damage(run):

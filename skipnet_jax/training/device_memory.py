@@ -1,0 +1,86 @@
+"""Says what to do when a batch is too big for the memory of a device, in place of XLA's trace."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from skipnet_jax.errors import UserError
+
+# In XLA's messages: what a program would take of what there is (TPUs, when compiled), and what found no room.
+_USED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)")
+_ALLOCATION = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)")
+_SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@contextlib.contextmanager
+def explained(field: str, batch_size: int, state: Any, mesh: Mesh) -> Iterator[None]:
+    """Within this block a device without room for a batch is the user's error, with the state's memory by part.
+
+    Args:
+      field: that holds the batch size: batch_size or eval_batch_size.
+      batch_size: of all devices together.
+      state: a TrainState; nothing is read but shapes.
+      mesh: of the run.
+
+    Raises:
+      UserError: a device has run out of memory.
+    """
+    parts = {
+        "parameters": _bytes_of(state.params),
+        "optimiser": _bytes_of(state.opt_state),
+        "statistics": _bytes_of(state.batch_stats),
+        "moving average": _bytes_of(state.average),
+    }
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # ValueError: raised by jax.block_until_ready
+        if isinstance(error, UserError) or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _too_big(field, batch_size, parts, str(error), mesh) from error
+
+
+def _too_big(field: str, batch_size: int, parts: dict[str, int], message: str, mesh: Mesh) -> UserError:
+    kept = sum(parts.values())
+    stats = mesh.local_devices[0].memory_stats() or {}  # None on CPUs
+    available = int(stats.get("bytes_limit", 0))
+    if found := _USED.search(message):
+        needed, available = _read(found[1]), _read(found[2])
+    elif found := _ALLOCATION.search(message):
+        needed = _read(found[1]) + int(stats.get("bytes_in_use", kept))
+    else:
+        needed = 0
+    named = ", ".join(f"{name} {_words(size)}" for name, size in parts.items() if size)
+    per_device = f"{batch_size // mesh.size} images per device"
+    total = f"needs at least {_words(needed)} of a device's memory" if needed else "needs too much memory"
+    rest = f", {_words(needed - kept)} for activations, gradients and images" if needed > kept else ""
+    room = f"; the device has {_words(available)}" if available else ""
+    fits = ""
+    if available > kept and needed > available:
+        share = (available - kept) / (needed - kept)  # what grows with the batch
+        if size := int(batch_size * share) // mesh.size * mesh.size:
+            fits = f" About {size} should fit."
+    less = "" if field == "eval_batch_size" else " recompute activations (`model.remat`=True), `accumulate_steps`=2,"
+    return UserError(
+        field,
+        f"{batch_size} ({per_device}), which {total}: {named}{rest}{room}",
+        "a batch that fits",
+        f"Give a smaller `{field}`,{less} or more devices.{fits} --mode=plan says what fits without trying.",
+    )
+
+
+def _bytes_of(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _read(text: str) -> int:
+    """Reads XLA's sizes without their units: 20.1G, 123456."""
+    number, suffix = re.fullmatch(r"([\d.]+) ?([KMGT]?)", text).groups()  # type: ignore[union-attr]
+    return int(float(number) * _SUFFIXES[suffix])
+
+
+def _words(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
