@@ -101,7 +101,7 @@ def cifar_wide(network: str, dataset: str) -> ml_collections.ConfigDict:
 def imagenet_resnet(network: str) -> ml_collections.ConfigDict:
     """ResNet, ResNeXt and SE-ResNe(X)t on ImageNet: CutMix on every example, 300 epochs."""
     return _imagenet(
-        ModelSpec(name=network, num_classes=1000),
+        ModelSpec(name=network, num_classes=1000, dtype="auto"),
         mixing=MixingSpec(cutmix_prob=1.0),
         optim=OptimSpec(lr=0.4, lr_batch_size=1024, weight_decay=1e-4),
     )
@@ -110,7 +110,7 @@ def imagenet_resnet(network: str) -> ml_collections.ConfigDict:
 def imagenet_regnet(network: str) -> ml_collections.ConfigDict:
     """RegNet on ImageNet: no mixing."""
     return _imagenet(
-        ModelSpec(name=network, num_classes=1000),
+        ModelSpec(name=network, num_classes=1000, dtype="auto"),
         mixing=MixingSpec(),
         optim=OptimSpec(lr=0.8, lr_batch_size=1024, weight_decay=5e-5),
     )
@@ -129,7 +129,7 @@ def imagenet_adamw(network: str, drop_path: float) -> ml_collections.ConfigDict:
       drop_path: stochastic depth, which depends on the network's size.
     """
     return _imagenet(
-        ModelSpec(name=network, num_classes=1000, drop_path=drop_path),
+        ModelSpec(name=network, num_classes=1000, dtype="auto", drop_path=drop_path),
         mixing=MixingSpec(cutmix_prob=0.7, mixup_prob=0.3, erasing_prob=0.25, label_smoothing=0.1),
         optim=OptimSpec(name="adamw", lr=1e-3, lr_batch_size=1024, weight_decay=0.05),
         rand_augment_ops=2,

@@ -10,7 +10,7 @@ import dataclasses
 
 from skipnet_jax.errors import UserError
 
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = ("auto", "float32", "bfloat16", "float64")
 OPTIMIZERS = ("sgd", "sam", "adamw", "rmsprop", "rmsprop_tf")
 SCHEDULES = ("cosine", "exponential", "constant")
 SCHEDULE_UNITS = ("epoch", "step")
@@ -41,7 +41,8 @@ class ModelSpec:
     Args:
       name: one of `skipnet_jax.models.list_models()`.
       num_classes: width of the classifier; must equal the data set's number of classes.
-      dtype: of the computation: float32, bfloat16 or float64 (needs JAX_ENABLE_X64=1). Parameters and statistics stay
+      dtype: of the computation: float32, bfloat16 or float64 (needs JAX_ENABLE_X64=1); or auto, which a new run
+        replaces by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere. Parameters and statistics stay
         in float32 (float64 in float64).
       bn_group_size: examples that batch norm normalises together; 0 = the whole batch.
       gate_reduction: divides a gate's hidden width; 0 = the network's own (8, or 2 for CIFAR ResNets).

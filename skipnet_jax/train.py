@@ -25,7 +25,7 @@ from skipnet_jax.runs.console import Console
 from skipnet_jax.runs.divergence import Guard
 from skipnet_jax.runs.saver import Saver
 from skipnet_jax.specs import TrainSpec
-from skipnet_jax.training import device_memory, sharding, steps
+from skipnet_jax.training import device_memory, precision, sharding, steps
 
 
 def train_and_evaluate(
@@ -55,6 +55,10 @@ def train_and_evaluate(
     hosts.require_shared(workdirs.locate(workdir))
     wandb_log.require_installed(spec.wandb_project)
     with lease.hold(workdirs.locate(workdir)) as held:
+        if spec.model.dtype == "auto":  # a run keeps its type, also on other devices
+            started = workdirs.started_spec(workdirs.locate(workdir))
+            device = jax.devices()[0]
+            spec = precision.with_dtype(spec, started.model.dtype) if started else precision.resolve(spec, device)
         workdir = workdirs.open_for_training(workdir, spec, allow_change=allow_change)
         recovery.put_aside_incomplete(workdir)
         checkpoints = workdir / workdirs.CHECKPOINTS

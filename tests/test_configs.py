@@ -151,7 +151,13 @@ def test_every_field_is_what_the_publication_says(stem, arguments):
     dataset = (arguments or ("cifar10",))[0] if recipe.startswith("cifar") else "imagenet2012"
     classes = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000}[dataset]
     expected = TrainSpec(
-        model=ModelSpec(name=stem, num_classes=classes, drop_path=NETWORKS[recipe][stem], bn_group_size=128),
+        model=ModelSpec(
+            name=stem,
+            num_classes=classes,
+            dtype="auto" if dataset == "imagenet2012" else "float32",
+            drop_path=NETWORKS[recipe][stem],
+            bn_group_size=128,
+        ),
         data=DataSpec(**{"name": dataset, **row["data"]}),
         mixing=MixingSpec(**row["mixing"]),
         optim=OptimSpec(**row["optim"]),

@@ -7,10 +7,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
-from jaxtyping import Array, Float
 
-from skipnet_jax.models.junctions import State, fit_channels, make_state
-from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.junctions import fit_channels
+from skipnet_jax.models.layers import FeatureMap, Layers, feature_map
 from skipnet_jax.models.noise import BranchNoise, Scalar
 
 
@@ -56,12 +55,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], earlier: Sequence[State], *, train: bool, progress: Scalar
-    ) -> tuple[Float[Array, "b h2 w2 d"], State]:
-        z = self.architecture.shortcut(layers=self.layers, name="shortcut")(x, train=train)
-        operation = self.architecture.operation(layers=self.layers, name="operation")
-        y = operation(z if self.shortcut_first else x, train=train)
-        y = self.noise.add(y, progress, train=train)
-        state = make_state(z)
-        states = [fit_channels(s, y.shape[-1]) for s in (state, *earlier)]
+        self, x: FeatureMap, earlier: Sequence[FeatureMap], *, train: bool, progress: Scalar
+    ) -> tuple[FeatureMap, FeatureMap]:
+        z = self.architecture.shortcut(layers=self.layers, name="shortcut")(x.value, train=train)
+        state = x if z is x.value else feature_map(z)
+        # Noise needs the map itself.
+        layers = dataclasses.replace(self.layers, deferred_norm=None) if self.noise.active else self.layers
+        operation = self.architecture.operation(layers=layers, name="operation")
+        y = operation(state.value if self.shortcut_first else x.value, train=train)
+        if self.noise.active:
+            y = self.noise.add(y, progress, train=train)
+        y = feature_map(y)
+        states = [fit_channels(s, y.value.shape[-1]) for s in (state, *earlier)]
         return self.junction(name="junction")(y, states, train=train), state

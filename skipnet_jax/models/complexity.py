@@ -42,21 +42,25 @@ def _squeeze_excite(module: layers.SqueezeExcite, out: Array, x: Array) -> int:
     return pool + RELU * module.hidden + SIGMOID * x.shape[-1] + scale
 
 
-def _weighted_sum(y: Array, n: int) -> int:
+def _weighted_sum(size: int, n: int) -> int:
     """The branch plus n weighted states; the published count starts from zero times the first state."""
-    return (2 * n + 2) * y.size
+    return (2 * n + 2) * size
 
 
-def _gate(module: junctions.Gate, out: Array, y: Array, states: Sequence[junctions.State]) -> int:
+def _gate(
+    module: junctions.Gate, out: layers.FeatureMap, y: layers.FeatureMap, states: Sequence[layers.FeatureMap]
+) -> int:
     """The linear layers, the norm and the activation count where they are called."""
-    n, channels = len(states), y.shape[-1]
-    pool = (1 + n) * y.size
-    branch = SIGMOID * channels + y.size if module.weigh_branch else 0
-    return pool + branch + _softmax(n) * channels + _weighted_sum(y, n)
+    n, channels, size = len(states), y.value.shape[-1], y.value.size
+    pool = (1 + n) * size
+    branch = SIGMOID * channels + size if module.weigh_branch else 0
+    return pool + branch + _softmax(n) * channels + _weighted_sum(size, n)
 
 
-def _static(module: junctions.Static, out: Array, y: Array, states: Sequence[junctions.State]) -> int:
-    return _softmax(len(states)) * y.shape[-1] + _weighted_sum(y, len(states))
+def _static(
+    module: junctions.Static, out: layers.FeatureMap, y: layers.FeatureMap, states: Sequence[layers.FeatureMap]
+) -> int:
+    return _softmax(len(states)) * y.value.shape[-1] + _weighted_sum(y.value.size, len(states))
 
 
 def _average_pool(module: shortcuts.AverageShortcut | shortcuts.AverageLinearShortcut, out: Array, x: Array) -> int:
@@ -85,8 +89,8 @@ RULES: dict[type[nn.Module], Callable[..., int]] = {
     layers.SqueezeExcite: _squeeze_excite,
     junctions.Gate: _gate,
     junctions.Static: _static,
-    junctions.Sum: lambda junction, out, y, states: len(states) * y.size,
-    junctions.Mean: lambda junction, out, y, states: (len(states) + 1) * y.size,
+    junctions.Sum: lambda junction, out, y, states: len(states) * y.value.size,
+    junctions.Mean: lambda junction, out, y, states: (len(states) + 1) * y.value.size,
     shortcuts.AverageShortcut: _average_pool,
     shortcuts.AverageLinearShortcut: _average_pool,
     stems.LargeStem: lambda stem, out, x: MAX_POOL * out.size,
@@ -173,7 +177,13 @@ class _Counter:
     ) -> layers.Layers:
         """The network's layers, with an activation that counts."""
         own = make(dtype, bn_group_size)
-        return dataclasses.replace(own, act=functools.partial(self._activate, own.act), norm_and_act=None)
+        return dataclasses.replace(
+            own,
+            act=functools.partial(self._activate, own.act),
+            norm_and_act=None,
+            norm_and_pool=None,
+            deferred_norm=None,
+        )
 
     def _activate(self, act: Callable[..., Array], x: Array) -> Array:
         if act not in ACTIVATIONS:
@@ -201,5 +211,5 @@ class _Counter:
         if isinstance(module, block.Block):
             if module.architecture.stride == 1:  # the same section
                 del self.features[-1:]
-            self.features.append(out[0].shape[1:])
+            self.features.append(out[0].value.shape[1:])
         return out

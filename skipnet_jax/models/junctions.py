@@ -19,9 +19,9 @@ Source: Takeda, MIRU2020.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -29,27 +29,17 @@ from jaxtyping import Array, Float
 from skipnet_jax.models import ops
 from skipnet_jax.models.connectivity import dense_distances, own_distance, skip_distances
 from skipnet_jax.models.initializers import HostDraw
-from skipnet_jax.models.layers import Layers, mean_pool, param_dtype
+from skipnet_jax.models.layers import FeatureMap, Layers, feature_map, param_dtype
 
 
-class State(NamedTuple):
-    """The output of a block's shortcut, and its mean over height and width."""
-
-    value: Float[Array, "b h w c"]
-    pooled: Float[Array, "b c"]
-
-
-def make_state(value: Float[Array, "b h w c"]) -> State:
-    """Pools a state, once for all gates that will see it."""
-    return State(value, mean_pool(value))
-
-
-def fit_channels(state: State, channels: int) -> State:
+def fit_channels(state: FeatureMap, channels: int) -> FeatureMap:
     """Cuts the last channels off a state, or appends zeros: PyramidNet's states differ in width."""
     missing = channels - state.value.shape[-1]
-    if missing <= 0:
-        return State(state.value[..., :channels], state.pooled[..., :channels])
-    return State(*(jnp.pad(x, (*[(0, 0)] * (x.ndim - 1), (0, missing))) for x in state))
+
+    def fit(x: Array) -> Array:
+        return jnp.pad(x, (*[(0, 0)] * (x.ndim - 1), (0, missing))) if missing > 0 else x[..., :channels]
+
+    return jax.tree.map(fit, state)
 
 
 class Gate(nn.Module):
@@ -71,10 +61,10 @@ class Gate(nn.Module):
     weigh_branch: bool = True
 
     @nn.compact
-    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
-        channels, n = y.shape[-1], len(states)
+    def __call__(self, y: FeatureMap, states: Sequence[FeatureMap], *, train: bool) -> FeatureMap:
+        channels, n = y.value.shape[-1], len(states)
         hidden = -(-max(channels // self.gate_reduction, 1) // 8) * 8
-        v = jnp.concatenate([mean_pool(y), *(state.pooled for state in states)], axis=-1)
+        v = jnp.concatenate([y.pooled, *(state.pooled for state in states)], axis=-1)
         v = self.layers.dense(hidden, use_bias=False, name="reduce")(v)
         v = self.layers.norm_act(v, train=train, name="norm")
         a = self.layers.dense((1 + n) * channels, name="expand")(v).reshape(-1, 1 + n, channels)
@@ -85,8 +75,11 @@ class Gate(nn.Module):
             if self.weigh_branch:
                 self.sow("intermediates", "branch", branch)
         with_relu = self.post_activation and self.layers.act is ops.relu  # other activations follow the sum
-        out = ops.gated_sum(a, y, tuple(state.value for state in states), self.weigh_branch, with_relu)
-        return self.layers.act(out) if self.post_activation and not with_relu else out
+        states_as_made = tuple(state.affine for state in states)
+        out, pooled = ops.gated_sum(a, y.affine, states_as_made, self.weigh_branch, with_relu)
+        if self.post_activation and not with_relu:
+            return feature_map(self.layers.act(out))
+        return FeatureMap(out, pooled)
 
 
 class Static(nn.Module):
@@ -96,12 +89,12 @@ class Static(nn.Module):
     post_activation: bool = False
 
     @nn.compact
-    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
-        shape = (len(states), y.shape[-1])
+    def __call__(self, y: FeatureMap, states: Sequence[FeatureMap], *, train: bool) -> FeatureMap:
+        shape = (len(states), y.value.shape[-1])
         logits = self.param("logits", HostDraw(bound=None), shape, param_dtype(self.layers.dtype))
         weights = nn.softmax(logits, axis=0)[None]
         self.sow("intermediates", "weights", weights)
-        out = y + sum(state.value * _per_pixel(weights[:, k], y) for k, state in enumerate(states))
+        out = y.value + sum(state.value * _per_pixel(weights[:, k], y.value) for k, state in enumerate(states))
         return _finish(out, self.layers, self.post_activation, train=train)
 
 
@@ -112,9 +105,9 @@ class Sum(nn.Module):
     post_activation: bool = False
 
     @nn.compact
-    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
-        self.sow("intermediates", "weights", np.ones((1, len(states), y.shape[-1]), np.float32))
-        return _finish(y + sum(state.value for state in states), self.layers, self.post_activation, train=train)
+    def __call__(self, y: FeatureMap, states: Sequence[FeatureMap], *, train: bool) -> FeatureMap:
+        self.sow("intermediates", "weights", np.ones((1, len(states), y.value.shape[-1]), np.float32))
+        return _finish(y.value + sum(state.value for state in states), self.layers, self.post_activation, train=train)
 
 
 class Mean(nn.Module):
@@ -124,20 +117,18 @@ class Mean(nn.Module):
     post_activation: bool = False
 
     @nn.compact
-    def __call__(self, y: Float[Array, "b h w c"], states: Sequence[State], *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, y: FeatureMap, states: Sequence[FeatureMap], *, train: bool) -> FeatureMap:
         n = len(states)
-        self.sow("intermediates", "weights", np.full((1, n, y.shape[-1]), 1 / n, np.float32))
-        out = y + sum(state.value for state in states) / n
+        self.sow("intermediates", "weights", np.full((1, n, y.value.shape[-1]), 1 / n, np.float32))
+        out = y.value + sum(state.value for state in states) / n
         return _finish(out, self.layers, self.post_activation, train=train)
 
 
-def _finish(
-    out: Float[Array, "b h w c"], layers: Layers, post_activation: bool, *, train: bool
-) -> Float[Array, "b h w c"]:
+def _finish(out: Float[Array, "b h w c"], layers: Layers, post_activation: bool, *, train: bool) -> FeatureMap:
     if train:
         out = ops.materialize_gradient(out)
     out = layers.act(out) if post_activation else out
-    return ops.materialize(out) if train else out
+    return feature_map(ops.materialize(out) if train else out)
 
 
 def _per_pixel(weight: Float[Array, "_b c"], y: Float[Array, "b h w c"]) -> Float[Array, "_b 1 1 c"]:
@@ -152,11 +143,13 @@ class Junction:
       published_prefix: of the network's published name.
       distances: the wiring: number of earlier blocks in the section -> distances of the states that a block sees.
       make: (layers, gate_reduction, post_activation, *, name) -> the module.
+      gated: the junction takes maps whose norm is deferred.
     """
 
     published_prefix: str
     distances: Callable[[int], tuple[int, ...]]
     make: Callable[..., nn.Module]
+    gated: bool = False
 
 
 def _without_gate(module: type[Static | Sum | Mean]) -> Callable[..., nn.Module]:
@@ -165,9 +158,9 @@ def _without_gate(module: type[Static | Sum | Mean]) -> Callable[..., nn.Module]
 
 JUNCTIONS = {
     "add": Junction("", own_distance, _without_gate(Sum)),
-    "skip": Junction("Skip-", skip_distances, Gate),
-    "dense": Junction("Dense-", dense_distances, Gate),
-    "dynamic": Junction("Dynamic-", skip_distances, functools.partial(Gate, weigh_branch=False)),
+    "skip": Junction("Skip-", skip_distances, Gate, gated=True),
+    "dense": Junction("Dense-", dense_distances, Gate, gated=True),
+    "dynamic": Junction("Dynamic-", skip_distances, functools.partial(Gate, weigh_branch=False), gated=True),
     "static": Junction("Static-", skip_distances, _without_gate(Static)),
     "mean": Junction("Mean-", skip_distances, _without_gate(Mean)),
     "sum": Junction("Sum-", skip_distances, _without_gate(Sum)),

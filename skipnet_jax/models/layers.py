@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 from skipnet_jax.errors import UserError
 from skipnet_jax.models import ops
 from skipnet_jax.models.initializers import uniform_by_fan_in
+from skipnet_jax.models.ops import plain
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1  # how far the running statistics move per step
@@ -86,6 +88,28 @@ class Dense(nn.Module):
         return y
 
 
+class FeatureMap(NamedTuple):
+    """A feature map and its mean over height and width. The map is `value * factor + offset`, or `value` without these.
+
+    A norm may leave its factor and offset to the junctions that read the map: see `ops.deferred_batch_norm`.
+    """
+
+    value: Float[Array, "b h w c"]
+    pooled: Float[Array, "b c"]
+    factor: Float[Array, "b c"] | None = None
+    offset: Float[Array, "b c"] | None = None
+
+    @property
+    def affine(self) -> plain.Affine:
+        """The map as operations take it."""
+        return self.value, self.factor, self.offset
+
+
+def feature_map(value: Float[Array, "b h w c"] | FeatureMap) -> FeatureMap:
+    """Pools a map, once for all gates that will see it, unless that is done."""
+    return value if isinstance(value, FeatureMap) else FeatureMap(value, mean_pool(value))
+
+
 class BatchNorm(nn.Module):
     """Batch norm over groups of examples, the same on any number of devices.
 
@@ -96,7 +120,8 @@ class BatchNorm(nn.Module):
 
     Args:
       group_size: 0, or more than the batch: the whole batch.
-      relu: end with a ReLU.
+      followed_by: what reads the result. The layer applies a ReLU and a max pool. For a junction it returns a
+        FeatureMap, which a TPU multiplies only there.
 
     Raises:
       UserError: in training, the batch is not a multiple of the group, or a group has a single value per channel and
@@ -105,10 +130,10 @@ class BatchNorm(nn.Module):
 
     group_size: int
     dtype: DTypeLike = jnp.float32
-    relu: bool = False
+    followed_by: Literal["anything", "relu", "relu and max pool", "junction"] = "anything"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw c"]:
+    def __call__(self, x: Float[Array, "b *hw c"], *, train: bool) -> Float[Array, "b *hw2 c"] | FeatureMap:
         dtype, shape = param_dtype(self.dtype), (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, dtype)
@@ -118,7 +143,9 @@ class BatchNorm(nn.Module):
             x = x.astype(dtype)
             factor = scale * jax.lax.rsqrt(running_var.value + BATCH_NORM_EPSILON)
             y = (x - per_channel(running_mean.value, x)) * per_channel(factor, x) + per_channel(bias, x)
-            return (ops.relu(y) if self.relu else y).astype(self.dtype)
+            y = (ops.relu(y) if self.followed_by.startswith("relu") else y).astype(self.dtype)
+            y = ops.max_pool(y) if self.followed_by == "relu and max pool" else y
+            return feature_map(y) if self.followed_by == "junction" else y
         groups = x.astype(self.dtype).reshape(self._groups(x.shape[0]), -1, *x.shape[1:])
         count = groups.size // (groups.shape[0] * groups.shape[-1])
         if count < 2:
@@ -128,12 +155,22 @@ class BatchNorm(nn.Module):
                 "at least 2 values, since one has no variance",
                 "Raise `batch_size`, `model.bn_group_size` or `data.image_size`.",
             )
-        y, mean, var = ops.batch_norm(groups, scale, bias, BATCH_NORM_EPSILON, self.relu)
+        arguments = groups, scale, bias, running_mean.value, BATCH_NORM_EPSILON
+        out: Array | FeatureMap
+        if self.followed_by == "junction":
+            affine, pooled, mean, var = ops.deferred_batch_norm(*arguments)
+            out = _join_groups(affine, pooled)
+        elif self.followed_by == "relu and max pool":
+            y, mean, var = ops.batch_norm_max_pool(*arguments)
+            out = y.reshape(-1, *y.shape[2:])
+        else:
+            y, mean, var = ops.batch_norm(*arguments, self.followed_by == "relu")
+            out = y.reshape(x.shape)
         if not self.is_initializing():
             unbiased = var.mean(0) * (count / (count - 1))
             running_mean.value += BATCH_NORM_MOMENTUM * (mean.mean(0) - running_mean.value)
             running_var.value += BATCH_NORM_MOMENTUM * (unbiased - running_var.value)
-        return y.reshape(x.shape)
+        return out
 
     def _groups(self, batch: int) -> int:
         if not self.group_size or batch <= self.group_size:
@@ -146,6 +183,13 @@ class BatchNorm(nn.Module):
                 "Change `batch_size` or `model.bn_group_size` (0 = whole batch).",
             )
         return batch // self.group_size
+
+
+def _join_groups(affine: plain.AffineGroups, pooled: Float[Array, "g b c"]) -> FeatureMap:
+    value, factor, offset = affine
+    batch = pooled.shape[0] * pooled.shape[1]
+    per_sample = [jnp.broadcast_to(each[:, None], pooled.shape).reshape(batch, -1) for each in (factor, offset)]
+    return FeatureMap(value.reshape(batch, *value.shape[2:]), pooled.reshape(batch, -1), *per_sample)
 
 
 class LayerNorm(nn.Module):
@@ -170,12 +214,16 @@ class Layers:
     Args:
       norm: makes the network's norm, which is called as `norm(name=...)(x, train=...)`.
       norm_and_act: the same for norm and activation in one layer, whose gradients share their work, if there is one.
+      norm_and_pool: the same for norm, activation and max pool.
+      deferred_norm: the same for a norm that returns a FeatureMap.
     """
 
     norm: Callable[..., nn.Module]
     act: Callable[[Array], Array]
     dtype: DTypeLike
     norm_and_act: Callable[..., nn.Module] | None = None
+    norm_and_pool: Callable[..., nn.Module] | None = None
+    deferred_norm: Callable[..., nn.Module] | None = None
 
     def conv(
         self, features: int, kernel: int, *, stride: int = 1, groups: int = 1, use_bias: bool = False, name: str
@@ -193,6 +241,16 @@ class Layers:
             return self.norm_and_act(name=name)(x, train=train)
         return self.act(self.norm(name=name)(x, train=train))
 
+    def norm_act_pool(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> Float[Array, "b h2 w2 c"]:
+        """Norm, activation, and max pool with stride 2."""
+        if self.norm_and_pool is not None:
+            return self.norm_and_pool(name=name)(x, train=train)
+        return ops.max_pool(self.norm_act(x, train=train, name=name))
+
+    def last_norm(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> Float[Array, "b h w c"] | FeatureMap:
+        """The norm at the end of a branch or of a shortcut."""
+        return (self.deferred_norm or self.norm)(name=name)(x, train=train)
+
     def dense(self, features: int, *, use_bias: bool = True, name: str) -> Dense:
         """A linear layer."""
         return Dense(features, use_bias, dtype=self.dtype, name=name)
@@ -201,7 +259,14 @@ class Layers:
 def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
     """The layers of every family but ConvNeXt and Swin."""
     norm = functools.partial(BatchNorm, bn_group_size, dtype)
-    return Layers(norm, ops.relu, dtype, norm_and_act=functools.partial(norm, relu=True))
+    return Layers(
+        norm,
+        ops.relu,
+        dtype,
+        norm_and_act=functools.partial(norm, followed_by="relu"),
+        norm_and_pool=functools.partial(norm, followed_by="relu and max pool"),
+        deferred_norm=functools.partial(norm, followed_by="junction"),
+    )
 
 
 def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Layers:

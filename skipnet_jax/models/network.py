@@ -10,8 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.block import Block, BlockArchitecture
-from skipnet_jax.models.junctions import Junction, State
-from skipnet_jax.models.layers import Layers, batch_norm_relu, mean_pool, param_dtype
+from skipnet_jax.models.junctions import Junction
+from skipnet_jax.models.layers import FeatureMap, Layers, batch_norm_relu, feature_map, mean_pool, param_dtype
 from skipnet_jax.models.noise import BranchNoise, Scalar
 from skipnet_jax.specs import ModelSpec
 
@@ -93,18 +93,20 @@ class Network(nn.Module):
     def _run(self, images: Array, *, train: bool, progress: Scalar, classify: bool) -> list[Array]:
         """The last output of each section, followed by the logits if `classify`."""
         layers = self.architecture.layers(self.dtype, self.spec.bn_group_size)
-        x = self.architecture.stem(layers=layers, name="stem")(images, train=train)
+        if not self.junction.gated:
+            layers = dataclasses.replace(layers, deferred_norm=None)
+        x = feature_map(self.architecture.stem(layers=layers, name="stem")(images, train=train))
         call_block = nn.remat(_call_block, static_argnums=(3,)) if self.spec.remat else _call_block
         outputs = []
-        states: list[State] = []  # of the section, oldest first
+        states: list[FeatureMap] = []  # of the section, oldest first
         for i, architecture in enumerate(self.architecture.blocks):
             if architecture.stride != 1 and i:
-                outputs.append(x)
+                outputs.append(x.value)
                 states = []
             seen = [states[-distance] for distance in self.junction.distances(len(states)) if distance]
             x, state = call_block(self._block(i, layers), x, seen, train, progress)
             states.append(state)
-        outputs.append(x)
+        outputs.append(x.value)
         return [*outputs, self._classify(x, layers, train=train)] if classify else outputs
 
     def _block(self, i: int, layers: Layers) -> Block:
@@ -132,12 +134,12 @@ class Network(nn.Module):
             signal_augment=self.spec.signal_augment,
         )
 
-    def _classify(self, x: Array, layers: Layers, *, train: bool) -> Array:
+    def _classify(self, x: FeatureMap, layers: Layers, *, train: bool) -> Array:
+        v = x.pooled
         if self.architecture.head_norm and self.architecture.head_act:
-            x = layers.norm_act(x, train=train, name="head_norm")
+            v = mean_pool(layers.norm_act(x.value, train=train, name="head_norm"))
         elif self.architecture.head_norm:
-            x = layers.norm(name="head_norm")(x, train=train)
-        v = mean_pool(x)
+            v = mean_pool(layers.norm(name="head_norm")(x.value, train=train))
         # From here on float32 costs nothing.
         layers = self.architecture.layers(param_dtype(self.dtype), self.spec.bn_group_size)
         if self.architecture.classifier_norm:
@@ -147,6 +149,6 @@ class Network(nn.Module):
 
 
 def _call_block(
-    block: Block, x: Array, seen: list[State], train: bool, progress: Scalar
-) -> tuple[Array, State]:  # a function of positional arguments, as `nn.remat` wants it
+    block: Block, x: FeatureMap, seen: list[FeatureMap], train: bool, progress: Scalar
+) -> tuple[FeatureMap, FeatureMap]:  # a function of positional arguments, as `nn.remat` wants it
     return block(x, seen, train=train, progress=progress)

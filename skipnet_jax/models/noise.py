@@ -25,6 +25,11 @@ class BranchNoise:
     drop_block_size: int
     signal_augment: float
 
+    @property
+    def active(self) -> bool:
+        """Whether there is any."""
+        return any((self.drop_path, self.shake_drop, self.drop_block, self.signal_augment))
+
     def add(self, y: Float[Array, "b h w c"], progress: Scalar, *, train: bool) -> Float[Array, "b h w c"]:
         """Adds the noise, from within a block's `__call__`: first to places of the map, then to the whole branch."""
         y = DropBlock(self.drop_block, self.drop_block_size, name="drop_block")(y, progress, train=train)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.layers import FeatureMap, Layers
 
 
 def average_pool(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
@@ -24,11 +24,11 @@ class LinearShortcut(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"] | FeatureMap:
         if self.stride == 1 and x.shape[-1] == self.features:
             return x
         x = self.layers.conv(self.features, 1, stride=self.stride, name="conv")(x)
-        return self.layers.norm(name="norm")(x, train=train)
+        return self.layers.last_norm(x, train=train, name="norm")
 
 
 class AverageLinearShortcut(nn.Module):
@@ -42,12 +42,12 @@ class AverageLinearShortcut(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"] | FeatureMap:
         x = average_pool(x, self.stride)
         if x.shape[-1] == self.features:
             return x
         x = self.layers.conv(self.features, 1, name="conv")(x)
-        return self.layers.norm(name="norm")(x, train=train)
+        return self.layers.last_norm(x, train=train, name="norm")
 
 
 class AverageShortcut(nn.Module):

@@ -3,7 +3,6 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from skipnet_jax.models import ops
 from skipnet_jax.models.layers import Layers
 
 
@@ -35,7 +34,7 @@ class LargeStem(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h4 w4 d"]:
         x = self.layers.conv(self.features, 7, stride=2, name="conv")(x)
-        return ops.max_pool(self.layers.norm_act(x, train=train, name="norm"))
+        return self.layers.norm_act_pool(x, train=train, name="norm")
 
 
 class DeepStem(nn.Module):
@@ -52,8 +51,9 @@ class DeepStem(nn.Module):
         half = self.features // 2
         for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.features, 1)), start=1):
             x = self.layers.conv(features, 3, stride=stride, name=f"conv{i}")(x)
-            x = self.layers.norm_act(x, train=train, name=f"norm{i}")
-        return ops.max_pool(x)
+            norm = self.layers.norm_act if i < 3 else self.layers.norm_act_pool
+            x = norm(x, train=train, name=f"norm{i}")
+        return x
 
 
 class RegNetStem(nn.Module):

@@ -76,9 +76,11 @@ def build_network(spec: ModelSpec) -> Network:
     """Builds the network that a spec describes.
 
     Raises:
-      UserError: an unknown name, or float64 without JAX_ENABLE_X64=1.
+      UserError: an unknown name, float64 without JAX_ENABLE_X64=1, or a type that is still to be chosen.
     """
     architecture, junction = find(spec.name)
+    if spec.dtype == "auto":
+        raise UserError("model.dtype", "auto", "a type, since only training chooses one by its devices")
     if spec.dtype == "float64" and jnp.result_type(float) != jnp.float64:
         expected = "float32 or bfloat16, since float64 needs JAX_ENABLE_X64=1"
         mend = "Set that environment variable, or change `model.dtype`."

@@ -91,12 +91,9 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     if jax.process_index() == 0 and workdir.exists():
         files.restore_interrupted(workdir)
     wanted = config.to_dict(spec)
-    stored = wanted
-    if (workdir / CHECKPOINTS).exists() and any((workdir / CHECKPOINTS).iterdir()):
-        if (workdir / MODEL).exists():
-            got = f"{workdir}, which holds converted weights"
-            raise UserError("workdir", got, "a run or a new path", "Choose another; `init_from` takes the weights.")
-        stored = config.to_dict(read_spec(workdir))
+    started = started_spec(workdir)
+    stored = config.to_dict(started) if started else wanted
+    if started:
         _require_same_run(workdir, stored, wanted, {*CHANGEABLE, *allow_change})
     if jax.process_index() == 0:
         try:
@@ -105,6 +102,20 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
         except OSError as error:
             raise files.unwritable("workdir", workdir, error) from error
     return workdir
+
+
+def started_spec(workdir: epath.Path) -> TrainSpec | None:
+    """The config of the run in this folder; None where there is no checkpoint.
+
+    Raises:
+      UserError: the checkpoint holds converted weights.
+    """
+    if not (workdir / CHECKPOINTS).exists() or not any((workdir / CHECKPOINTS).iterdir()):
+        return None
+    if (workdir / MODEL).exists():
+        got = f"{workdir}, which holds converted weights"
+        raise UserError("workdir", got, "a run or a new path", "Choose another; `init_from` takes the weights.")
+    return read_spec(workdir)
 
 
 def remember(workdir: epath.Path, spec: TrainSpec) -> None:

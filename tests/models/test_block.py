@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from skipnet_jax.models.block import Block, BlockArchitecture, stage_strides
-from skipnet_jax.models.junctions import Sum, make_state
-from skipnet_jax.models.layers import Layers
+from skipnet_jax.models.junctions import Sum
+from skipnet_jax.models.layers import Layers, feature_map
 from skipnet_jax.models.noise import BranchNoise
 
 
@@ -41,7 +41,9 @@ def make_block(*, stride=1, shortcut_first=False, post_activation=False, **noise
 
 
 def run(block, x=X, earlier=(), *, train=False, seed=0):
-    return block.apply({}, x, list(earlier), train=train, progress=1.0, rngs={"dropout": jax.random.key(seed)})
+    rngs = {"dropout": jax.random.key(seed)}
+    out, state = block.apply({}, feature_map(x), list(earlier), train=train, progress=1.0, rngs=rngs)
+    return out.value, state
 
 
 def test_adds_branch_and_shortcut():
@@ -52,7 +54,7 @@ def test_adds_branch_and_shortcut():
 
 
 def test_adds_the_earlier_states():
-    earlier = [make_state(jnp.full_like(X, 7.0)), make_state(jnp.full((1, 4, 4, 3), 0.5))]  # the wider one is cut
+    earlier = [feature_map(jnp.full_like(X, 7.0)), feature_map(jnp.full((1, 4, 4, 3), 0.5))]  # the wider one is cut
     out, _ = run(make_block(), earlier=earlier)
     np.testing.assert_allclose(out, 100 * X + 10 * X + 7.5)
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipnet_jax.models.junctions import JUNCTIONS, Gate, Mean, Static, Sum, fit_channels, make_state
-from skipnet_jax.models.layers import batch_norm_relu, layer_norm_gelu
+from skipnet_jax.models.junctions import JUNCTIONS, Gate, Mean, Static, Sum, fit_channels
+from skipnet_jax.models.layers import batch_norm_relu, feature_map, layer_norm_gelu
 
 CHANNELS = 12
 LAYERS = {"batch norm": batch_norm_relu(jnp.float32, 0), "layer norm": layer_norm_gelu(1e-6, jnp.float32, 0)}
@@ -29,12 +29,13 @@ def spread(variables, seed=1):
 
 def run(junction, y, states, *, variables=None, train=False):
     """The output, the weights of the states [b, n, c], and the variables."""
-    states = [make_state(state) for state in states]
+    y, *states = map(feature_map, (y, *states))
     if variables is None:
         variables = spread(junction.init(jax.random.key(0), y, states, train=False))
         variables = {key: variables[key] for key in variables if key != "intermediates"}
     out, sown = junction.apply(variables, y, states, train=train, mutable=["intermediates", "batch_stats"])
-    return out, sown.get("intermediates", {}).get("weights", (None,))[0], variables
+    np.testing.assert_allclose(out.pooled, np.asarray(out.value).mean((1, 2)), rtol=1e-5, atol=1e-5)
+    return out.value, sown.get("intermediates", {}).get("weights", (None,))[0], variables
 
 
 def softmax(x, axis):
@@ -73,8 +74,8 @@ def test_gate_is_the_papers_definition(n, gate_reduction):
 
 @pytest.mark.parametrize(("channels", "gate_reduction", "hidden"), [(64, 2, 32), (72, 8, 16), (4, 8, 8)])
 def test_hidden_width_is_rounded_up_to_eights(channels, gate_reduction, hidden):
-    y, state = maps(channels, channels)
-    variables = Gate(LAYERS["batch norm"], gate_reduction).init(jax.random.key(0), y, [make_state(state)], train=False)
+    y, state = map(feature_map, maps(channels, channels))
+    variables = Gate(LAYERS["batch norm"], gate_reduction).init(jax.random.key(0), y, [state], train=False)
     assert jax.tree.map(jnp.shape, variables["params"]["reduce"]) == {"kernel": (2 * channels, hidden)}
 
 
@@ -126,8 +127,7 @@ def test_static_with_equal_logits_is_the_mean():
 
 
 def test_static_table_starts_standard_normal():
-    y, *states = maps(*[4000] * 3, batch=1)
-    states = [make_state(state) for state in states]
+    y, *states = map(feature_map, maps(*[4000] * 3, batch=1))
     logits = Static(LAYERS["batch norm"]).init(jax.random.key(0), y, states, train=False)["params"]["logits"]
     np.testing.assert_allclose([float(logits.mean()), float(logits.std())], [0, 1], atol=0.05)
     assert float(jnp.abs(logits).max()) > 2.5
@@ -144,14 +144,14 @@ def test_sum_and_mean(junction, weight):
 
 def test_a_state_carries_its_mean():
     (value,) = maps(CHANNELS)
-    np.testing.assert_allclose(make_state(value).pooled, np.asarray(value).mean((1, 2)), rtol=1e-5, atol=1e-6)
-    assert make_state(value.astype(jnp.bfloat16)).pooled.dtype == jnp.float32
+    np.testing.assert_allclose(feature_map(value).pooled, np.asarray(value).mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert feature_map(value.astype(jnp.bfloat16)).pooled.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("channels", [5, CHANNELS, 20])
 def test_states_are_cut_or_padded_at_the_end(channels):
     (value,) = maps(CHANNELS)
-    fitted = fit_channels(make_state(value), channels)
+    fitted = fit_channels(feature_map(value), channels)
     kept = min(channels, CHANNELS)
     assert fitted.value.shape == (3, 4, 5, channels)
     np.testing.assert_array_equal(fitted.value[..., :kept], value[..., :kept])
@@ -160,8 +160,7 @@ def test_states_are_cut_or_padded_at_the_end(channels):
 
 
 def test_a_gate_sows_the_branchs_weight_if_it_has_one():
-    y, *states = maps(*[CHANNELS] * 3)
-    states, layers = [make_state(state) for state in states], LAYERS["batch norm"]
+    (y, *states), layers = map(feature_map, maps(*[CHANNELS] * 3)), LAYERS["batch norm"]
     variables = spread(Gate(layers, 2).init(jax.random.key(0), y, states, train=False))
     variables["params"]["expand"]["kernel"] *= 0
     bias = variables["params"]["expand"]["bias"]
@@ -177,8 +176,7 @@ def test_a_gate_sows_the_branchs_weight_if_it_has_one():
 @pytest.mark.parametrize("junction", JUNCTIONS)
 @pytest.mark.parametrize("train", [False, True])
 def test_weights_cost_nothing_unless_asked_for(junction, train, monkeypatch):
-    y, *states = maps(*[CHANNELS] * 3)
-    states = [make_state(state) for state in states]
+    y, *states = map(feature_map, maps(*[CHANNELS] * 3))
     module = JUNCTIONS[junction].make(LAYERS["batch norm"], 2, True, name="junction")
     variables = module.init(jax.random.key(0), y, states, train=False)
     assert set(variables) <= {"params", "batch_stats"}, "initialising does not ask for them"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skipnet_jax.models import shortcuts
-from skipnet_jax.models.layers import batch_norm_relu
+from skipnet_jax.models.layers import batch_norm_relu, feature_map
 
 RELU = batch_norm_relu(jnp.float32, 0)
 
@@ -15,7 +15,7 @@ def normal(*shape):
 
 def run(shortcut, x):
     out, variables = shortcut.init_with_output(jax.random.key(0), x, train=False)
-    return out, variables.get("params", {})
+    return feature_map(out).value, variables.get("params", {})
 
 
 @pytest.mark.parametrize("kind", [shortcuts.LinearShortcut, shortcuts.AverageLinearShortcut, shortcuts.AverageShortcut])

@@ -13,7 +13,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.block import BlockArchitecture
-from skipnet_jax.models.layers import Layers, SqueezeExcite
+from skipnet_jax.models.layers import FeatureMap, Layers, SqueezeExcite
 from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import RegNetStem
@@ -36,7 +36,7 @@ class RegNetOperation(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"] | FeatureMap:
         hidden = round(x.shape[-1] / SQUEEZE_REDUCTION)
         x = self.layers.conv(self.features, 1, name="conv1")(x)
         x = self.layers.norm_act(x, train=train, name="norm1")
@@ -45,7 +45,7 @@ class RegNetOperation(nn.Module):
         if self.squeeze_excite:
             x = SqueezeExcite(hidden, self.layers, name="squeeze_excite")(x)
         x = self.layers.conv(self.features, 1, name="conv3")(x)
-        return self.layers.norm(name="norm3")(x, train=train)
+        return self.layers.last_norm(x, train=train, name="norm3")
 
 
 def stage_widths(*, depth: int, w0: int, wa: float, wm: float, group_width: int) -> list[tuple[int, int]]:

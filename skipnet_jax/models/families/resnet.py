@@ -14,7 +14,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.block import BlockArchitecture, stage_strides
-from skipnet_jax.models.layers import Layers, SqueezeExcite
+from skipnet_jax.models.layers import FeatureMap, Layers, SqueezeExcite
 from skipnet_jax.models.network import Architecture
 from skipnet_jax.models.shortcuts import AverageLinearShortcut, LinearShortcut
 from skipnet_jax.models.stems import DeepStem, LargeStem, SmallStem
@@ -33,12 +33,14 @@ class BasicOperation(nn.Module):
     squeeze_excite: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"] | FeatureMap:
         x = self.layers.conv(self.features, 3, stride=self.stride, name="conv1")(x)
         x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.features, 3, name="conv2")(x)
+        if not self.squeeze_excite:
+            return self.layers.last_norm(x, train=train, name="norm2")
         x = self.layers.norm(name="norm2")(x, train=train)
-        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x) if self.squeeze_excite else x
+        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x)
 
 
 class BottleneckOperation(nn.Module):
@@ -58,14 +60,16 @@ class BottleneckOperation(nn.Module):
     squeeze_excite: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"] | FeatureMap:
         x = self.layers.conv(self.inner, 1, name="conv1")(x)
         x = self.layers.norm_act(x, train=train, name="norm1")
         x = self.layers.conv(self.inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
         x = self.layers.norm_act(x, train=train, name="norm2")
         x = self.layers.conv(self.features, 1, name="conv3")(x)
+        if not self.squeeze_excite:
+            return self.layers.last_norm(x, train=train, name="norm3")
         x = self.layers.norm(name="norm3")(x, train=train)
-        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x) if self.squeeze_excite else x
+        return SqueezeExcite(self.squeeze_excite, self.layers, name="squeeze_excite")(x)
 
 
 def _squeeze_width(channels: int, *, small: bool = False) -> int:

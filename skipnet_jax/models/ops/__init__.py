@@ -12,18 +12,18 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 from jax import lax
 
-from skipnet_jax.models.ops import cpu, gpu, lean_gradients, plain
+from skipnet_jax.models.ops import cpu, gpu, lean_gradients, plain, tpu
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # Operation -> platform, as JAX names it -> its way there, and what that gains. docs/benchmarks.md has the measurements.
-# A platform without an entry gets the plain formula. TPUs have none: nobody has measured them.
+# A platform without an entry gets the plain formula. For TPUs, megacycles are XLA:TPU's own estimate of a step on v5e.
 TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # CPU: grouped convolutions 5 to 80 times faster, depthwise ones 4 times. Without the barrier, additions that had
     # been done before took 3.1 s of a ResNet-110's step of 3.2 s.
     # GPU: the stem takes 0.7 ms, not 1.8; a ConvNeXt-T's step 58 ms, not 70, by the depthwise kernels' gradient.
-    plain.convolve: {"cpu": cpu.convolve, "cuda": gpu.convolve},
+    plain.convolve: {"cpu": cpu.convolve, "cuda": gpu.convolve, "tpu": tpu.convolve},
     # CPU: a tenth of a ResNet-50's step. GPU: the gradient takes 1.2 ms, not 2.2.
     plain.max_pool: {"cpu": cpu.max_pool, "cuda": gpu.max_pool},
     # GPU: with batch norm and gates, a step of ResNet-50 moves 92 GB, not 107, and one of Skip-ResNet-50 117, not 137.
@@ -31,11 +31,21 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # CPU: ConvNeXt-T at batch 8 needs 1,451 MB, not 1,998. GPU: with layer norm, its step moves 96 GB, not 113.
     plain.gelu: {"cpu": lean_gradients.gelu, "cuda": lean_gradients.gelu},
     # CPU: a quarter to a third of the memory, and 2 to 10 % of a step. GPU: see `relu`.
-    plain.batch_norm: {"cpu": lean_gradients.batch_norm, "cuda": lean_gradients.batch_norm},
+    plain.batch_norm: {"cpu": lean_gradients.batch_norm, "cuda": lean_gradients.batch_norm, "tpu": tpu.batch_norm},
+    plain.batch_norm_max_pool: {
+        "cpu": cpu.batch_norm_max_pool,
+        "cuda": gpu.batch_norm_max_pool,
+        "tpu": tpu.batch_norm_max_pool,
+    },
+    plain.deferred_batch_norm: {
+        "cpu": lean_gradients.deferred_batch_norm,
+        "cuda": lean_gradients.deferred_batch_norm,
+        "tpu": tpu.deferred_batch_norm,
+    },
     # See `gelu`.
     plain.layer_norm: {"cpu": lean_gradients.layer_norm, "cuda": lean_gradients.layer_norm},
     # CPU: the branch is not kept. GPU: see `relu`.
-    plain.gated_sum: {"cpu": cpu.gated_sum, "cuda": gpu.gated_sum},
+    plain.gated_sum: {"cpu": cpu.gated_sum, "cuda": gpu.gated_sum, "tpu": tpu.gated_sum},
     # CPU: without these barriers, every reader of a block's output adds up the section again.
     plain.materialize: {"cpu": cpu.materialize},
     plain.materialize_gradient: {"cpu": cpu.materialize_gradient},
@@ -72,7 +82,9 @@ convolve = _by_platform(plain.convolve, arrays=2)
 max_pool = _by_platform(plain.max_pool, arrays=1)
 relu = _by_platform(plain.relu, arrays=1)
 gelu = _by_platform(plain.gelu, arrays=1)
-batch_norm = _by_platform(plain.batch_norm, arrays=3, inline=False)
+batch_norm = _by_platform(plain.batch_norm, arrays=4, inline=False)
+batch_norm_max_pool = _by_platform(plain.batch_norm_max_pool, arrays=4, inline=False)
+deferred_batch_norm = _by_platform(plain.deferred_batch_norm, arrays=4, inline=False)
 layer_norm = _by_platform(plain.layer_norm, arrays=3, inline=False)
 gated_sum = _by_platform(plain.gated_sum, arrays=3, inline=False)
 gate_weights = plain.gate_weights  # the same on every platform

@@ -19,6 +19,7 @@ from skipnet_jax.models.ops.plain import wide
 relu = functools.partial(lean_gradients.relu, on_cpu=True)
 gated_sum = functools.partial(lean_gradients.gated_sum, on_cpu=True)
 max_pool = functools.partial(lean_gradients.max_pool, on_cpu=True)
+batch_norm_max_pool = functools.partial(lean_gradients.batch_norm_max_pool, on_cpu=True)
 
 _DENSE_WIDTH = 32  # channels of the dense convolutions that replace a grouped one; 64 and 128 are slower
 _CACHE = 3 * 2**19  # bytes of images that the gradient of a depthwise kernel reads again and again

@@ -12,6 +12,7 @@ from skipnet_jax.models.ops import lean_gradients, plain
 relu = functools.partial(lean_gradients.relu, on_cpu=False)
 gated_sum = functools.partial(lean_gradients.gated_sum, on_cpu=False)
 max_pool = functools.partial(lean_gradients.max_pool, on_cpu=False)
+batch_norm_max_pool = functools.partial(lean_gradients.batch_norm_max_pool, on_cpu=False)
 
 
 def convolve(

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from skipnet_jax.models.ops import plain
-from skipnet_jax.models.ops.plain import per_channel, wide
+from skipnet_jax.models.ops.plain import Affine, per_channel, wide
 
 Arrays = tuple[Array, ...]
 
@@ -68,11 +68,45 @@ def _gelu_backward(x: Array, dout: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def deferred_batch_norm(
+    x: Float[Array, "g b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+) -> tuple[plain.AffineGroups, Float[Array, "g b c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """Defers nothing."""
+    return plain.complete(batch_norm(x, scale, bias, origin, epsilon, False))
+
+
 def batch_norm(
-    x: Float[Array, "g *b c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float, with_relu: bool
+    x: Float[Array, "g *b c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+    with_relu: bool,
 ) -> tuple[Float[Array, "g *b c"], Float[Array, "g c"], Float[Array, "g c"]]:
     """Keeps x and the statistics, and reads x once for both of them."""
+    del origin  # one of the group's own pixels is at least as near
+    return _batch_norm(x, scale, bias, epsilon, with_relu)
+
+
+def batch_norm_max_pool(
+    x: Float[Array, "g b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+    on_cpu: bool,
+) -> tuple[Float[Array, "g b h2 w2 c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """One after the other."""
+    y, mean, var = batch_norm(x, scale, bias, origin, epsilon, True)
+    return plain.over_groups(lambda y: max_pool(y, on_cpu), y), mean, var
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _batch_norm(x: Array, scale: Array, bias: Array, epsilon: float, with_relu: bool) -> tuple[Array, Array, Array]:
     return _batch_norm_forward(x, scale, bias, epsilon, with_relu)[0]
 
 
@@ -114,7 +148,7 @@ def _batch_norm_backward(epsilon: float, with_relu: bool, residuals: Arrays, gra
     return dx.astype(x.dtype), dscale.sum(over_groups), dbias.sum(over_groups)
 
 
-batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -147,8 +181,22 @@ def _layer_norm_backward(epsilon: float, residuals: Arrays, dy: Array) -> Arrays
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def gated_sum(
+    logits: Float[Array, "b n1 c"],
+    y: Affine,
+    states: tuple[Affine, ...],
+    weigh_branch: bool,
+    with_relu: bool,
+    on_cpu: bool,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
+    """Multiplies first, which costs nothing where no norm was deferred: XLA drops a factor of 1."""
+    maps = tuple(map(plain.multiply, states))
+    out = _gated_sum(logits, plain.multiply(y), maps, weigh_branch, with_relu, on_cpu)
+    return out, wide(out).mean((1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _gated_sum(
     logits: Array, y: Float[Array, "b h w c"], states: Arrays, weigh_branch: bool, with_relu: bool, on_cpu: bool
 ) -> Float[Array, "b h w c"]:
     """Keeps the sum and the states, which the network keeps anyway, but not y.
@@ -157,13 +205,14 @@ def gated_sum(
     branch's factor g follows without y, since D = g <y, dout> + sum_k p_k <s_k, dout>. This also holds under the ReLU:
     where it is 0, so is dout.
     """
-    return plain.gated_sum(logits, y, states, weigh_branch, with_relu)
+    multiplied = tuple((state, None, None) for state in states)
+    return plain.gated_sum(logits, (y, None, None), multiplied, weigh_branch, with_relu)[0]
 
 
 def _gated_sum_forward(
     logits: Array, y: Array, states: Arrays, weigh_branch: bool, with_relu: bool, on_cpu: bool
 ) -> tuple[Array, tuple[Array, Arrays, Array]]:
-    (out,) = _in_memory(on_cpu, plain.gated_sum(logits, y, states, weigh_branch, with_relu))
+    (out,) = _in_memory(on_cpu, _gated_sum(logits, y, states, weigh_branch, with_relu, on_cpu))
     return out, (logits, states, _barrier(out))  # as in `_relu_forward`
 
 
@@ -193,7 +242,7 @@ def _gated_sum_backward(
     return dlogits, dy, tuple(dout * rounded[:, k : k + 1] for k in range(len(states)))
 
 
-gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
+_gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

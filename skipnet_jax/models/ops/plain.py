@@ -5,12 +5,17 @@ computed in float32 at least, and rounded once.
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+# A map that its reader still has to multiply: value, factor and offset. Both are None where there is nothing to do.
+Affine = tuple[Float[Array, "b h w c"], Float[Array, "b c"] | None, Float[Array, "b c"] | None]
+AffineGroups = tuple[Float[Array, "g b h w c"], Float[Array, "g c"], Float[Array, "g c"]]
 
 
 def convolve(
@@ -46,9 +51,17 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def batch_norm(
-    x: Float[Array, "g *b c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float, with_relu: bool
+    x: Float[Array, "g *b c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+    with_relu: bool,
 ) -> tuple[Float[Array, "g *b c"], Float[Array, "g c"], Float[Array, "g c"]]:
     """Normalises each group by its own mean and variance; a ReLU follows if asked for.
+
+    Args:
+      origin: a guess at the mean. The result does not depend on it, but a platform may measure moments from there.
 
     Returns:
       The normalised x; mean and variance of each group, through which no gradient flows.
@@ -77,24 +90,77 @@ def layer_norm(
     return y.astype(x.dtype)
 
 
+def batch_norm_max_pool(
+    x: Float[Array, "g b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+) -> tuple[Float[Array, "g b h2 w2 c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """Batch norm, ReLU and max pool: the end of a stem for ImageNet."""
+    y, mean, var = batch_norm(x, scale, bias, origin, epsilon, True)
+    return over_groups(max_pool, y), mean, var
+
+
+def over_groups(
+    operation: Callable[[Float[Array, "b h w c"]], Float[Array, "b h2 w2 c"]], x: Float[Array, "g b h w c"]
+) -> Float[Array, "g b h2 w2 c"]:
+    """An operation on the images of all groups."""
+    y = operation(x.reshape(-1, *x.shape[2:]))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def deferred_batch_norm(
+    x: Float[Array, "g b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    origin: Float[Array, "c"],
+    epsilon: float,
+) -> tuple[AffineGroups, Float[Array, "g b c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """A batch norm whose last multiplication may be left to the map's readers. Here it is done, and the factor is 1.
+
+    Returns:
+      The normalised x as a map that is still to be multiplied; its mean over the pixels; and mean and variance of each
+      group, through which no gradient flows.
+    """
+    return complete(batch_norm(x, scale, bias, origin, epsilon, False))
+
+
+def complete(
+    normalised: tuple[Float[Array, "g b h w c"], Float[Array, "g c"], Float[Array, "g c"]],
+) -> tuple[AffineGroups, Float[Array, "g b c"], Float[Array, "g c"], Float[Array, "g c"]]:
+    """What `deferred_batch_norm` returns, if nothing is deferred: made of what `batch_norm` returns."""
+    y, mean, var = normalised
+    return (y, jnp.ones_like(mean), jnp.zeros_like(mean)), wide(y).mean((2, 3)), mean, var
+
+
+def multiply(deferred: Affine) -> Float[Array, "b h w c"]:
+    """`value * factor + offset`."""
+    value, factor, offset = deferred
+    if factor is None or offset is None:
+        return value
+    return (wide(value) * factor[:, None, None] + offset[:, None, None]).astype(value.dtype)
+
+
 def gated_sum(
-    logits: Float[Array, "b n1 c"],
-    y: Float[Array, "b h w c"],
-    states: tuple[Float[Array, "b h w c"], ...],
-    weigh_branch: bool,
-    with_relu: bool,
-) -> Float[Array, "b h w c"]:
+    logits: Float[Array, "b n1 c"], y: Affine, states: tuple[Affine, ...], weigh_branch: bool, with_relu: bool
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
     """`sigmoid(logits[:, 0]) * y + sum_k softmax(logits[:, 1:])_k * states_k`; a ReLU follows if asked for.
 
     Args:
       logits: n1 = 1 + number of states; in float32 at least.
       weigh_branch: False adds y as it is, whatever its logit.
+
+    Returns:
+      The sum, and its mean over the pixels, in float32 at least.
     """
-    branch, weights = (each.astype(y.dtype) for each in gate_weights(logits))
-    out = y * branch[:, None, None] if weigh_branch else y
+    branch = multiply(y)
+    factor, weights = (each.astype(branch.dtype) for each in gate_weights(logits))
+    out = branch * factor[:, None, None] if weigh_branch else branch
     weights = weights[:, :, None]  # [b, n, 1, c]
-    out = out + sum(state * weights[:, k : k + 1] for k, state in enumerate(states))
-    return relu(out) if with_relu else out
+    out = out + sum(multiply(state) * weights[:, k : k + 1] for k, state in enumerate(states))
+    out = relu(out) if with_relu else out
+    return out, wide(out).mean((1, 2))
 
 
 def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], Float[Array, "b n c"]]:

@@ -43,15 +43,18 @@ def operations(text):
 
 
 VECTOR, MAPS = jnp.ones(6), jnp.ones((2, 4, 4, 6))
+AFFINE = (MAPS, None, None)
 # Public operation -> its plain formula, and arguments for it.
 CALLS = {
     "convolve": (plain.convolve, *kernels(groups=4, width=2)),
     "max_pool": (plain.max_pool, (MAPS,), ()),
     "relu": (plain.relu, (MAPS,), ()),
     "gelu": (plain.gelu, (MAPS,), ()),
-    "batch_norm": (plain.batch_norm, (MAPS, VECTOR, VECTOR), (0.1, True)),
+    "batch_norm": (plain.batch_norm, (MAPS, VECTOR, VECTOR, VECTOR), (0.1, True)),
+    "batch_norm_max_pool": (plain.batch_norm_max_pool, (MAPS[None], VECTOR, VECTOR, VECTOR), (0.1,)),
+    "deferred_batch_norm": (plain.deferred_batch_norm, (MAPS[None], VECTOR, VECTOR, VECTOR), (0.1,)),
     "layer_norm": (plain.layer_norm, (MAPS, VECTOR, VECTOR), (0.1,)),
-    "gated_sum": (plain.gated_sum, (jnp.ones((2, 3, 6)), MAPS, (MAPS, MAPS)), (True, True)),
+    "gated_sum": (plain.gated_sum, (jnp.ones((2, 3, 6)), AFFINE, (AFFINE, AFFINE)), (True, True)),
     "materialize": (plain.materialize, (MAPS,), ()),
     "materialize_gradient": (plain.materialize_gradient, (MAPS,), ()),
 }
@@ -76,11 +79,15 @@ def test_only_a_cpu_gets_barriers_that_put_results_in_memory(name, on_cpu, on_gp
 
 
 def network(ways, x, kernel, grouped, logits):
-    """Three small blocks, the middle one with a grouped convolution."""
+    """Three small blocks, the middle one with a grouped convolution, and norms of both kinds."""
     vector = jnp.ones(8)
     for each, groups in ((kernel, 1), (grouped, 4), (kernel, 1)):
-        y, _, _ = ways.batch_norm(ways.convolve(x, each, 1, 1, groups)[None], vector, vector, 0.1, True)
-        x = ways.materialize(ways.gated_sum(logits, y[0], (x, ways.relu(y[0])), True, True))
+        y, _, _ = ways.batch_norm(ways.convolve(x, each, 1, 1, groups)[None], vector, vector, vector, 0.1, True)
+        y = ways.convolve(y[0], kernel, 1, 1, 1)
+        (y, factor, offset), _, _, _ = ways.deferred_batch_norm(y[None], vector, vector, vector, 0.1)
+        y = y[0], jnp.repeat(factor, len(x), 0), jnp.repeat(offset, len(x), 0)
+        out, _ = ways.gated_sum(logits, y, ((x, None, None), (ways.relu(x), None, None)), True, True)
+        x = ways.materialize(out)
     return ways.gelu(ways.max_pool(ways.materialize_gradient(x))).sum()
 
 
@@ -100,7 +107,7 @@ def test_on_a_cpu_the_choice_costs_neither_memory_nor_other_programs():
         collections.Counter(re.findall(r" convolution\(.*dim_labels=(\w+->\w+)", each.as_text()))
         for each in (chosen, wanted)
     ]
-    assert layouts[0] == layouts[1] == {"b01f_01io->b01f": 9}
+    assert layouts[0] == layouts[1] == {"b01f_01io->b01f": 18}
 
 
 @pytest.mark.parametrize("transform", [jax.vmap, jax.remat])
