@@ -14,7 +14,7 @@ from skipnet_jax import config, errors, files, models, specs, train
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.runs import checkpoint, events, saver, signals, workdir
-from skipnet_jax.training import sharding, steps
+from skipnet_jax.training import precision, sharding, steps
 from tests.tiny_runs import (
     STEPS_PER_EPOCH,
     TinyNet,
@@ -406,3 +406,18 @@ def test_training_images_that_are_also_tested_are_tested_once(tmp_path, capsys):
         results = train.train_and_evaluate(spec, tmp_path / "run")
     assert results["count"] == 20 and not any(name.startswith("test_") for name in results)
     assert "images: part of all class folders" in capsys.readouterr().out
+
+
+def test_a_run_chooses_its_precision_once(tmp_path, capsys):
+    """On CPUs float32; and a run that began in bfloat16 on a TPU stays so here."""
+    automatic = precision.with_dtype(make_spec(epochs=1), "auto")
+    train.train_and_evaluate(automatic, tmp_path / "run")
+    assert workdir.read_spec(tmp_path / "run").model.dtype == "float32"
+    stored = files.read_json(tmp_path / "run" / "config.json", mend="")
+    stored["model"]["dtype"] = "bfloat16"
+    files.write_json(tmp_path / "run" / "config.json", stored)
+    capsys.readouterr()
+    longer = dataclasses.replace(automatic, epochs=2)
+    train.train_and_evaluate(longer, tmp_path / "run", allow_change=["epochs"])
+    assert workdir.read_spec(tmp_path / "run").model.dtype == "bfloat16"
+    assert "parameters, bfloat16" in capsys.readouterr().out

@@ -1,16 +1,19 @@
 """The type that a network computes in, where the config leaves it to the machine (`model.dtype=auto`)."""
 
 import dataclasses
-
-import jax
+from typing import Any
 
 from skipnet_jax.specs import TrainSpec
 
 _AMPERE = 8.0  # compute capability of the first NVIDIA GPUs that multiply bfloat16 in hardware
 
 
-def resolve(spec: TrainSpec, device: jax.Device) -> TrainSpec:
-    """Replaces `auto` by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere."""
+def resolve(spec: TrainSpec, device: Any) -> TrainSpec:
+    """Replaces `auto` by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere.
+
+    Args:
+      device: a jax.Device.
+    """
     if spec.model.dtype != "auto":
         return spec
     return with_dtype(spec, "bfloat16" if _has_bfloat16(device) else "float32")
@@ -21,7 +24,7 @@ def with_dtype(spec: TrainSpec, dtype: str) -> TrainSpec:
     return dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
 
 
-def _has_bfloat16(device: jax.Device) -> bool:
+def _has_bfloat16(device: Any) -> bool:
     if device.platform == "gpu":
         return float(device.compute_capability) >= _AMPERE
     return device.platform == "tpu"
