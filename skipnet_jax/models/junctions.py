@@ -75,8 +75,8 @@ class Gate(nn.Module):
             if self.weigh_branch:
                 self.sow("intermediates", "branch", branch)
         with_relu = self.post_activation and self.layers.act is ops.relu  # other activations follow the sum
-        states_as_made = tuple(state.affine for state in states)
-        out, pooled = ops.gated_sum(a, y.affine, states_as_made, self.weigh_branch, with_relu)
+        values = tuple(state.value for state in states)
+        out, pooled = ops.gated_sum(a, y.affine, values, self.weigh_branch, with_relu)
         if self.post_activation and not with_relu:
             return feature_map(self.layers.act(out))
         return FeatureMap(out, pooled)
@@ -143,7 +143,7 @@ class Junction:
       published_prefix: of the network's published name.
       distances: the wiring: number of earlier blocks in the section -> distances of the states that a block sees.
       make: (layers, gate_reduction, post_activation, *, name) -> the module.
-      gated: the junction takes maps whose norm is deferred.
+      gated: the junction takes a branch whose norm is deferred.
     """
 
     published_prefix: str

@@ -91,7 +91,7 @@ class Dense(nn.Module):
 class FeatureMap(NamedTuple):
     """A feature map and its mean over height and width. The map is `value * factor + offset`, or `value` without these.
 
-    A norm may leave its factor and offset to the junctions that read the map: see `ops.deferred_batch_norm`.
+    The norm of a branch may leave its factor and offset to the gate: see `ops.deferred_batch_norm`.
     """
 
     value: Float[Array, "b h w c"]
@@ -248,8 +248,13 @@ class Layers:
         return ops.max_pool(self.norm_act(x, train=train, name=name))
 
     def last_norm(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> Float[Array, "b h w c"] | FeatureMap:
-        """The norm at the end of a branch or of a shortcut."""
+        """The norm at the end of a branch. A gate multiplies."""
         return (self.deferred_norm or self.norm)(name=name)(x, train=train)
+
+    def norm_and_mean(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> FeatureMap:
+        """The norm at the end of a shortcut. A gate needs the mean of the result, and several gates its pixels."""
+        normalised = feature_map(self.last_norm(x, train=train, name=name))
+        return FeatureMap(plain.multiply(normalised.affine), normalised.pooled)
 
     def dense(self, features: int, *, use_bias: bool = True, name: str) -> Dense:
         """A linear layer."""

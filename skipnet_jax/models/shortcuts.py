@@ -28,7 +28,7 @@ class LinearShortcut(nn.Module):
         if self.stride == 1 and x.shape[-1] == self.features:
             return x
         x = self.layers.conv(self.features, 1, stride=self.stride, name="conv")(x)
-        return self.layers.last_norm(x, train=train, name="norm")
+        return self.layers.norm_and_mean(x, train=train, name="norm")
 
 
 class AverageLinearShortcut(nn.Module):
@@ -47,7 +47,7 @@ class AverageLinearShortcut(nn.Module):
         if x.shape[-1] == self.features:
             return x
         x = self.layers.conv(self.features, 1, name="conv")(x)
-        return self.layers.last_norm(x, train=train, name="norm")
+        return self.layers.norm_and_mean(x, train=train, name="norm")
 
 
 class AverageShortcut(nn.Module):

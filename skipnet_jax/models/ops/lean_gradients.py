@@ -1,4 +1,4 @@
-"""Gradients by hand that keep less in memory than JAX's own. CPUs and NVIDIA GPUs share them.
+"""Gradients by hand that keep less in memory than JAX's own. Platforms share them.
 
 XLA keeps more than it must for the backward pass, in two ways. It saves intermediate arrays that the backward pass
 could compute from what it reads anyway. And it writes to memory whatever has several readers, where each could compute
@@ -184,14 +184,13 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def gated_sum(
     logits: Float[Array, "b n1 c"],
     y: Affine,
-    states: tuple[Affine, ...],
+    states: tuple[Float[Array, "b h w c"], ...],
     weigh_branch: bool,
     with_relu: bool,
     on_cpu: bool,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
     """Multiplies first, which costs nothing where no norm was deferred: XLA drops a factor of 1."""
-    maps = tuple(map(plain.multiply, states))
-    out = _gated_sum(logits, plain.multiply(y), maps, weigh_branch, with_relu, on_cpu)
+    out = _gated_sum(logits, plain.multiply(y), states, weigh_branch, with_relu, on_cpu)
     return out, wide(out).mean((1, 2))
 
 
@@ -205,8 +204,7 @@ def _gated_sum(
     branch's factor g follows without y, since D = g <y, dout> + sum_k p_k <s_k, dout>. This also holds under the ReLU:
     where it is 0, so is dout.
     """
-    multiplied = tuple((state, None, None) for state in states)
-    return plain.gated_sum(logits, (y, None, None), multiplied, weigh_branch, with_relu)[0]
+    return plain.gated_sum(logits, (y, None, None), states, weigh_branch, with_relu)[0]
 
 
 def _gated_sum_forward(

@@ -143,7 +143,11 @@ def multiply(deferred: Affine) -> Float[Array, "b h w c"]:
 
 
 def gated_sum(
-    logits: Float[Array, "b n1 c"], y: Affine, states: tuple[Affine, ...], weigh_branch: bool, with_relu: bool
+    logits: Float[Array, "b n1 c"],
+    y: Affine,
+    states: tuple[Float[Array, "b h w c"], ...],
+    weigh_branch: bool,
+    with_relu: bool,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
     """`sigmoid(logits[:, 0]) * y + sum_k softmax(logits[:, 1:])_k * states_k`; a ReLU follows if asked for.
 
@@ -158,7 +162,7 @@ def gated_sum(
     factor, weights = (each.astype(branch.dtype) for each in gate_weights(logits))
     out = branch * factor[:, None, None] if weigh_branch else branch
     weights = weights[:, :, None]  # [b, n, 1, c]
-    out = out + sum(multiply(state) * weights[:, k : k + 1] for k, state in enumerate(states))
+    out = out + sum(state * weights[:, k : k + 1] for k, state in enumerate(states))
     out = relu(out) if with_relu else out
     return out, wide(out).mean((1, 2))
 

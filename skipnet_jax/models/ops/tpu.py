@@ -99,25 +99,71 @@ def batch_norm_max_pool(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def gated_sum(
-    logits: Float[Array, "b n1 c"], y: Affine, states: tuple[Affine, ...], weigh_branch: bool, with_relu: bool
+    logits: Float[Array, "b n1 c"],
+    y: Affine,
+    states: tuple[Float[Array, "b h w c"], ...],
+    weigh_branch: bool,
+    with_relu: bool,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
-    """Folds the norms into the gate's weights, so that every map is read once, as it lies in memory.
+    """Folds the norm into the branch's weight, so that the normalised branch is never written.
 
     Its gradient is rounded once, before the sums and products that read it: then it is written in the maps' own type.
     """
-    maps, coefficients, offset = _fold(logits, y, states, weigh_branch)
-    total = per_pixel(offset) + sum(wide(x) * per_pixel(each) for x, each in zip(maps, coefficients, strict=True))
+    value, factor, offset = y
+    branch, *weights = _weights(logits, weigh_branch)
+    total = wide(value) * _per_pixel(branch if factor is None else branch * factor)
+    total = total if offset is None else total + _per_pixel(branch * offset)
+    for weight, state in zip(weights, states, strict=True):
+        total = total + wide(state) * _per_pixel(weight)
     total = plain.relu(total) if with_relu else total
-    return total.astype(maps[0].dtype), total.mean((1, 2))
+    return total.astype(value.dtype), total.mean((1, 2))
 
 
-def _fold(logits: Array, y: Affine, states: tuple[Affine, ...], weigh_branch: bool) -> tuple[Arrays, Arrays, Array]:
-    """The maps, their coefficients [b, c], and the offset [b, c] of their sum."""
-    weights = _weights(logits, weigh_branch)
-    values, factors, offsets = zip(y, *states, strict=True)
-    coefficients = tuple(w if factor is None else w * factor for w, factor in zip(weights, factors, strict=True))
-    pairs = zip(weights, offsets, strict=True)
-    return values, coefficients, sum((w * each for w, each in pairs if each is not None), jnp.zeros_like(weights[0]))
+Residuals = tuple[Array, Affine, Arrays, Array]
+
+
+def _gated_sum_forward(
+    logits: Array, y: Affine, states: Arrays, weigh_branch: bool, with_relu: bool
+) -> tuple[tuple[Array, Array], Residuals]:
+    out, pooled = gated_sum(logits, y, states, weigh_branch, with_relu)
+    return (out, pooled), (logits, y, states, out)
+
+
+def _gated_sum_backward(
+    weigh_branch: bool, with_relu: bool, residuals: Residuals, gradients: tuple[Array, Array]
+) -> tuple[Array, Affine, Arrays]:
+    """Let <m, d> be the sum over the pixels of a map m times d, the gradient of the sum of all maps.
+
+    The softmax's gradient needs p_k <s_k, d> of each state. And <out, d> = g <y, d> + sum_k p_k <s_k, d>, also under
+    the ReLU: where it is 0, so is d. The ReLU's gradient reads `out` anyway, so its product spares reading one state.
+    """
+    logits, (value, factor, offset), states, out = residuals
+    dout, dpooled = gradients
+    d = wide(dout) + _per_pixel(dpooled / (out.shape[1] * out.shape[2]))
+    d = wide((jnp.where(out > 0, d, 0) if with_relu else d).astype(out.dtype))
+
+    branch, *weights = _weights(logits, weigh_branch)
+    dbranch = of_value = (wide(value) * d).sum((1, 2))
+    dfactor = doffset = None
+    if factor is not None and offset is not None:
+        of_ones = d.sum((1, 2))
+        dbranch, dfactor, doffset = factor * of_value + offset * of_ones, branch * of_value, branch * of_ones
+    of_states = [p * (wide(state) * d).sum((1, 2)) for p, state in zip(weights, states, strict=True)][with_relu:]
+    if with_relu:
+        first = (wide(out) * d).sum((1, 2)) - functools.reduce(jnp.add, of_states, branch * dbranch)
+        of_states = [first, *of_states]
+
+    p, of_p = jnp.stack(weights, axis=1), jnp.stack(of_states, axis=1)
+    dlogits = [((1 - branch) * branch * dbranch)[:, None], of_p - p * of_p.sum(1, keepdims=True)]
+    dvalue = d * _per_pixel(branch if factor is None else branch * factor)
+    return (
+        jnp.concatenate(dlogits, axis=1).astype(logits.dtype),  # of the branch: 0 if it is not weighed
+        (dvalue.astype(value.dtype), dfactor, doffset),
+        tuple((d * _per_pixel(weight)).astype(state.dtype) for weight, state in zip(weights, states, strict=True)),
+    )
+
+
+gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
 
 
 def _weights(logits: Array, weigh_branch: bool) -> Arrays:
@@ -126,58 +172,6 @@ def _weights(logits: Array, weigh_branch: bool) -> Arrays:
     return branch if weigh_branch else jnp.ones_like(branch), *jnp.moveaxis(weights, 1, 0)
 
 
-Residuals = tuple[Array, Affine, tuple[Affine, ...], Array]
-
-
-def _gated_sum_forward(
-    logits: Array, y: Affine, states: tuple[Affine, ...], weigh_branch: bool, with_relu: bool
-) -> tuple[tuple[Array, Array], Residuals]:
-    out, pooled = gated_sum(logits, y, states, weigh_branch, with_relu)
-    return (out, pooled), (logits, y, states, out)
-
-
-def _gated_sum_backward(
-    weigh_branch: bool, with_relu: bool, residuals: Residuals, gradients: tuple[Array, Array]
-) -> tuple[Array, Affine, tuple[Affine, ...]]:
-    """Needs a sum over the pixels for each map. The ReLU's output is read anyway, and saves reading one of the states.
-
-    With D = <out, dout> and the same sums for the maps, D = sum_k weight_k <map_k, dout>. A softmax needs just these
-    products of weight and sum, so nothing is divided by a weight that may be near 0.
-    """
-    logits, y, states, out = residuals
-    dout, dpooled = gradients
-    d = wide(dout) + per_pixel(dpooled / (out.shape[1] * out.shape[2]))
-    d = jnp.where(out > 0, d, 0) if with_relu else d
-    d = d.astype(out.dtype)
-
-    weights = _weights(logits, weigh_branch)
-    total = wide(d).sum((1, 2))
-    spared = next((k for k, (_, factor, _) in enumerate(states, start=1) if with_relu and factor is None), None)
-    dmaps: list[Affine] = []
-    weighted: list[Array] = []  # of each map: its weight times <map, d>
-    for k, (weight, (value, factor, offset)) in enumerate(zip(weights, (y, *states), strict=True)):
-        coefficient = weight if factor is None else weight * factor
-        dvalue = (wide(d) * per_pixel(coefficient)).astype(value.dtype)
-        along = None if k == spared else (wide(value) * wide(d)).sum((1, 2))
-        if factor is None or offset is None or along is None:
-            dmaps.append((dvalue, None, None))
-            weighted.append(jnp.zeros_like(weight) if along is None else weight * along)
-        else:
-            dmaps.append((dvalue, weight * along, weight * total))
-            weighted.append(weight * (factor * along + offset * total))
-    if spared is not None:
-        weighted[spared] = (wide(out) * wide(d)).sum((1, 2)) - functools.reduce(jnp.add, weighted)
-
-    of_states = jnp.stack(weighted[1:], axis=1)
-    dstates = of_states - jnp.stack(weights[1:], axis=1) * of_states.sum(1, keepdims=True)
-    dbranch = (1 - weights[0]) * weighted[0]  # 0 if the branch is not weighed
-    dlogits = jnp.concatenate([dbranch[:, None], dstates], axis=1).astype(logits.dtype)
-    return dlogits, dmaps[0], tuple(dmaps[1:])
-
-
-gated_sum.defvjp(_gated_sum_forward, _gated_sum_backward)
-
-
-def per_pixel(vector: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
+def _per_pixel(vector: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
     """Gives a vector of each sample the rank of a map."""
     return vector[:, None, None]

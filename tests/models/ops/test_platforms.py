@@ -43,7 +43,6 @@ def operations(text):
 
 
 VECTOR, MAPS = jnp.ones(6), jnp.ones((2, 4, 4, 6))
-AFFINE = (MAPS, None, None)
 # Public operation -> its plain formula, and arguments for it.
 CALLS = {
     "convolve": (plain.convolve, *kernels(groups=4, width=2)),
@@ -54,7 +53,7 @@ CALLS = {
     "batch_norm_max_pool": (plain.batch_norm_max_pool, (MAPS[None], VECTOR, VECTOR, VECTOR), (0.1,)),
     "deferred_batch_norm": (plain.deferred_batch_norm, (MAPS[None], VECTOR, VECTOR, VECTOR), (0.1,)),
     "layer_norm": (plain.layer_norm, (MAPS, VECTOR, VECTOR), (0.1,)),
-    "gated_sum": (plain.gated_sum, (jnp.ones((2, 3, 6)), AFFINE, (AFFINE, AFFINE)), (True, True)),
+    "gated_sum": (plain.gated_sum, (jnp.ones((2, 3, 6)), (MAPS, None, None), (MAPS, MAPS)), (True, True)),
     "materialize": (plain.materialize, (MAPS,), ()),
     "materialize_gradient": (plain.materialize_gradient, (MAPS,), ()),
 }
@@ -68,7 +67,6 @@ def test_each_platform_gets_its_way_and_no_other(name):
         way = ops.TABLE[operation].get(platform, operation)
         chosen = program(getattr(ops, name), arrays, settings, platform)
         assert operations(chosen) == operations(program(way, arrays, settings, platform)), platform
-        assert platform != "tpu" or "optimization_barrier" not in chosen
 
 
 @pytest.mark.parametrize(("name", "on_cpu", "on_gpu"), [("relu", 2, 1), ("gated_sum", 4, 2), ("max_pool", 1, 0)])
@@ -86,7 +84,7 @@ def network(ways, x, kernel, grouped, logits):
         y = ways.convolve(y[0], kernel, 1, 1, 1)
         (y, factor, offset), _, _, _ = ways.deferred_batch_norm(y[None], vector, vector, vector, 0.1)
         y = y[0], jnp.repeat(factor, len(x), 0), jnp.repeat(offset, len(x), 0)
-        out, _ = ways.gated_sum(logits, y, ((x, None, None), (ways.relu(x), None, None)), True, True)
+        out, _ = ways.gated_sum(logits, y, (x, ways.relu(x)), True, True)
         x = ways.materialize(out)
     return ways.gelu(ways.max_pool(ways.materialize_gradient(x))).sum()
 
