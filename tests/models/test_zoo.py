@@ -52,9 +52,9 @@ def count_params(names):
         if part in known:
             shape, count = known[part]
             skipped += count
-            return jnp.zeros(shape)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shape)
         out = call(*args, **kwargs)
-        known[part] = (out.shape, size(module.variables.get("params", {})))
+        known[part] = (jax.eval_shape(lambda: out), size(module.variables.get("params", {})))
         return out
 
     counts = {}
