@@ -1,11 +1,17 @@
 """What other libraries must be told before they are used: stay quiet, and leave the accelerators to JAX."""
 
+import hashlib
 import logging
 import os
+import platform
 import sys
 from typing import Any
 
 from absl import logging as absl_logging
+
+from skipnet_jax.errors import UserError
+
+_CACHE_BYTES = 2 * 2**30  # dozens of networks: the programs of skip_resnet50's training take some 20 MB
 
 
 def quieten_orbax() -> None:
@@ -31,6 +37,90 @@ def hide_accelerators() -> None:
 
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
+
+
+def keep_compiled_programs() -> None:
+    """Lets this user's next start read the programs that this one compiles. Call it before JAX is imported.
+
+    JAX removes the programs that were not used for longest, and locks the folder while it does. What the environment
+    says about JAX's cache stays as it is.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(caches, "skipnet_jax", f"compiled_{_processor()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return  # no home, or a full or read-only one
+    if not os.access(folder, os.W_OK):
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_CACHE_BYTES))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def _processor() -> str:
+    """Names the kind of this machine's processor: a program for another may crash here, and homes are shared."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            features = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:  # not Linux
+        features = platform.processor()
+    return f"{platform.machine()}_{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def require_devices() -> None:
+    """Opens JAX's devices, and tells in one line each what JAX prints pages about.
+
+    On a machine without a TPU, libtpu is not even asked: it would print about what it did not find.
+
+    Raises:
+      UserError: the platforms that the user wants are not there.
+    """
+    import jax
+    from jax._src import cloud_tpu_init, xla_bridge  # there is no public way to leave a platform out
+
+    factories = xla_bridge._backend_factories
+    tpu = None if cloud_tpu_init.running_in_cloud_tpu_vm else factories.pop("tpu", None)
+    reports = _Reports()
+    logger = logging.getLogger("jax._src.xla_bridge")
+    level = logger.level
+    logger.addHandler(reports)
+    logger.setLevel(logging.WARNING)  # whatever other loggers keep to themselves
+    logger.propagate = False
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a GPU is there
+        if "coordination" in str(error).lower():
+            raise  # another host is gone
+        why = "; ".join([*reports.lines, *str(error).splitlines()[:1]]) or "JAX finds no such device"
+        raise UserError(
+            "JAX_PLATFORMS" if "JAX_PLATFORMS" in os.environ else "devices",
+            f"{os.environ.get('JAX_PLATFORMS', 'none')!r} ({why})",
+            "devices that are in this machine and not in use",
+            "Install what JAX needs for them, or unset JAX_PLATFORMS to let JAX choose.",
+        ) from error
+    finally:
+        if tpu is not None:
+            factories["tpu"] = tpu  # Pallas wants to know the platform
+        logger.removeHandler(reports)
+        logger.setLevel(level)
+        logger.propagate = True
+    for line in reports.lines:
+        print(f"WARNING: {line}", file=sys.stderr, flush=True)
+
+
+class _Reports(logging.Handler):
+    """Keeps warnings and errors, each as one line with its cause."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        self.lines.append(f"{text}: {record.exc_info[1]}" if record.exc_info else text)
 
 
 def _quieten_abandoned_reads() -> None:

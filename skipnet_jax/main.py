@@ -44,7 +44,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from skipnet_jax import command_line, errors, libraries
-from skipnet_jax.modes import MODE, MODES, WORKDIR, Mode, Program
+from skipnet_jax.modes import COMPILE_CACHE, MODE, MODES, WORKDIR, Mode, Program
 from skipnet_jax.runs import signals
 
 FAILED = 1  # a bug, or the machine: worth another try
@@ -97,6 +97,8 @@ def _dispatch() -> int:
 
     libraries.quieten_tensorflow(level=2)  # its warnings about a damaged image do not say which image
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)  # users want to see which images are left out
+    if COMPILE_CACHE.value == "on":
+        libraries.keep_compiled_programs()
     storage.require_bucket(WORKDIR.value or "")  # TensorFlow would go on trying for minutes
     mode = MODES[MODE.value]
     assert isinstance(mode, Mode)

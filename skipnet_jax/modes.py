@@ -35,6 +35,12 @@ DISTRIBUTED = flags.DEFINE_enum(
 COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "host:port of process 0, where not detected.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of hosts, where not detected.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this host from 0, where not detected.", lower_bound=0)
+COMPILE_CACHE = flags.DEFINE_enum(
+    "compile_cache",
+    "on",
+    ["on", "off"],
+    "Keep compiled programs in ~/.cache/skipnet_jax for the next start, or in JAX_COMPILATION_CACHE_DIR.",
+)
 _HOSTS = (DISTRIBUTED, COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)
 _Flag = flags.FlagHolder[Any]
 
@@ -114,6 +120,7 @@ def _evaluate() -> int:
 def _explain() -> int:
     from skipnet_jax import libraries
 
+    libraries.require_devices()
     libraries.hide_accelerators()
     from skipnet_jax.explain import explain_workdir
 
@@ -124,6 +131,7 @@ def _explain() -> int:
 def _export() -> int:
     from skipnet_jax import libraries
 
+    libraries.require_devices()
     libraries.hide_accelerators()
     from skipnet_jax.exports.export import export_workdir
 
@@ -161,26 +169,37 @@ MODES: dict[str, Mode | Program] = {
     "train": Mode(
         "Trains a network, or goes on with a run that was interrupted.",
         _train,
-        flags=(CONFIG, WORKDIR, ALLOW_CHANGE, *_HOSTS),
+        flags=(CONFIG, WORKDIR, ALLOW_CHANGE, COMPILE_CACHE, *_HOSTS),
         needs=((CONFIG, "--config=digits or another"),),
     ),
     "evaluate": Mode(
         "Evaluates the network of a run, on its own test images or on others.",
         _evaluate,
-        flags=(WORKDIR, CHECKPOINT, DATASETS, DATA_DIR, IMAGE_SIZES, EVAL_CLASSES, FLIP, DETAILS, *_HOSTS),
+        flags=(
+            WORKDIR,
+            CHECKPOINT,
+            DATASETS,
+            DATA_DIR,
+            IMAGE_SIZES,
+            EVAL_CLASSES,
+            FLIP,
+            DETAILS,
+            COMPILE_CACHE,
+            *_HOSTS,
+        ),
         needs=(_RUN,),
     ),
     "predict": Program("Classifies image files with the network of a run, or an exported one.", _predict),
     "explain": Mode(
         "Draws what the gates let through, and which pixels matter.",
         _explain,
-        flags=(WORKDIR, CHECKPOINT, IMAGES, DATA_DIR, OUT),
+        flags=(WORKDIR, CHECKPOINT, IMAGES, DATA_DIR, OUT, COMPILE_CACHE),
         needs=(_RUN,),
     ),
     "export": Mode(
         "Writes the network of a run for other programs to run.",
         _export,
-        flags=(WORKDIR, FORMAT, CHECKPOINT, DATA_DIR, OUT),
+        flags=(WORKDIR, FORMAT, CHECKPOINT, DATA_DIR, OUT, COMPILE_CACHE),
         needs=(_RUN,),
         formats=("orbax", "stablehlo", "savedmodel", "onnx", "safetensors"),
     ),
@@ -207,6 +226,8 @@ def _join_hosts(settings: Mapping[str, Any]) -> int:
     Returns:
       This process's number among the hosts.
     """
+    from skipnet_jax import libraries
+
     where = (COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
     joining = DISTRIBUTED.value == "yes" or where != (None, None, None)
     if DISTRIBUTED.value == "auto" and not joining:
@@ -214,6 +235,7 @@ def _join_hosts(settings: Mapping[str, Any]) -> int:
 
         joining = clusters.count_processes() > 1
     if not joining:
+        libraries.require_devices()
         return 0
     from skipnet_jax.runs import agreement, hosts
 

@@ -229,6 +229,7 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
     libraries.quieten_tensorflow(level=3)  # this module reports bad images itself
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
+    libraries.require_devices()
     libraries.hide_accelerators()
     if arguments.artifact:
         from skipnet_jax.exports import artifacts

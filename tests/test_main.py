@@ -133,6 +133,14 @@ def test_a_mistake_is_one_message_without_a_stack_trace(mistakes, number):
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
+@pytest.mark.parametrize("arguments", [["--config=digits", "--workdir=x"], ["models", "resnet20"]])
+def test_a_platform_that_is_not_there_is_one_line(arguments):
+    """JAX gives an assertion without a text, or a page about a plugin."""
+    done = call(*arguments, env=os.environ | {"JAX_PLATFORMS": "cuda"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: JAX_PLATFORMS: got 'cuda' (") and "unset JAX_PLATFORMS" in done.stderr
+
+
 IN_A_CONFIG = {
     "def get_config():\n    return ml_colections\n": "line 2: got NameError: name 'ml_colections' is not defined",
     "def get_config(:\n    return 1\n": "line 1: got SyntaxError",

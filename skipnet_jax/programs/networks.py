@@ -1,6 +1,7 @@
 """Prints the table of networks, or of those that match a pattern."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from skipnet_jax.errors import UserError
@@ -27,7 +28,14 @@ def main(argv: Sequence[str], program: str = "skipnet models") -> int:
     parser.add_argument("--features", action="store_true", help="add the channels and strides of the feature pyramid")
     parser.add_argument("--xla", action="store_true", help="add XLA's estimate of the FLOPs (a multiply-add counts 2)")
     arguments = parser.parse_args(argv)
+    from skipnet_jax import libraries
     from skipnet_jax.models import table, zoo  # slow to import
+
+    try:
+        libraries.require_devices()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
     infos = [table.model_info(name) for name in zoo.list_models(arguments.pattern)]
     if not infos:

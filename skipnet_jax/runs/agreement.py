@@ -14,7 +14,7 @@ import flax
 import jax
 from jax._src import distributed  # JAX has no public name for the store that its hosts share
 
-from skipnet_jax import __version__
+from skipnet_jax import __version__, libraries
 from skipnet_jax.errors import UserError
 from skipnet_jax.runs import events
 
@@ -39,6 +39,7 @@ def require_alike(settings: Mapping[str, Any]) -> int:
     flat = flax.traverse_util.flatten_dict(dict(settings), sep=".")
     facts = {name: repr(value) for name, value in flat.items() if name not in _OF_EACH_HOST}
     _require_same("settings, code and libraries", {**facts, **_code_and_libraries()})
+    libraries.require_devices()
     # Only now, since counting devices already needs the other hosts, and the same JAX on them.
     _require_same("number of devices", {"number of devices": str(jax.local_device_count())})
     return distributed.global_state.process_id
