@@ -13,6 +13,11 @@ def spell_fields(text: str, flag: Callable[[str], str]) -> str:
     return re.sub(r"`([^`]*)`", lambda match: flag(match[1]), text)
 
 
+def one_line(text: str) -> str:
+    """Escapes what would break a line or steer a terminal, and bytes that are no text: names come from strangers."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 class UserError(ValueError):
     """A mistake of the user's: what was found, what was expected, and how to mend it.
 
@@ -39,7 +44,7 @@ class UserError(ValueError):
           flag: how the user spells a field; a field that is no flag stays as it is.
         """
         mend = f" {spell_fields(self.mend, flag)}" if self.mend else ""
-        return f"{flag(self.field)}: got {self.got}, expected {self.expected}.{mend}"
+        return f"{one_line(f'{flag(self.field)}: got {self.got}, expected {self.expected}')}.{mend}"
 
 
 class DataError(UserError):

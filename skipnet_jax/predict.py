@@ -28,8 +28,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from skipnet_jax.data import storage, walk
-from skipnet_jax.errors import DataError, UserError
+from skipnet_jax.data import walk
+from skipnet_jax.errors import DataError, UserError, one_line
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
@@ -168,9 +168,9 @@ def as_text(result: Result, width: int) -> str:
     Args:
       width: of the column of names, in characters.
     """
-    names = [storage.one_line(result.file), *itertools.repeat("", len(result.predictions))]
+    names = [one_line(result.file), *itertools.repeat("", len(result.predictions))]
     return "\n".join(
-        f"{name:{width}}  {share:7.2%}  {storage.one_line(label)}"
+        f"{name:{width}}  {share:7.2%}  {one_line(label)}"
         for name, (label, share) in zip(names, result.predictions, strict=False)
     )
 

@@ -57,7 +57,7 @@ def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.
     text = render(paths)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        file.write_bytes(text.encode(errors="backslashreplace"))  # a folder's name may be no text
     except OSError as error:
         got = f"{out}, which cannot be written ({error.strerror or error})"
         raise UserError("out", got, "a file that can", "Change `out`.") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from skipnet_jax.analysis.eval_sets import Condition
 from skipnet_jax.analysis.result_tables import Cell, Row, Table
+from skipnet_jax.errors import one_line
 from skipnet_jax.models.table import format_count
 
 MISSING = "\N{EN DASH}"
@@ -139,9 +140,9 @@ def _percent(accuracy: float) -> str:
 
 def _markdown_escaped(text: str) -> str:
     """Keeps class names and folders from becoming tables, emphasis or HTML."""
-    return re.sub(r"([\\`*|<])", r"\\\1", text)
+    return re.sub(r"([\\`*|<])", r"\\\1", one_line(text))
 
 
 def _latex_escaped(text: str) -> str:
     words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[&%$#_{}\\~^]", lambda sign: words.get(sign[0], f"\\{sign[0]}"), text)
+    return re.sub(r"[&%$#_{}\\~^]", lambda sign: words.get(sign[0], f"\\{sign[0]}"), one_line(text))

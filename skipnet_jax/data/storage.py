@@ -71,11 +71,6 @@ def show(name: str) -> str:
     return name if name and name.isprintable() and name == name.strip() else repr(name)
 
 
-def one_line(text: str) -> str:
-    """A name as it fits into a table: line breaks and bytes that are no text are escaped."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-
-
 def some(names: Sequence[str]) -> str:
     """The first few names, for a message, and how many more there are."""
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""

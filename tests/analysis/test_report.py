@@ -88,6 +88,12 @@ def test_the_page_fetches_nothing_runs_nothing_and_escapes_what_comes_from_outsi
         assert "run <b>&x" in page.words
 
 
+def test_a_folder_s_name_may_be_no_text(tmp_path):
+    run = make_run(tmp_path / os.fsdecode(b"run \xff"))
+    file = report.write_report([run], tmp_path / "report.html")
+    assert r"run \udcff" in Page(file.read_text()).words
+
+
 def test_a_comparison_shows_the_differences(tmp_path):
     first = make_run(tmp_path / "a", gates=False)
     second = make_run(tmp_path / "b", name="resnet20", accuracy=0.95, gates=False)

@@ -90,6 +90,15 @@ def test_special_characters_in_class_names_are_escaped(tmp_path):
     assert r"classes a|b, <b>, \textasciitilde{}\textasciicircum{}\textbackslash{}." in latex
 
 
+def test_a_name_with_control_characters_stays_one_cell(tmp_path):
+    spec = made_runs.spec_of("resnet20", "folder", 2, 32)
+    made_runs.write(tmp_path, spec, learnt={"class_names": ["a\nb", "\x1b[2J"], "training_images": 9})
+    tables = result_tables.build(run_groups.group_by_config([run_groups.read(tmp_path)]))
+    assert r"classes a\\nb, \\x1b[2J" in result_formats.markdown(tables)
+    for text in (result_formats.markdown(tables), result_formats.latex(tables)):
+        assert "\x1b" not in text and "a\nb" not in text
+
+
 def test_csv(tables):
     lines = list(csv.DictReader(result_formats.comma_separated(tables).splitlines()))
     assert len(lines) == 3 * 4 + 1

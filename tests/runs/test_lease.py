@@ -268,7 +268,7 @@ def test_reading_beside_a_trainer_that_saves_all_the_time(env, tmp_path, monkeyp
     finally:
         forks.close()
     print(f"{len(read)} reads of {len(set(read))} checkpoints")
-    assert len(set(read)) > 10
+    assert len(read) >= 10 and len(set(read)) >= 3
 
 
 @pytest.mark.slow
