@@ -36,17 +36,31 @@ _REQUEST_SECONDS = 60.0
 _HOP_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
 
 
+@dataclasses.dataclass
+class Trouble:
+    """Makes the bucket answer every request with a status such as 503; 0 = it does its work.
+
+    Attributes:
+      answered: number of requests that got such an answer.
+    """
+
+    status: int = 0
+    answered: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Bucket:
     """A running emulator.
 
     Args:
       environment: for processes that should see the bucket.
-      port: of the server itself, plain HTTP.
+      port: of the server itself, plain HTTP; clients use the proxies before it.
+      trouble: to make by the test.
     """
 
     environment: dict[str, str]
     port: int
+    trouble: Trouble
 
     def objects(self, prefix: str) -> list[str]:
         """Lists the objects whose names begin with the prefix."""
@@ -69,7 +83,11 @@ class Bucket:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
     folder = tmp_path_factory.mktemp("gcs")
     authority, key = _make_certificate(folder)
-    with _server() as port, _proxy(port, authority, key) as proxy_port:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority, key)
+    tls.set_alpn_protocols(["http/1.1"])
+    trouble = Trouble()
+    with _server() as port, _proxy(port, tls, trouble) as proxy_port, _proxy(port, None, trouble) as plain_port:
         yield Bucket(
             {
                 **os.environ,
@@ -77,10 +95,11 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
                 "no_proxy": "127.0.0.1",
                 "CURL_CA_BUNDLE": str(authority),
                 "NO_GCE_CHECK": "true",  # otherwise TensorFlow asks the network for credentials
-                "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{port}",
-                "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+                "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{plain_port}",
+                "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{plain_port}",
             },
             port,
+            trouble,
         )
 
 
@@ -158,20 +177,18 @@ def _make_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]
 class _Proxy(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, server_port: int, tls: ssl.SSLContext) -> None:
+    def __init__(self, server_port: int, tls: ssl.SSLContext | None, trouble: Trouble) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.server_port_behind, self.tls = server_port, tls
+        self.server_port_behind, self.tls, self.trouble = server_port, tls, trouble
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignores clients that disconnect in the middle."""
 
 
 @contextlib.contextmanager
-def _proxy(server_port: int, certificate: pathlib.Path, key: pathlib.Path) -> Iterator[int]:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate, key)
-    tls.set_alpn_protocols(["http/1.1"])
-    proxy = _Proxy(server_port, tls)
+def _proxy(server_port: int, tls: ssl.SSLContext | None, trouble: Trouble) -> Iterator[int]:
+    """Starts a proxy: with `tls` for clients that insist on it and begin with CONNECT, without for plain HTTP."""
+    proxy = _Proxy(server_port, tls, trouble)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -201,7 +218,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         host, _, port = self.path.rpartition(":")
-        if host not in HOSTS or port != "443":
+        if host not in HOSTS or port != "443" or self.server.tls is None:
             self.send_error(403)
             return
         self.send_response_only(200)
@@ -212,6 +229,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self._body()
+        if self.server.trouble.status:
+            self.server.trouble.answered += 1
+            self._answer(self.server.trouble.status, {}, json.dumps({"error": {"message": "try again"}}).encode())
+            return
         if f"/b/{DENIED}" in self.path:
             self._answer(403, {}, json.dumps({"error": {"code": 403, "message": "access denied"}}).encode())
             return
@@ -221,7 +242,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             server.request(self.command, self.path, body, kept)
             response = server.getresponse()
             headers = {name: value for name, value in response.getheaders() if name.lower() not in _HOP_HEADERS}
-            if "Location" in headers:  # where an upload continues; TensorFlow insists on TLS
+            if "Location" in headers and self.server.tls:  # where an upload continues; TensorFlow insists on TLS
                 headers["Location"] = headers["Location"].replace("http://", "https://")
             self._answer(response.status, headers, response.read())
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 from skipnet_jax.data import tfrecords
 
 ROOT = pathlib.Path(__file__).parents[2]
-IMAGES, SHARDS, SIZE = 100_000, 20, 64
+IMAGES, SHARDS, SIZE = 100_000, 20, 48
 # Bytes from the fifth step on: of memory, for windows of records, read buffers and a few batches, which
-# docs/reliability.md adds up; of addresses, for the stacks of threads too. All decoded images would be 1.2 GB.
+# docs/reliability.md adds up; of addresses, for the stacks of threads too. All decoded images would be 0.7 GB.
 MEMORY, ADDRESSES = 300 * 2**20, 2**30
 
 # Trains for an epoch; from the fifth step on, the kernel grants no more than ADDRESSES.

@@ -81,6 +81,56 @@ def test_a_workdir_in_a_bucket(bucket):  # noqa: F811
     assert "runs/small/damaged/10/state/torn" in names and "runs/small/checkpoints/10/state/torn" not in names
 
 
+# Writes lines and checkpoints all the time, until the test says that it is enough.
+_WRITER = """
+import sys, threading
+import jax.numpy as jnp
+from etils import epath
+from skipnet_jax.runs import lease, metrics_log, saver, workdir
+from tests.tiny_runs import make_spec
+
+with lease.hold(workdir.locate({workdir!r})) as held:
+    run = workdir.open_for_training({workdir!r}, make_spec())
+    log, enough, step = metrics_log.MetricsLog(run, step=0, lease=held), threading.Event(), 0
+    threading.Thread(target=lambda: (sys.stdin.readline(), enough.set()), daemon=True).start()
+    with saver.Saver(run / workdir.CHECKPOINTS, every_minutes=1, lease=held) as saves:
+        while not enough.is_set() or step < 3:
+            step += 1
+            log.write(step, {{"train/loss": 0.5}})
+            saves.save(step, {{"params": jnp.arange(6.0)}}, {{"window": [], "epoch": {{}}}}, None)
+            print("step", step, flush=True)
+        assert saves.finish() and saves.manager.latest_step() == step
+    log.close()
+assert [line["step"] for line in workdir.read_metrics(run)] == list(range(1, step + 1))
+"""
+OUTAGE = 20.0  # seconds
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_out_for_a_while_changes_nothing(bucket):  # noqa: F811
+    command = [sys.executable, "-c", _WRITER.format(workdir=f"gs://{NAME}/runs/out")]
+    environment = {**bucket.environment, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+    said = []
+    try:
+        while "step 1\n" not in said:
+            said.append(process.stdout.readline())
+            assert said[-1], said
+        for status in (503, 429):
+            bucket.trouble.status = status
+            time.sleep(OUTAGE / 2)
+        bucket.trouble.status = 0
+        printed, _ = process.communicate("enough\n", timeout=DEADLINE)
+    finally:
+        bucket.trouble.status = 0
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, "".join(said) + printed
+    assert bucket.trouble.answered > 3
+
+
 @pytest.fixture(scope="module")
 def shards(bucket, tmp_path_factory) -> list[str]:  # noqa: F811
     source = made_images.write_train_tar(tmp_path_factory.mktemp("images") / "train.tar", 16)
