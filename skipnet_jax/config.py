@@ -116,6 +116,8 @@ def _read_field(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if kind == tuple[int, ...] and isinstance(value, list | tuple) and all(type(item) is int for item in value):
         return tuple(value)  # JSON has only lists
+    if kind == tuple[float, ...] and isinstance(value, list | tuple) and all(type(x) in (int, float) for x in value):
+        return tuple(map(float, value))
     if type(value) is not kind:  # not isinstance: to Python a bool is an int, but it is no batch size
         got = f"{value!r} ({type(value).__name__})"
         raise UserError(path, got, _type_name(kind), f"Change `{path}`.")
@@ -155,4 +157,6 @@ def alternatives(names: Iterable[str]) -> str:
 def _type_name(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return f"the fields of {typing.cast(type, kind).__name__}"
+    if kind == tuple[float, ...]:
+        return "numbers, as in (0.5,0.5,0.5)"
     return "whole numbers, as in (0,1,2)" if kind == tuple[int, ...] else f"type {kind.__name__}"

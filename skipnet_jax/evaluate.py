@@ -69,8 +69,7 @@ def evaluate_workdir(
     state = chosen.load_state(workdir, which, mesh)
     records = []
     for data in wanted:
-        split = sources.load(data, "test")
-        _require_classes(split, class_names, spec.model.num_classes)
+        split, data = _load_in_order(data, class_names, spec.model.num_classes)
         at = dataclasses.replace(spec, data=data)
         results, breakdown = _score(model, state, split, at, mesh, flip=flip, detailed=detailed)
         record = chosen.describe(at, workdir, state.step, flip=flip) | results
@@ -91,7 +90,10 @@ def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir:
     side_by_side = sources.is_tfds(data.name) and sources.is_tfds(name)
     inherited = data.dir if own or side_by_side else ""
     place = inherited if data_dir is None else data_dir
-    described = data if own else DataSpec(name=name)
+    other = DataSpec(
+        name=name, mean=data.mean, std=data.std, eval_crop=data.eval_crop, interpolation=data.interpolation
+    )
+    described = data if own else other
     return dataclasses.replace(described, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
 
 
@@ -116,6 +118,36 @@ def _score(
     breakdown = confusion.break_down(predictions, tuple(split.class_names[number] for number in numbers))
     details = {"calibration_error": breakdown.calibration_error, "class_accuracy": breakdown.class_accuracy}
     return results | details, breakdown
+
+
+def _load_in_order(
+    data: DataSpec, learnt: tuple[str, ...] | None, num_classes: int
+) -> tuple[splits.DataSplit, DataSpec]:
+    """Opens the test images with their classes in the order of the network's logits.
+
+    A folder's classes stand in the order of their names. If the network has the same names in another order, that is
+    theirs; if it has none, folders that are numbers are taken in numeric order.
+
+    Raises:
+      UserError: the classes are not those that the network has learnt.
+    """
+    split = sources.load(data, "test")
+    names, order = split.class_names, None
+    if data.name == "folder" and len(names) == num_classes and not data.classes:
+        numbered = all(name.isdecimal() for name in names)
+        if learnt is None:
+            how = "in numeric order" if numbered else "in the order of their names"
+            order = sorted(range(len(names)), key=lambda k: int(names[k])) if numbered else list(range(len(names)))
+            shown = ", ".join(names[k] for k in order[:3]) + ", ..." * (len(names) > 3)
+            if jax.process_index() == 0:
+                print(f"the weights name no classes, so the folders stand for 0, 1, ... {how}: {shown}", flush=True)
+        elif set(learnt) == set(names):
+            order = [names.index(name) for name in learnt]
+    if order is not None and order != list(range(len(names))):
+        data = dataclasses.replace(data, classes=tuple(order))
+        split = sources.load(data, "test")
+    _require_classes(split, learnt, num_classes)
+    return split, data
 
 
 def _require_classes(split: splits.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:

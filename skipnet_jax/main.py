@@ -29,6 +29,10 @@ For example:
     python -m skipnet_jax.main --mode=explain --workdir=runs/digits
     python -m skipnet_jax.main --mode=export --workdir=runs/digits --format=onnx
 
+  Bring in the weights that the author published, or a checkpoint of PyTorch's:
+    python -m skipnet_jax.main --mode=convert --pretrained=skip_resnet50 --workdir=runs/skip_resnet50
+    python -m skipnet_jax.main --mode=convert --from=model_best.pth.tar --workdir=runs/start
+
   Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes they find each
   other, elsewhere say where they are:
     python -m skipnet_jax.main ... --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0

@@ -26,6 +26,12 @@ DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confiden
 IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
 FORMAT = flags.DEFINE_string("format", None, "In which form to write it.")
 OUT = flags.DEFINE_string("out", None, "Folder for what is written; default: in the workdir.")
+FROM = flags.DEFINE_string("from", None, "Weights to convert: a file, or a folder with config.json.")
+PRETRAINED = flags.DEFINE_string("pretrained", None, "Convert the published weights of this network.")
+MODEL = flags.DEFINE_string("model", None, "The network, where the weights fit several.")
+NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Make a new classifier for so many classes.", lower_bound=2)
+WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "The averaged weights (default), or those beside them.")
+CLASSES = flags.DEFINE_string("classes", None, "File with the names of the classes, one on a line.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -139,6 +145,24 @@ def _export() -> int:
     return 0
 
 
+def _convert() -> int:
+    from skipnet_jax import libraries
+
+    libraries.hide_accelerators()
+    from skipnet_jax.convert import convert_checkpoint
+
+    convert_checkpoint(
+        str(WORKDIR.value),
+        source=FROM.value,
+        pretrained_name=PRETRAINED.value,
+        model=MODEL.value,
+        num_classes=NUM_CLASSES.value,
+        weights=WEIGHTS.value,
+        classes=CLASSES.value,
+    )
+    return 0
+
+
 def _predict(argv: Sequence[str], program: str) -> int:
     from skipnet_jax import predict
 
@@ -202,6 +226,12 @@ MODES: dict[str, Mode | Program] = {
         flags=(WORKDIR, FORMAT, CHECKPOINT, DATA_DIR, OUT, COMPILE_CACHE),
         needs=(_RUN,),
         formats=("orbax", "stablehlo", "savedmodel", "onnx", "safetensors"),
+    ),
+    "convert": Mode(
+        "Makes a workdir of weights from elsewhere: published ones, or a file of torch's, timm's, torchvision's names.",
+        _convert,
+        flags=(WORKDIR, FROM, PRETRAINED, MODEL, NUM_CLASSES, WEIGHTS, CLASSES),
+        needs=(_RUN,),
     ),
     "shards": Program("Turns images into TFRecord shards, and checks shards.", _shards),
     "models": Program("Lists the networks: size, FLOPs and published accuracy.", _models),

@@ -17,6 +17,8 @@ SCHEDULE_UNITS = ("epoch", "step")
 LR_SCALES = ("none", "linear")
 AUTO_AUGMENT_POLICIES = ("none", "cifar10", "imagenet", "svhn")
 CLASS_SPACES = ("all", "own")
+INTERPOLATIONS = ("bilinear", "bicubic")
+INIT_HEADS = ("auto", "keep")
 CORRUPT_POLICIES = ("error", "skip")
 ABSENT_CLASSES = ("error", "allow")
 NONFINITE_POLICIES = ("stop", "skip")
@@ -102,6 +104,10 @@ class DataSpec:
       eval_classes: for imagenet_a and imagenet_r: the prediction is the best of `all` 1000 classes of the network, or
         of the data set's `own` 200.
       image_size: side of the square images that the network sees, in pixels.
+      mean, std: what the pixels are normalised with, per channel, for pixels in 0..1; empty = the data set's own.
+      eval_crop: share of the shorter side that evaluation shows of an image in a file; 0 = 0.875, or all of it from 384
+        pixels on.
+      interpolation: how evaluation resizes an image in a file: bilinear or bicubic.
       pad_crop: pad training images by this many pixels (by reflection), then crop them at random to `image_size`;
         0 = off.
       crop_min_area: crop training images to random rectangles (aspect 3/4..4/3) of at least this share of the image,
@@ -125,6 +131,10 @@ class DataSpec:
     classes: tuple[int, ...] = ()
     eval_classes: str = "all"
     image_size: int = 32
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    eval_crop: float = 0.0
+    interpolation: str = "bilinear"
     pad_crop: int = 4
     crop_min_area: float = 0.0
     flip: bool = True
@@ -140,6 +150,14 @@ class DataSpec:
     def __post_init__(self) -> None:
         _require_at_least("data.image_size", self.image_size, 8)
         _require_at_least("data.pad_crop", self.pad_crop, 0)
+        _require_fraction("data.eval_crop", self.eval_crop)
+        _require_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (0, 3) or len(self.mean) != len(self.std):
+                got = f"mean={self.mean} and std={self.std}"
+                raise UserError(f"data.{name}", got, "three numbers each, or none", f"Change `data.{name}`.")
+        for number in self.std:
+            _require_positive("data.std", number)
         _require_choice("data.eval_classes", self.eval_classes, CLASS_SPACES)
         _require_fraction("data.crop_min_area", self.crop_min_area)
         _require_choice("data.auto_augment", self.auto_augment, AUTO_AUGMENT_POLICIES)
@@ -282,8 +300,9 @@ class TrainSpec:
         into memory. The update is the same except for batch norm, which sees the parts.
       ema_decay: decay of a moving average of parameters and batch statistics, which is evaluated beside the network. In
         step s it is at most (1 + s) / (10 + s), so that the average soon forgets the random start; 0 = no average.
-      init_from: a workdir, of a run or of converted weights, to start from. The classifier is new if the classes
-        differ; empty = random initial weights.
+      init_from: a workdir, of a run or of converted weights, to start from; empty = random initial weights.
+      init_head: with `init_from`, `auto` = the classifier is new if the classes differ in name or order, or if the
+        weights name none; `keep` = it is taken as it is.
       seed: for initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
       checkpoint_every_epochs: how often a checkpoint is written; the last epoch always is.
@@ -303,6 +322,7 @@ class TrainSpec:
     accumulate_steps: int = 1
     ema_decay: float = 0.0
     init_from: str = ""
+    init_head: str = "auto"
     seed: int = 0
     log_every_steps: int = 100
     checkpoint_every_epochs: int = 1
@@ -316,6 +336,7 @@ class TrainSpec:
         for name in ("log_every_steps", "checkpoint_every_epochs"):
             _require_at_least(name, getattr(self, name), 1)
         _require_at_least("checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
+        _require_choice("init_head", self.init_head, INIT_HEADS)
         _require_choice("on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
         _require_below_one("ema_decay", self.ema_decay)
         if not 0 <= self.seed < 2**32:

@@ -136,7 +136,9 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
     if start:
         console.say(f"resuming from step {start} of {total}, epoch {start // steps_per_epoch} of {spec.epochs}")
     elif spec.init_from:
-        state, line = transfer.init_from_workdir(state, spec.init_from, train_split.class_names, mesh)
+        state, line = transfer.init_from_workdir(
+            state, spec.init_from, train_split.class_names, mesh, head=spec.init_head
+        )
         console.say(line)
     batches = batches_from(start)
     with (

@@ -100,7 +100,8 @@ class EncodedSplit(DataSplit):
 
         def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
             encoded, label = read(index, record)
-            image = image_ops.eval_crop(image_ops.decode(encoded), spec.image_size)
+            image = image_ops.decode(encoded)
+            image = image_ops.eval_crop(image, spec.image_size, spec.eval_crop, spec.interpolation)
             return {"image": tf.ensure_shape(image, [spec.image_size, spec.image_size, 3]), "label": label}
 
         def open_batches(done: int, careful: bool) -> Any:

@@ -19,7 +19,9 @@ def crop_of(name: str) -> str:
     return WHOLE if name.partition("/")[0] in ("digits", *tfds_sources.IN_MEMORY) else CENTER
 
 
-def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def read(
+    image: str | bytes, *, size: int, crop: str, share: float = 0.0, interpolation: str = "bilinear"
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Decodes an image and brings it to the size that the network sees, as evaluation does.
 
     As in training, the rotation that a camera notes (EXIF) is ignored.
@@ -27,8 +29,8 @@ def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{siz
     Args:
       image: path of a JPEG, PNG or GIF file, local or gs://..., or the content of such a file.
       size: side of the result, in pixels.
-      crop: "center" = 0.875 of the shorter side, or all of it from 384 pixels on (`image_ops.eval_crop`);
-        "whole" = all of it.
+      crop: "center" = a share of the shorter side; "whole" = all of it.
+      share, interpolation: of a "center" crop, as for `image_ops.eval_crop`.
 
     Returns:
       The image's centred square, 0..255.
@@ -53,7 +55,7 @@ def read(image: str | bytes, *, size: int, crop: str) -> UInt8[np.ndarray, "{siz
         got = "an image that cannot be decoded"
         raise DataError(name, got, "a JPEG, PNG or GIF of one image", "Replace it.") from None
     if crop == CENTER:
-        return image_ops.eval_crop(pixels, size).numpy()
+        return image_ops.eval_crop(pixels, size, share, interpolation).numpy()
     return image_ops.resize(_centered_square(pixels.numpy())[None], size)[0]
 
 

@@ -157,17 +157,27 @@ def random_flip(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"]) -> UInt8[Any, 
     return tf.cond(coin == 1, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def eval_crop(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
-    """Resizes the shorter side to `size` / 0.875 (from 384 on: to `size`) and cuts out the centre.
+def eval_crop(
+    image: UInt8[Any, "h w 3"], size: int, share: float = 0.0, interpolation: str = "bilinear"
+) -> UInt8[Any, "{size} {size} 3"]:
+    """Resizes the shorter side to `size` / `share` and cuts out the centre.
 
     Computes only the pixels of the result.
+
+    Args:
+      size: side of the result, in pixels.
+      share: 0 = 0.875, or all of it from 384 pixels on. Another share is rounded down to pixels, as timm does.
+      interpolation: bilinear or bicubic.
     """
-    shorter = size if size >= _EVAL_WHOLE_FROM else round(size / _EVAL_SHARE)
+    published = size if size >= _EVAL_WHOLE_FROM else round(size / _EVAL_SHARE)
+    shorter = int(size / share) if share else published
     shape = tf.shape(image)[:2]
     sides = shorter * shape // tf.reduce_min(shape)  # the longer one rounded down
     # The offset is rounded half to even, as Python does.
     offsets = tf.round(tf.cast(sides - size, tf.float32) / 2)
-    return crops.scale(image, size, tf.cast(sides, tf.float32) / tf.cast(shape, tf.float32), offsets)
+    factors = tf.cast(sides, tf.float32) / tf.cast(shape, tf.float32)
+    resize = crops.scale_bicubic if interpolation == "bicubic" else crops.scale
+    return resize(image, size, factors, offsets)
 
 
 def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: float) -> UInt8[Any, "h w 3"]:

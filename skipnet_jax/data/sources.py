@@ -65,6 +65,8 @@ def _open(spec: DataSpec, split: str) -> DataSplit | None:
             opened = tfds_sources.open_split(spec, split)
     if opened is None:
         return None
+    if spec.mean:
+        opened = dataclasses.replace(opened, statistics=statistics.of_spec(spec))
     if isinstance(opened, InMemory) and opened.images.shape[1:3] != (spec.image_size, spec.image_size):
         from skipnet_jax.data import image_ops
 

@@ -1,6 +1,6 @@
 """Mean and standard deviation of each channel of the data sets."""
 
-from skipnet_jax.specs import Statistics
+from skipnet_jax.specs import DataSpec, Statistics
 
 # ImageNet's, as in the published recipes.
 IMAGENET = Statistics(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -19,3 +19,11 @@ STATISTICS = {
 def of_data(name: str) -> Statistics:
     """What a data set (a name as in `specs.DataSpec`) is normalised with: its own statistics, or else ImageNet's."""
     return STATISTICS.get(name.partition("/")[0], IMAGENET)
+
+
+def of_spec(spec: DataSpec) -> Statistics:
+    """What the spec says, or else `of_data`."""
+    if not spec.mean:
+        return of_data(spec.name)
+    (red, green, blue), (red_std, green_std, blue_std) = spec.mean, spec.std
+    return Statistics((red, green, blue), (red_std, green_std, blue_std))

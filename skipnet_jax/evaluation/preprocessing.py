@@ -19,7 +19,7 @@ from skipnet_jax import files
 from skipnet_jax.data import image_files
 from skipnet_jax.data import statistics as data_statistics
 from skipnet_jax.errors import UserError
-from skipnet_jax.specs import DataSpec, Statistics
+from skipnet_jax.specs import INTERPOLATIONS, DataSpec, Statistics
 
 FILE = "preprocessing.json"
 _FIELDS = {
@@ -30,6 +30,7 @@ _FIELDS = {
     "class_names": list[str],
     "crop": str,
 }
+_NEWER = {"crop_share": float, "interpolation": str}  # left out where they are as ever
 _MEND = "Export the network again."
 
 
@@ -42,8 +43,10 @@ class Preprocessing:
       image_size: side of the square images that the network sees, in pixels.
       statistics: what the pixels are normalised with.
       class_names: one for each logit, in order.
-      crop: which part of an image the network sees: "center" = 0.875 of the shorter side (all of it from 384 pixels
-        on), "whole" = all of the shorter side.
+      crop: which part of an image the network sees: "center" = the share `crop_share` of the shorter side, "whole" =
+        all of the shorter side.
+      crop_share: 0 = 0.875, or all of it from 384 pixels on.
+      interpolation: of a "center" crop: bilinear or bicubic.
     """
 
     model: str
@@ -51,6 +54,8 @@ class Preprocessing:
     statistics: Statistics
     class_names: tuple[str, ...]
     crop: str = image_files.CENTER
+    crop_share: float = 0.0
+    interpolation: str = "bilinear"
 
     @classmethod
     def of_data(cls, model: str, data: DataSpec, class_names: Sequence[str]) -> "Preprocessing":
@@ -61,8 +66,9 @@ class Preprocessing:
           data: names the data set, and the image size.
           class_names: in the order of the labels.
         """
-        statistics = data_statistics.of_data(data.name)
-        return cls(model, data.image_size, statistics, tuple(class_names), image_files.crop_of(data.name))
+        statistics = data_statistics.of_spec(data)
+        crop = image_files.crop_of(data.name)
+        return cls(model, data.image_size, statistics, tuple(class_names), crop, data.eval_crop, data.interpolation)
 
     def to_json(self) -> str:
         """Returns the text of `preprocessing.json`."""
@@ -72,6 +78,8 @@ class Preprocessing:
             **dataclasses.asdict(self.statistics),
             "class_names": self.class_names,
             "crop": self.crop,
+            **({"crop_share": self.crop_share} if self.crop_share else {}),
+            **({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {}),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -82,23 +90,35 @@ class Preprocessing:
         Raises:
           UserError: the file holds something else; the message says what.
         """
-        content = files.read_record(file, _FIELDS, mend=_MEND)
+        defaults: dict[str, Any] = {"crop_share": 0.0, "interpolation": "bilinear"}
+        content = defaults | files.read_record(file, _FIELDS, mend=_MEND)
+        files.require_fields(content, _FIELDS | _NEWER, str(file), mend=_MEND)
 
         def require(right: bool, name: str, expected: str) -> None:
             if not right:
                 raise UserError(f"{file}", f"{name}={content[name]!r}", expected, _MEND)
 
         for name in content:
-            require(name in _FIELDS, name, f"nothing but {', '.join(_FIELDS)}")
+            require(name in _FIELDS | _NEWER, name, f"nothing but {', '.join(_FIELDS | _NEWER)}")
         for name in ("mean", "std"):
             require(len(content[name]) == 3 and all(map(math.isfinite, content[name])), name, "three numbers")
         require(content["model"] != "", "model", "the name of a network")
         require(content["image_size"] >= 1, "image_size", "a number of pixels")
         require(min(content["std"]) > 0, "std", "three numbers above 0")
         require(len(content["class_names"]) > 1, "class_names", "two names or more")
+        require(0 <= content["crop_share"] <= 1, "crop_share", "0..1")
+        require(content["interpolation"] in INTERPOLATIONS, "interpolation", f"one of {', '.join(INTERPOLATIONS)}")
         require(content["crop"] in image_files.CROPS, "crop", f"one of {', '.join(image_files.CROPS)}")
         statistics = Statistics(_channels(content["mean"]), _channels(content["std"]))
-        return cls(content["model"], content["image_size"], statistics, tuple(content["class_names"]), content["crop"])
+        return cls(
+            content["model"],
+            content["image_size"],
+            statistics,
+            tuple(content["class_names"]),
+            content["crop"],
+            float(content["crop_share"]),
+            content["interpolation"],
+        )
 
 
 def load_image(
@@ -116,7 +136,13 @@ def load_image(
       DataError: the file is missing, or is not an image.
     """
     given = image if isinstance(image, bytes) else os.fspath(image)
-    return image_files.read(given, size=preprocessing.image_size, crop=preprocessing.crop)
+    return image_files.read(
+        given,
+        size=preprocessing.image_size,
+        crop=preprocessing.crop,
+        share=preprocessing.crop_share,
+        interpolation=preprocessing.interpolation,
+    )
 
 
 def normalize(images: UInt8[np.ndarray, "b h w 3"], statistics: Statistics) -> Float32[np.ndarray, "b h w 3"]:

@@ -107,8 +107,11 @@ def _require_known_ending(path: pathlib.Path, endings: tuple[str, ...]) -> None:
 
 def _read_file(path: pathlib.Path, which: str | None, companion: hub_config.Companion) -> TorchWeights:
     """Reads one file by what it holds, whatever its ending says."""
-    with path.open("rb") as stream:
-        start = stream.read(64)
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError as error:
+        raise UserError(f"{path}", f"{error.strerror or error}", "a file that can be read") from error
     if start.startswith(torch_zip.MAGIC):
         with torch_zip.open_archive(path) as archive:
             return _select(path, archive.content, which, companion, torch_zip.is_tensor, archive.array)

@@ -30,6 +30,9 @@ class Preparation:
     interpolation: str | None = None
 
 
+UNKNOWN = Preparation()
+
+
 @dataclasses.dataclass(frozen=True)
 class Companion:
     """What is known about weights besides their numbers.
@@ -41,7 +44,7 @@ class Companion:
     """
 
     model: str | None = None
-    preparation: Preparation = Preparation()
+    preparation: Preparation = UNKNOWN
     class_names: tuple[str, ...] = ()
 
 

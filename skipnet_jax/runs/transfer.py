@@ -1,6 +1,6 @@
 """Starts a run from another network's weights: for fine-tuning at another size or on other classes, or to add gates.
 
-The weights lie in the workdir of a run, or were converted from PyTorch (scripts/convert_torch.py). Arrays are matched
+The weights lie in the workdir of a run, or were converted from elsewhere (`--mode=convert`). Arrays are matched
 by name and must have the same shapes, with two exceptions that may start from random numbers: the classifier, and the
 junctions, which a plain network does not have.
 """
@@ -23,17 +23,20 @@ from skipnet_jax.training.steps import TrainState
 _Arrays = dict[str, Any]  # by path, with slashes
 
 
-def init_from_workdir(state: TrainState, path: str, class_names: tuple[str, ...], mesh: Mesh) -> tuple[TrainState, str]:
+def init_from_workdir(
+    state: TrainState, path: str, class_names: tuple[str, ...], mesh: Mesh, *, head: str = "auto"
+) -> tuple[TrainState, str]:
     """Puts the weights of a workdir into a fresh state.
 
     They come from the best checkpoint, and are the moving average if that run kept one. The classifier stays random if
-    the classes have other names or another order. Converted weights name no classes, so only their number counts.
+    the classes have other names or another order, or if the weights name none, unless `head` says otherwise.
 
     Args:
       state: of `steps.init_state`.
       path: the workdir, `init_from` of the config.
       class_names: of the new run, in the order of the labels.
       mesh: of the new run.
+      head: "auto", or "keep" to take the classifier as it is.
 
     Returns:
       The state, and a line for the user that says where the weights come from and which modules stay random.
@@ -47,12 +50,19 @@ def init_from_workdir(state: TrainState, path: str, class_names: tuple[str, ...]
             "init_from",
             f"{path}, which has no {workdirs.CHECKPOINTS}",
             "the workdir of a run or of converted weights",
-            "Change `init_from`; scripts/convert_torch.py makes a workdir of PyTorch's weights.",
+            "Change `init_from`; --mode=convert makes a workdir of weights from elsewhere.",
         )
     found = weights.load(workdir, "best", sharding=sharding.replicated(mesh))
     stored, own = _flatten(found.variables), _flatten(state.variables)
-    other_classes = workdirs.read_class_names(workdir) not in (None, class_names)
-    fresh = _require_fit(str(workdir), stored, own, other_classes)
+    learnt = workdirs.read_class_names(workdir)
+    fresh = _require_fit(str(workdir), stored, own, head == "auto" and learnt != class_names)
+    if head == "keep" and any(_is_classifier(name) for name in fresh):
+        raise UserError(
+            "init_head",
+            f"'keep', and weights of {found.spec.model.num_classes} classes",
+            f"the {len(class_names)} classes of the data",
+            "Leave out `init_head`, and the classifier is made anew.",
+        )
     merged = {name: leaf if name in fresh else stored[name].astype(leaf.dtype) for name, leaf in own.items()}
     variables = {"params": {}, "batch_stats": {}} | flax.traverse_util.unflatten_dict(merged, sep="/")
     average = jax.tree.map(jnp.copy, variables) if state.average else {}  # a copy, since steps donate their arguments
@@ -61,6 +71,8 @@ def init_from_workdir(state: TrainState, path: str, class_names: tuple[str, ...]
         f"from {workdir / workdirs.CHECKPOINTS / str(found.step)}{' (its moving average)' if found.averaged else ''}: "
         f"{len(taken)} arrays; made anew: {_modules(fresh)}; not used: {_modules(stored.keys() - taken)}"
     )
+    if learnt is None and head == "auto":
+        line += "; the weights name no classes, so the classifier is new (`init_head`=keep takes theirs)"
     return dataclasses.replace(state, average=average, **variables), line
 
 

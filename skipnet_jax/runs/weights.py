@@ -10,6 +10,7 @@ from etils import epath
 
 from skipnet_jax import files
 from skipnet_jax.errors import UserError
+from skipnet_jax.interop.hub_config import UNKNOWN, Preparation
 from skipnet_jax.models import abstract_variables, build_network
 from skipnet_jax.runs import checkpoint
 from skipnet_jax.runs import workdir as workdirs
@@ -76,12 +77,28 @@ class Origin:
       num_classes: width of the classifier.
       source: the file that the weights come from.
       fresh: arrays that the file does not have, as paths with slashes: they hold random initial numbers.
+      preparation: how images were prepared for the weights, as far as that is known.
+      class_names: in the order of the logits; empty = unknown. They go into data.json.
     """
 
     name: str
     num_classes: int
     source: str
     fresh: tuple[str, ...] = ()
+    preparation: Preparation = UNKNOWN
+    class_names: tuple[str, ...] = ()
+
+
+def require_new(path: epath.PathLike) -> epath.Path:
+    """Checks that a folder is new or empty, and returns its absolute path.
+
+    Raises:
+      UserError: it is not.
+    """
+    workdir = workdirs.locate(path)
+    if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
+        raise UserError("workdir", f"{path}, which exists", "a new or empty folder", "Choose another `workdir`.")
+    return workdir
 
 
 def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> None:
@@ -95,14 +112,17 @@ def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> 
     Raises:
       UserError: the folder is not empty, or cannot be written.
     """
-    workdir = workdirs.locate(path)
-    if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
-        raise UserError("workdir", f"{path}, which exists", "a new or empty folder", "Choose another `workdir`.")
+    workdir = require_new(path)
     state = {"step": jnp.zeros((), jnp.int32), "params": variables["params"], "batch_stats": {}, **variables}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with checkpoint.open_manager(workdir / workdirs.CHECKPOINTS) as manager:
             checkpoint.save(manager, 0, state, NO_RESULTS)
-        files.write_json(workdir / workdirs.MODEL, dataclasses.asdict(origin))
+        record = dataclasses.asdict(origin)
+        names = record.pop("class_names")
+        record |= {name: value for name, value in record.pop("preparation").items() if value is not None}
+        if names:
+            files.write_json(workdir / workdirs.DATA, {"class_names": names, "training_images": 0})
+        files.write_json(workdir / workdirs.MODEL, record)
     except OSError as error:
         raise files.unwritable("workdir", path, error) from error

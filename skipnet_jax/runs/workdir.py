@@ -17,7 +17,8 @@
 
 A folder of weights that were converted from elsewhere has `checkpoints/` too, and in place of config.json
 
-    model.json         the network, its number of classes, and where its weights come from
+    model.json         the network, its number of classes, where its weights come from, and how images are prepared
+    data.json          the class names, if they are known
 
 Both kinds may lie in a bucket (gs://...).
 """
@@ -49,6 +50,7 @@ RESULTS = "results.json"
 WANDB = "wandb.json"
 MODEL = "model.json"
 
+_PREPARATION = {"image_size": int, "mean": list[float], "std": list[float], "crop": float, "interpolation": str}
 MEND = "Restore the file, or choose another `workdir`."  # for files that somebody has changed
 
 # These fields say how a run is watched and stored, not what it computes, so they may change when it resumes.
@@ -127,8 +129,8 @@ def remember(workdir: epath.Path, spec: TrainSpec) -> None:
 def read_spec(path: epath.PathLike) -> TrainSpec:
     """Reads the config of a run, or makes one for converted weights.
 
-    Converted weights name neither their data nor their classes, so the config is the published one: CIFAR for networks
-    of 32 px, else ImageNet. It serves evaluation only.
+    Converted weights do not name their data, so the config is the published one: CIFAR for networks of 32 px, else
+    ImageNet, with what model.json says about the images. It serves evaluation only.
 
     Raises:
       UserError: the folder is no workdir, or its file is damaged.
@@ -176,7 +178,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
 
 
 def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
-    """Reads the class names in the order of the labels; None for converted weights, which have no names."""
+    """Reads the class names in the order of the labels; None for converted weights without names."""
     file = workdir / DATA
     return tuple(_read_data(file)["class_names"]) if file.exists() else None
 
@@ -201,9 +203,21 @@ def _spec_of_converted(file: epath.Path) -> TrainSpec:
     name, num_classes = record["name"], record["num_classes"]
     if not 0 < num_classes < 2**31:
         raise UserError(str(file), f"num_classes={num_classes}", "at least 1", mend)
-    image_size = model_info(name).image_size
+    published_size = model_info(name).image_size
     cifar = "cifar10" if num_classes == 10 else "cifar100"
-    data = DataSpec(name=cifar if image_size == 32 else "imagenet2012", image_size=image_size)
+    known = {field: kind for field, kind in _PREPARATION.items() if field in record}
+    files.require_fields(record, known, str(file), mend=mend)
+    try:
+        data = DataSpec(
+            name=cifar if published_size == 32 else "imagenet2012",
+            image_size=record.get("image_size", published_size),
+            mean=tuple(record.get("mean", ())),
+            std=tuple(record.get("std", ())),
+            eval_crop=float(record.get("crop", 0)),
+            interpolation=record.get("interpolation", "bilinear"),
+        )
+    except UserError as error:
+        raise UserError(f"{file}: {error.field}", error.got, error.expected, mend) from error
     return TrainSpec(ModelSpec(name, num_classes), data, MixingSpec(), OptimSpec(), batch_size=1, epochs=1)
 
 

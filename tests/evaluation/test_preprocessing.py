@@ -71,18 +71,41 @@ def test_data_sets_have_their_own_statistics_and_crops():
     )
 
 
-@pytest.mark.parametrize(("kind", "size"), [("png", 24), ("jpeg", 384)])
-def test_a_file_has_the_pixels_that_evaluation_gives(tmp_path, kind, size):
+@pytest.mark.parametrize(
+    ("kind", "size", "settings"),
+    [("png", 24, {}), ("jpeg", 384, {}), ("png", 24, {"eval_crop": 0.95, "interpolation": "bicubic"})],
+)
+def test_a_file_has_the_pixels_that_evaluation_gives(tmp_path, kind, size, settings):
     for number, shape in enumerate([(50, 70), (61, 40)]):
         (tmp_path / "test" / str(number)).mkdir(parents=True)
         photo(*shape, seed=number).save(tmp_path / "test" / str(number) / f"image.{kind}")
-    data = specs.DataSpec(name="folder", dir=str(tmp_path), image_size=size, pad_crop=0)
+    data = specs.DataSpec(name="folder", dir=str(tmp_path), image_size=size, pad_crop=0, **settings)
     source = sources.load(data, "test")
     [batch] = pipeline.eval_batches(source, data, batch_size=2)
     made = Preprocessing.of_data("resnet50", data, source.class_names)
     loaded = np.stack([preprocessing.load_image(path, made) for path in source.paths])
     assert loaded.dtype == np.uint8
     np.testing.assert_array_equal(loaded, batch["image"])
+
+
+def test_a_share_and_a_filter_of_its_own_are_pillow_s(tmp_path):
+    image = photo(120, 90)
+    image.save(tmp_path / "image.png")
+    given = dataclasses.replace(GIVEN, image_size=38, crop="center", crop_share=0.95, interpolation="bicubic")
+    shown = preprocessing.load_image(tmp_path / "image.png", given).astype(int)
+    whole = image.resize((40, 53) if image.width < image.height else (53, 40), PIL.Image.Resampling.BICUBIC)
+    left, top = (round((side - 38) / 2) for side in whole.size)
+    expected = np.asarray(whole.crop((left, top, left + 38, top + 38))).astype(int)
+    assert np.abs(shown - expected).max() <= 2
+    linear = preprocessing.load_image(tmp_path / "image.png", dataclasses.replace(given, interpolation="bilinear"))
+    assert np.abs(shown - linear.astype(int)).max() > 2
+
+
+def test_statistics_of_its_own_replace_the_data_set_s():
+    own = specs.DataSpec(name="digits", image_size=8, pad_crop=0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    statistics = sources.load(own, "test").statistics
+    assert statistics == Preprocessing.of_data("resnet20", own, ("a", "b")).statistics
+    assert (statistics.mean, statistics.std) == (own.mean, own.std)
 
 
 def test_bytes_and_any_kind_of_path_are_the_same(tmp_path):

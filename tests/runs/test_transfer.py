@@ -82,9 +82,20 @@ def test_for_other_classes_the_classifier_stays_random(source, stored_classes, n
     assert line.endswith("4 arrays; made anew: classifier; not used: classifier")
 
 
-def test_converted_weights_without_class_names_are_taken_with_their_classifier(source):
-    state, line = transfer.init_from_workdir(make_state(1.0), source(make_variables(2.0), names=None), NAMES, MESH)
+@pytest.mark.parametrize("names", [None, "abcdefghij"], ids=["unknown classes", "other classes"])
+def test_a_classifier_for_other_classes_is_kept_only_on_request(source, names):
+    path = source(make_variables(2.0), names=names)
+    state, line = transfer.init_from_workdir(make_state(1.0), path, NAMES, MESH)
+    assert values(state.params)["classifier/kernel"] == 1.0 and "made anew: classifier" in line
+    assert ("the weights name no classes" in line) == (names is None)
+    state, line = transfer.init_from_workdir(make_state(1.0), path, NAMES, MESH, head="keep")
     assert set(values(state.variables).values()) == {2.0} and "made anew: nothing" in line
+
+
+def test_a_classifier_of_another_width_cannot_be_kept(source):
+    path = source(make_variables(2.0, classes=7), names=None)
+    with pytest.raises(errors.UserError, match="init_head: got 'keep'"):
+        transfer.init_from_workdir(make_state(1.0), path, NAMES, MESH, head="keep")
 
 
 def test_a_plain_network_may_start_a_gated_one(source):

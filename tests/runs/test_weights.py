@@ -11,6 +11,7 @@ import pytest
 
 from configs import digits
 from skipnet_jax import config, errors, models
+from skipnet_jax.interop.hub_config import Preparation
 from skipnet_jax.runs import checkpoint, weights, workdir
 
 SPEC = config.train_spec(digits.get_config())
@@ -65,10 +66,22 @@ def test_weights_of_a_network_of_the_project_come_back_and_fit_no_other(tmp_path
 
 
 def test_the_folder_says_where_its_weights_come_from(network, tmp_path):
-    origin = weights.Origin("resnet20", 10, "some.pt", fresh=("params/blocks_0/junction/logits",))
+    names = tuple("abcdefghij")
+    known = Preparation(64, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.95, "bicubic")
+    fresh = ("params/blocks_0/junction/logits",)
+    origin = weights.Origin("resnet20", 10, "some.pt", fresh, known, names)
     weights.save(tmp_path / "w", origin, network())
     record = json.loads((tmp_path / "w" / workdir.MODEL).read_text())
-    assert record == {**dataclasses.asdict(origin), "fresh": list(origin.fresh)}
+    assert (record["name"], record["num_classes"], record["source"], record["fresh"]) == (
+        "resnet20",
+        10,
+        "some.pt",
+        list(fresh),
+    )
+    path = workdir.locate(tmp_path / "w")
+    assert workdir.read_class_names(path) == names
+    data = workdir.read_spec(path).data
+    assert (data.image_size, data.mean, data.std, data.eval_crop, data.interpolation) == dataclasses.astuple(known)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])

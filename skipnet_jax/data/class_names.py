@@ -1,0 +1,60 @@
+"""Names of classes: ImageNet's, and those that a user lists in a file."""
+
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+
+from skipnet_jax.errors import UserError
+
+_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+
+
+def imagenet() -> tuple[str, ...]:
+    """The 1000 classes of ImageNet, named and ordered as in TensorFlow Datasets: by their WordNet number, n01440764 on.
+
+    That is the order of folders with these names too, in which torch's networks are trained. The list ships with
+    TensorFlow Datasets, which is not imported for it.
+    """
+    package = importlib.util.find_spec("tensorflow_datasets")
+    assert package is not None and package.submodule_search_locations is not None  # the project needs it
+    root = pathlib.Path(package.submodule_search_locations[0])
+    return tuple((root / "datasets" / "imagenet2012" / "labels.txt").read_text().split())
+
+
+def read(path: str, num_classes: int) -> tuple[str, ...]:
+    """Reads the names of classes, one on a line, in the order of the logits.
+
+    Args:
+      path: a text in UTF-8, with or without a byte order mark, or in UTF-16 with one; lines may end as on Windows.
+      num_classes: how many there have to be.
+
+    Raises:
+      UserError: the file cannot be read, or has not as many different names.
+    """
+    try:
+        content = pathlib.Path(path).read_bytes()
+        encoding = next((name for bom, name in _BOMS.items() if content.startswith(bom)), "utf-8")
+        lines = [line.strip() for line in content.decode(encoding).splitlines()]
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "neither UTF-8 nor UTF-16"
+        raise UserError("classes", f"{path}, which cannot be read ({reason})", "a text file", "Give another.") from None
+    while lines and not lines[-1]:
+        lines.pop()
+    require_names("classes", path, lines, num_classes)
+    return tuple(lines)
+
+
+def require_names(field: str, place: str, names: Sequence[str], num_classes: int) -> None:
+    """Checks names of classes.
+
+    Raises:
+      UserError: one is empty or stands twice, or they are too few or too many.
+    """
+    mend = "Correct the list: one name on a line, in the order of the logits."
+    expected = f"{num_classes} different names"
+    for k, name in enumerate(names):
+        if not name or name in names[:k]:
+            got = f"{name!r} again" if name else "an empty name"
+            raise UserError(field, f"{got} as name {k + 1} in {place}", expected, mend)
+    if len(names) != num_classes:
+        raise UserError(field, f"{len(names)} names in {place}", expected, mend)
