@@ -62,7 +62,7 @@ def _open(spec: DataSpec, split: str) -> DataSplit | None:
         elif spec.name == "folder":
             opened = folders.open_folder(spec, split)
         else:
-            opened = tfds_sources.open_split(spec, split)
+            opened = _divided(lambda whole: tfds_sources.open_split(spec, whole), spec, split, has_test=True)
     if opened is None:
         return None
     if spec.mean:

@@ -85,6 +85,7 @@ def test_prepared_cifar_is_read_in_order(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(source.labels, labels[found])
         np.testing.assert_array_equal(sources.load(spec, split).images, source.images)
     assert source.class_names == _CLASSES and source.labels.dtype == np.int32
+    assert sources.load_holdout(spec) is None  # the test images choose the best checkpoint
     assert source.statistics.mean == (0.4914, 0.4822, 0.4465) and source.statistics.std == (0.2470, 0.2435, 0.2616)
     small = sources.load(DataSpec(name="cifar10", dir=str(tmp_path), image_size=16), "test")
     assert small.images.shape == (30, 16, 16, 3)
