@@ -34,6 +34,7 @@ _FLAGS_OF_FIELDS = {
     "data.image_size": "image_sizes",
     "data.eval_classes": "eval_classes",
 }
+_NEEDED = {"config": "a recipe", "workdir": "the folder of the run", "topology": "the devices to plan for"}
 _HELP = {"--help", "-help", "-h", "-?"}
 
 
@@ -81,8 +82,7 @@ def check_flags(argv: Sequence[str]) -> None:
     assert isinstance(mode, Mode)
     for flag, example in mode.needs:
         if not flag.value:
-            expected = "a recipe" if flag.name == "config" else "the folder of the run"
-            raise errors.UserError(flag.name, "nothing", expected, f"Give {example}.")
+            raise errors.UserError(flag.name, "nothing", _NEEDED[flag.name], f"Give {example}.")
     if WORKDIR.value == "":
         raise errors.UserError("workdir", "nothing", "the folder of the run", "Give --workdir=runs/NAME.")
     for flag_name, owners in _owners().items():
@@ -112,7 +112,7 @@ def spell_mode(name: str) -> str:
 def spell_field(field: str) -> str:
     """A field as the user types it: optim.lr is --config.optim.lr, and workdir is --workdir."""
     mode = flags.FLAGS["mode"].value  # not MODE.value, which raises before the flags are parsed
-    if mode != "train" and field in _FLAGS_OF_FIELDS:
+    if mode not in _owners()["config"] and field in _FLAGS_OF_FIELDS:
         return f"--{_FLAGS_OF_FIELDS[field]}"
     if field in config.fields():
         return f"--config.{field}"

@@ -25,13 +25,19 @@ FLIP = flags.DEFINE_bool("flip", False, "Evaluate each image together with its m
 DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confidence too: tables and pictures.")
 IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
 FORMAT = flags.DEFINE_string("format", None, "In which form to write it.")
-OUT = flags.DEFINE_string("out", None, "Folder for what is written; default: in the workdir.")
+OUT = flags.DEFINE_string(
+    "out", None, "Folder for what is written; default: in the workdir; of a plan, nothing is written."
+)
 FROM = flags.DEFINE_string("from", None, "Weights to convert: a file, or a folder with config.json.")
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Convert the published weights of this network.")
 MODEL = flags.DEFINE_string("model", None, "The network, where the weights fit several.")
 NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Make a new classifier for so many classes.", lower_bound=2)
 WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "The averaged weights (default), or those beside them.")
 CLASSES = flags.DEFINE_string("classes", None, "File with the names of the classes, one on a line.")
+TOPOLOGY = flags.DEFINE_list(
+    "topology", [], "Plan for these devices: slices of TPUs such as v5e:4x4, gpu:h100, gpu:h200, cpu."
+)
+CHIPS = flags.DEFINE_integer("chips", None, "Plan for the first so many chips of a topology; default: all.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -163,6 +169,15 @@ def _convert() -> int:
     return 0
 
 
+def _plan() -> int:
+    from skipnet_jax import config
+    from skipnet_jax.plan import plan_run
+
+    spec = config.train_spec(CONFIG.value)
+    fits = plan_run(spec, TOPOLOGY.value, chips=CHIPS.value, out=OUT.value, output_format=_format())
+    return 0 if fits else 2
+
+
 def _predict(argv: Sequence[str], program: str) -> int:
     from skipnet_jax import predict
 
@@ -188,13 +203,14 @@ def _report(argv: Sequence[str], program: str) -> int:
 
 
 _RUN = (WORKDIR, "--workdir=runs/NAME")
+_RECIPE = (CONFIG, "--config=digits or another")
 
 MODES: dict[str, Mode | Program] = {
     "train": Mode(
         "Trains a network, or goes on with a run that was interrupted.",
         _train,
         flags=(CONFIG, WORKDIR, ALLOW_CHANGE, COMPILE_CACHE, *_HOSTS),
-        needs=((CONFIG, "--config=digits or another"),),
+        needs=(_RECIPE,),
     ),
     "evaluate": Mode(
         "Evaluates the network of a run, on its own test images or on others.",
@@ -232,6 +248,13 @@ MODES: dict[str, Mode | Program] = {
         _convert,
         flags=(WORKDIR, FROM, PRETRAINED, MODEL, NUM_CLASSES, WEIGHTS, CLASSES),
         needs=(_RUN,),
+    ),
+    "plan": Mode(
+        "Says what a run needs and costs on devices that are not here: memory, time, traffic.",
+        _plan,
+        flags=(CONFIG, TOPOLOGY, CHIPS, OUT, FORMAT, COMPILE_CACHE),
+        needs=(_RECIPE, (TOPOLOGY, "--topology=v5e:4x4 or another")),
+        formats=("text", "json"),
     ),
     "shards": Program("Turns images into TFRecord shards, and checks shards.", _shards),
     "models": Program("Lists the networks: size, FLOPs and published accuracy.", _models),

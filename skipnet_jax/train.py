@@ -18,14 +18,13 @@ from skipnet_jax.data import pipeline, sources
 from skipnet_jax.errors import SavingError, UserError
 from skipnet_jax.evaluation import chosen, scoring
 from skipnet_jax.models import build_network
-from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.runs import checkpoint, events, hosts, lease, recovery, signals, transfer, wandb_log
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.runs.console import Console
 from skipnet_jax.runs.divergence import Guard
 from skipnet_jax.runs.saver import Saver
 from skipnet_jax.specs import TrainSpec
-from skipnet_jax.training import device_memory, precision, sharding, steps
+from skipnet_jax.training import device_memory, precision, run_steps, sharding, steps
 
 
 def train_and_evaluate(
@@ -212,18 +211,18 @@ def _compile(
 ) -> tuple[steps.TrainState, Callable[..., Any], Callable[..., Any]]:
     """Makes the initial state, the training step and the evaluation step."""
     model = build_network(spec.model)
-    schedule = schedules.make_schedule(
-        spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
+    made = run_steps.make_run_steps(
+        model,
+        spec,
+        steps_per_epoch=steps_per_epoch,
+        statistics=train_split.statistics,
+        mesh=mesh,
+        classes=test_split.classes,
     )
-    optimizer = optimizers.make_optimizer(spec.optim, schedule)
     state = steps.init_state(
-        model, optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0
+        model, made.optimizer, image_size=spec.data.image_size, seed=spec.seed, mesh=mesh, average=spec.ema_decay > 0
     )
-    statistics = train_split.statistics
-    train_step = steps.make_train_step(
-        model, optimizer, schedule, spec, steps_per_epoch=steps_per_epoch, statistics=statistics, mesh=mesh
-    )
-    return state, train_step, steps.make_eval_step(model, statistics=statistics, mesh=mesh, classes=test_split.classes)
+    return state, made.train_step, made.eval_step
 
 
 def _require_remaining(first: int, total: int, spec: TrainSpec) -> None:

@@ -57,8 +57,8 @@ def make_spec(**changes: Any) -> specs.TrainSpec:
 
 
 def use_network(patch: pytest.MonkeyPatch, network: nn.Module) -> None:
-    """Trains, evaluates and predicts with this network, whatever a spec names, until the patch is undone."""
-    for module in ("train", "runs.weights", "evaluate", "evaluation.chosen", "evaluation.predictor"):
+    """Trains, plans, evaluates and predicts with this network, whatever a spec names, until the patch is undone."""
+    for module in ("train", "plan", "runs.weights", "evaluate", "evaluation.chosen", "evaluation.predictor"):
         patch.setattr(f"skipnet_jax.{module}.build_network", lambda _: network)
 
 

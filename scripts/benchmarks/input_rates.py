@@ -18,10 +18,10 @@ import jax
 from scripts.benchmarks import machine, tables
 from scripts.benchmarks.input_stages import Setting, cifar, imagenet
 from scripts.benchmarks.machine import cores, say
+from skipnet_jax.analysis import input_records
 from skipnet_jax.data import pipeline
 from skipnet_jax.models import build_network
-from skipnet_jax.optim import optimizers, schedules
-from skipnet_jax.training import sharding, steps
+from skipnet_jax.training import run_steps, sharding, steps
 
 _UNTIMED_STEPS = 10  # more than the pipeline prefetched meanwhile
 _NO_PEER = 'No comparison: PyTorch and torchvision are not installed. Run: pip install -e ".[peer]"'
@@ -56,7 +56,7 @@ def run(
     batch_sizes: Mapping[str, int],
     effort: Effort,
 ) -> None:
-    """Prints Markdown tables.
+    """Prints Markdown tables, and remembers for `--mode=plan` what the whole input delivers.
 
     Args:
       paths: "imagenet", "cifar" or both.
@@ -83,6 +83,7 @@ def run(
             setting = cifar(networks[path], batch_sizes[path], peer)
         print(f"\n### {setting.title}\n")
         rates = _measure(path, setting, effort)
+        input_records.record(path, statistics.median(rates[setting.delivered]), cores())
         _print_rates(rates)
         _print_ratios(rates, setting)
         if effort.steps:
@@ -171,14 +172,10 @@ def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[flo
     spec, mesh, source = setting.spec, sharding.make_mesh(), setting.source
     epoch = spec.steps_per_epoch(source.num_examples)
     model = build_network(spec.model)
-    schedule = schedules.make_schedule(
-        spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=epoch
+    made = run_steps.make_run_steps(
+        model, spec, steps_per_epoch=epoch, statistics=source.statistics, mesh=mesh, classes=source.classes
     )
-    optimizer = optimizers.make_optimizer(spec.optim, schedule)
-    state = steps.init_state(model, optimizer, image_size=spec.data.image_size, seed=0, mesh=mesh)
-    train_step = steps.make_train_step(
-        model, optimizer, schedule, spec, steps_per_epoch=epoch, statistics=source.statistics, mesh=mesh
-    )
+    state = steps.init_state(model, made.optimizer, image_size=spec.data.image_size, seed=0, mesh=mesh)
 
     def loop(batches: Iterator[Any], count: int) -> tuple[float, float]:
         nonlocal state
@@ -187,7 +184,7 @@ def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[flo
             before = time.perf_counter()
             batch = next(batches)
             waiting += time.perf_counter() - before
-            state, sums = train_step(state, sharding.to_global(batch, mesh))
+            state, sums = made.train_step(state, sharding.to_global(batch, mesh))
             window.append(sums)
             if len(window) > steps.IN_FLIGHT:
                 jax.block_until_ready(window[-1 - steps.IN_FLIGHT])

@@ -7,17 +7,13 @@ import platform
 import sys
 from typing import Any
 
-# Dense FLOP/s in bfloat16 with float32 accumulation, without sparsity, by the beginning of `jax.Device.device_kind`.
-# Sources: NVIDIA's data sheets of A100, H100 (SXM) and H200; Google Cloud's pages of TPU v4, v5e and v5p.
+from skipnet_jax.analysis import chips
+
+# Dense FLOP/s in bfloat16 with float32 accumulation, by the beginning of `jax.Device.device_kind`.
 PEAKS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,  # SXM; the PCIe card has another name and is slower
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
+    "NVIDIA A100": 312e12,  # NVIDIA's data sheet
+    "TPU v5e": chips.TPUS["v5e"].flops["bfloat16"],  # JAX says "TPU v5 lite" today
+    **{chip.kind: chip.flops["bfloat16"] for chip in (*chips.TPUS.values(), *chips.GPUS.values())},
 }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree, Shaped
 
 from skipnet_jax.data import pipeline, splits
 from skipnet_jax.specs import TrainSpec
-from skipnet_jax.training import device_memory, objectives, sharding, steps
+from skipnet_jax.training import device_memory, objectives, run_steps, sharding, steps
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
@@ -69,11 +69,8 @@ def evaluate_state(
 
 
 def batches(split: splits.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Yields this host's share of batches that show every example of the split once, with a bar on a terminal.
-
-    The batch size is rounded up to a multiple of the number of devices; no result depends on it.
-    """
-    batch_size = -(-spec.eval_batch_size // mesh.size) * mesh.size
+    """Yields this host's share of batches that show every example of the split once, with a bar on a terminal."""
+    batch_size = run_steps.eval_batch_size(spec, mesh)
     batches = pipeline.eval_batches(
         split,
         spec.data,

@@ -81,6 +81,11 @@ def state_from_variables(
       variables: "params", and "batch_stats" where the network has any.
       average: keep a moving average, which starts as a copy of the variables.
     """
+    return sharding.replicate(new_state(variables, optimizer, average=average), mesh)
+
+
+def new_state(variables: Mapping[str, PyTree], optimizer: optax.GradientTransformation, *, average: bool) -> TrainState:
+    """Does what `state_from_variables` does, but leaves the arrays where they are."""
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -89,7 +94,7 @@ def state_from_variables(
     )
     if average:  # a copy, because a buffer that appears twice cannot be donated
         state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, state.variables))
-    return sharding.replicate(state, mesh)
+    return state
 
 
 def make_train_step(

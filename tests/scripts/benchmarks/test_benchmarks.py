@@ -47,6 +47,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder))
     settings = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    settings["XDG_CACHE_HOME"] = str(folder)  # `input` must not forget what was measured on this machine
 
     def call(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", BLOCKER.format(hidden=hidden, root=str(ROOT)), *arguments]

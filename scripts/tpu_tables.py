@@ -1,0 +1,183 @@
+"""Makes the tables of docs/tpu.md: plans of networks on slices of TPUs, and of one network on more and more chips.
+
+    python -m scripts.tpu_tables --folder=plans
+    python -m scripts.tpu_tables --folder=plans --scaling
+    python -m scripts.tpu_tables --folder=plans --write=docs/tpu.md
+
+Each plan takes minutes, and is kept in the folder: call it again to go on, as often as needed. --write compiles
+nothing; it puts what is in the folder into the page. Needs libtpu: pip install -e ".[tpu]".
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from skipnet_jax.analysis import chips
+from skipnet_jax.errors import UserError
+from skipnet_jax.specs import TrainSpec
+
+NETWORKS = (
+    "resnet50",
+    "skip_resnet50",
+    "skip_resnext101_32x4d",
+    "skip_regnety_032",
+    "skip_convnext_base",
+    "skip_swin_small",
+)
+TOPOLOGIES = ("v3:2x2", "v4:2x2x1", "v4:4x4x4", "v5e:2x4", "v5e:16x16", "v5p:2x2x1", "v6e:2x4")
+SCALED = "skip_resnet50"
+SHAPES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # of v5e: 1 to 256 chips
+GROUP = 128  # model.bn_group_size
+SERIES = {  # name -> batch on so many chips
+    "weak, a group on each chip": lambda count: GROUP * count,
+    "weak, groups straddle two chips": lambda count: GROUP // 2 * count,
+    "strong": lambda count: 1024,
+}
+BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A plan to make.
+
+    Args:
+      batch_size: None = the recipe's.
+      series: of the scaling table; empty = a row of the table of networks.
+    """
+
+    network: str
+    topology: str
+    batch_size: int | None = None
+    series: str = ""
+
+    def file(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where its plan is kept."""
+        batch = f"_batch{self.batch_size}" if self.batch_size else ""
+        return folder / f"{self.network}_{self.topology.replace(':', '-')}{batch}.json"
+
+
+def network_rows(networks: Sequence[str], topologies: Sequence[str]) -> list[Row]:
+    """Each network on each topology."""
+    return [Row(network, topology) for network in networks for topology in topologies]
+
+
+def scaling_rows() -> Iterator[Row]:
+    """The series of the scaling table; a batch that is not a whole number of groups or of chips has no row."""
+    for series, batch in SERIES.items():
+        for shape in SHAPES:
+            count = chips.chips_of(shape)
+            if batch(count) % GROUP == 0 and batch(count) % count == 0:
+                yield Row(SCALED, f"v5e:{shape}", batch(count), series)
+
+
+def make(row: Row, folder: pathlib.Path, dtype: str) -> None:
+    """Compiles a row, and keeps its plan."""
+    import jax
+
+    from skipnet_jax import config, plan
+    from skipnet_jax.data import sizes
+
+    recipe = importlib.import_module(f"configs.{row.network}").get_config()
+    spec: TrainSpec = config.train_spec(recipe)
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
+    if row.batch_size:
+        spec = dataclasses.replace(spec, batch_size=row.batch_size)
+    made = plan.plan_topology(spec, row.topology, None, images=sizes.count_images(spec.data))
+    file = row.file(folder)
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(json.dumps(plan.as_json(made, [])) + "\n")
+    unfinished.rename(file)
+    jax.clear_caches()
+
+
+def read(row: Row, folder: pathlib.Path) -> dict[str, Any] | None:
+    """The plan of a row, if it was made."""
+    file = row.file(folder)
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def cells(plan: Mapping[str, Any]) -> list[str]:
+    """The numbers of a plan."""
+    memory = plan["memory"]
+    held = max(memory["total"], memory["evaluation"]) / 2**30
+    reduced = sum(traffic["bytes"] for traffic in plan["collectives"].values())
+    count = sum(traffic["count"] for traffic in plan["collectives"].values())
+    numbers = [f"{plan['chips']}", f"{plan['batch_size']:,}", f"{held:.2f}{'' if plan['fits'] else ' (too much)'}"]
+    if plan["estimated_cycles"] is None:
+        return [*numbers, "-", "-", "-", "-", "-", "-"]
+    return [
+        *numbers,
+        f"{plan['hbm_bytes'] / 1e9:.1f}",
+        f"{plan['estimated_cycles'] / 1e6:.1f}",
+        f"{count}, {reduced / 1e6:,.0f}",
+        f"{plan['images_per_second']:,.0f}",
+        f"{plan['host_images_per_second']:,.0f}",
+        f"{plan['chip_hours']:,.0f}",
+    ]
+
+
+TITLES = ["chips", "batch", "GiB", "GB moved", "Mcycles", "collectives, MB", "images/s", "per host", "chip-hours"]
+
+
+def tables(folder: pathlib.Path) -> str:
+    """All rows that were made, as Markdown."""
+    parts = []
+    first = [([row.network, row.topology], row) for row in network_rows(NETWORKS, TOPOLOGIES)]
+    second = [([row.series, row.topology], row) for row in scaling_rows()]
+    for heads, rows in ((["network", "slice"], first), ([SCALED, "slice"], second)):
+        lines = [[*names, *cells(plan)] for names, row in rows if (plan := read(row, folder))]
+        if lines:
+            table = [[*heads, *TITLES], ["---"] * (2 + len(TITLES)), *lines]
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
+        missing = len(rows) - len(lines)
+        if missing:
+            parts.append(f"{missing} of {len(rows)} rows are not filled in yet.")
+    return "\n\n".join(parts) + "\n"
+
+
+def write(folder: pathlib.Path, page: pathlib.Path) -> None:
+    """Replaces the tables of a page."""
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise UserError("--write", f"{page}", f"a page with the lines {BEGIN.strip()} and {END.strip()}")
+    before, _, rest = text.partition(BEGIN)
+    page.write_text(before + BEGIN + tables(folder) + END + rest.partition(END)[2])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tpu_tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="keeps the plans")
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=NETWORKS, help="with commas")
+    parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="with commas")
+    parser.add_argument("--scaling", action="store_true", help="make the rows of the scaling table instead")
+    parser.add_argument("--dtype", default="auto", help="of the computation; default: auto, which is bfloat16")
+    parser.add_argument("--write", type=pathlib.Path, help="a page whose tables to replace; compiles nothing")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.write:
+            write(arguments.folder, arguments.write)
+            return 0
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)
+        rows = [row for row in wanted if read(row, arguments.folder) is None]
+        for number, row in enumerate(rows, start=1):
+            begin = time.perf_counter()
+            make(row, arguments.folder, arguments.dtype)
+            took = time.perf_counter() - begin
+            print(f"{number} of {len(rows)}: {row.file(arguments.folder)}, {took:.0f} s", file=sys.stderr, flush=True)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""How fast this machine's input is, as `python -m scripts.benchmarks input` measured it last."""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+
+from skipnet_jax.data import tfds_sources
+
+IN_MEMORY, ENCODED = "cifar", "imagenet"  # the paths that the benchmark measures
+
+
+@dataclasses.dataclass(frozen=True)
+class InputRate:
+    """Images per second that the whole input delivered.
+
+    Args:
+      cores: that it used.
+      machine: its name; several machines may share a home.
+      date: as in 2026-11-29.
+    """
+
+    images_per_second: float
+    cores: int
+    machine: str
+    date: str
+
+
+def path_of(data: str) -> str:
+    """Which of the benchmark's paths a data set takes: images in memory, or images to decode."""
+    name = data.partition("/")[0]
+    return IN_MEMORY if name == "digits" or name in tfds_sources.IN_MEMORY else ENCODED
+
+
+def record(path: str, images_per_second: float, cores: int) -> None:
+    """Remembers a measurement for this machine."""
+    rates = _read()
+    rates[path] = InputRate(images_per_second, cores, platform.node(), str(datetime.date.today()))
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({name: dataclasses.asdict(rate) for name, rate in rates.items()}, indent=2)
+    _file().write_text(text + "\n")
+
+
+def recorded(data: str) -> InputRate | None:
+    """What was measured here for data like this; None if nothing was."""
+    rate = _read().get(path_of(data))
+    return rate if rate and rate.machine == platform.node() else None
+
+
+def _file() -> pathlib.Path:
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return folder / "skipnet_jax" / "input_rates.json"
+
+
+def _read() -> dict[str, InputRate]:
+    if not _file().exists():
+        return {}
+    return {name: InputRate(**rate) for name, rate in json.loads(_file().read_text()).items()}

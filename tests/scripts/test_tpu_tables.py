@@ -1,0 +1,44 @@
+import pytest
+
+from scripts import tpu_tables
+from skipnet_jax.analysis import chips
+from skipnet_jax.models import list_models
+from tests.tiny_runs import TinyNet, use_network
+
+
+def test_the_tables_have_all_rows_that_the_page_promises():
+    rows = tpu_tables.network_rows(tpu_tables.NETWORKS, tpu_tables.TOPOLOGIES)
+    assert len(rows) == 42 and {row.network for row in rows} <= set(list_models())
+    scaled = list(tpu_tables.scaling_rows())
+    for series in tpu_tables.SERIES:
+        counts = [chips.chips_of(row.topology.partition(":")[2]) for row in scaled if row.series == series]
+        assert counts == sorted(counts) and counts[-1] == 256
+    assert all(row.batch_size % 128 == 0 for row in scaled)
+
+
+def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_once):
+    use_network(monkeypatch, TinyNet(classes=1000))
+    row = tpu_tables.Row("skip_resnet50", "cpu", 8)
+    assert tpu_tables.read(row, tmp_path) is None
+    monkeypatch.setattr(tpu_tables, "TOPOLOGIES", ("cpu", "v5e:2x4"))
+    monkeypatch.setattr(tpu_tables, "NETWORKS", ("skip_resnet50",))
+    command = [f"--folder={tmp_path}", "--networks=skip_resnet50", "--topologies=cpu", "--dtype=float32"]
+    assert tpu_tables.main(command) == 0
+    (file,) = tmp_path.iterdir()
+    before = file.read_text()
+    assert tpu_tables.main(command) == 0 and file.read_text() == before  # was not made again
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{tpu_tables.BEGIN}old\n{tpu_tables.END}below\n")
+    assert tpu_tables.main([command[0], f"--write={page}"]) == 0
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert "| skip_resnet50 | cpu | 8 | 1,024 | " in text and "1 of 2 rows are not filled in yet." in text
+
+
+def test_a_page_without_a_place_for_tables_is_left_alone(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("text\n")
+    with pytest.raises(SystemExit) as end:
+        tpu_tables.main([f"--folder={tmp_path}", f"--write={page}"])
+    assert end.value.code == 2 and "expected a page with the lines" in capsys.readouterr().err
+    assert page.read_text() == "text\n"
