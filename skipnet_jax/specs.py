@@ -100,6 +100,7 @@ class DataSpec:
         number as 5000, the name of a split or folder, or none; empty = val/ where a folder has train/, val/ and test/,
         otherwise none.
       absent_classes: for folders: a class without test images is an `error`; or `allow` it and evaluate the others.
+      background: red, green and blue (0..255) behind transparent images.
       classes: keep only these classes and renumber them in this order; empty = all. Not for data in shards.
       eval_classes: for imagenet_a and imagenet_r: the prediction is the best of `all` 1000 classes of the network, or
         of the data set's `own` 200.
@@ -128,6 +129,7 @@ class DataSpec:
     pattern: str = "*"
     holdout: str = ""
     absent_classes: str = "error"
+    background: tuple[int, ...] = (255, 255, 255)
     classes: tuple[int, ...] = ()
     eval_classes: str = "all"
     image_size: int = 32
@@ -169,6 +171,9 @@ class DataSpec:
         _require_at_least("data.lighting", self.lighting, 0)
         _require_choice("data.on_corrupt", self.on_corrupt, CORRUPT_POLICIES)
         _require_choice("data.absent_classes", self.absent_classes, ABSENT_CLASSES)
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            expected = "three numbers 0..255: red, green and blue"
+            raise UserError("data.background", f"{self.background}", expected, "Change `data.background`.")
         if self.pad_crop >= self.image_size:
             raise UserError(
                 "data.pad_crop",

@@ -30,6 +30,7 @@ SPEC = TrainSpec(
         pattern="*-of-00008",
         holdout="0.1",
         absent_classes="allow",
+        background=(0, 0, 0),
         classes=(3, 1),
         eval_classes="own",
         image_size=24,

@@ -13,7 +13,8 @@
         shards.py, streams.py                   records of shards, and their order
     augment.py          what happens to a training image
         keys.py                                 where its random numbers come from
-        image_ops.py, crops.py                  decode, crop, flip, jitter
+        decoding.py, pillow_images.py           from a file's bytes to the pixels that a viewer shows
+        image_ops.py, crops.py                  crop, flip, jitter
         auto_augment.py, rand_augment.py, pillow_ops.py, pillow_geometry.py
     image_files.py      single images, as evaluation shows them
     archives.py, shard_plan.py, shard_writer.py, shard_checker.py       the work of scripts/make_tfrecords.py

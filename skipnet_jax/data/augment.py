@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from jaxtyping import Float, Int64, UInt8
 
-from skipnet_jax.data import auto_augment, image_ops, rand_augment
+from skipnet_jax.data import auto_augment, decoding, image_ops, rand_augment
 from skipnet_jax.specs import DataSpec
 
 _POLICY, _RAND, _CROP, _PLACE, _JITTER, _LIGHTING = range(6)
@@ -26,9 +26,10 @@ def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any
       spec: says which operations, and the size s.
     """
     if spec.crop_min_area and not _has_policy(spec):
-        image = image_ops.random_resized_crop(encoded, _fold(key, _CROP), spec.image_size, spec.crop_min_area)
+        crop_key = _fold(key, _CROP)
+        image = image_ops.random_resized_crop(encoded, crop_key, spec.image_size, spec.crop_min_area, spec.background)
     else:
-        image = whole_image(image_ops.decode(encoded), key, spec)
+        image = whole_image(decoding.decode(encoded, spec.background), key, spec)
         if not spec.crop_min_area:
             image = image_ops.eval_crop(image, spec.image_size)
     if spec.pad_crop:

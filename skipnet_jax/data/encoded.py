@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import storage
+from skipnet_jax.data import pillow_images, storage
 from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
@@ -63,6 +63,21 @@ class EncodedSplit(DataSplit):
     def describe(self, index: int) -> str:
         """Names an example in a message."""
 
+    def why(self, index: int) -> str:
+        """Says why an image cannot be decoded, in brackets; reads it once more."""
+        import tensorflow as tf
+
+        from skipnet_jax.data import decoding
+
+        read = self.reader()
+        try:
+            records = self.eval_records(index, index + 1)
+            (encoded,) = (read(number, record)[0].numpy() for _, number, record in records)
+        except (tf.errors.OpError, ValueError, UnicodeDecodeError) as error:
+            return f" ({storage.reason(error)})"
+        reason = decoding.why_undecodable(encoded)
+        return f" ({reason})" if reason else ""
+
     def missing_record(self, index: int) -> DataError:
         """The error for an example whose record is absent."""
         return DataError(self.describe(index), "no record", "an image", self.mend)
@@ -84,7 +99,7 @@ class EncodedSplit(DataSplit):
         def open_batches(done: int, careful: bool) -> Any:
             records = self.train_records(dataclasses.replace(request, start_step=request.start_step + done))
             examples = self._load_each(records, load, spec, blank, careful)
-            return _in_batches(examples, request.host_batch, drop_remainder=True)
+            return _in_batches(examples, request.host_batch, careful=careful, drop_remainder=True)
 
         return _name_or_skip(_survive(open_batches, self), self, skip=spec.on_corrupt == "skip")
 
@@ -92,7 +107,7 @@ class EncodedSplit(DataSplit):
         """Makes the batches of this host's contiguous range of the examples, the last ones padded."""
         import tensorflow as tf
 
-        from skipnet_jax.data import image_ops
+        from skipnet_jax.data import decoding, image_ops
 
         share = -(-self.num_examples // request.process_count)
         start, stop = (min((request.process_index + k) * share, self.num_examples) for k in (0, 1))
@@ -100,13 +115,13 @@ class EncodedSplit(DataSplit):
 
         def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
             encoded, label = read(index, record)
-            image = image_ops.decode(encoded)
+            image = decoding.decode(encoded, spec.background)
             image = image_ops.eval_crop(image, spec.image_size, spec.eval_crop, spec.interpolation)
             return {"image": tf.ensure_shape(image, [spec.image_size, spec.image_size, 3]), "label": label}
 
         def open_batches(done: int, careful: bool) -> Any:
             records = self.eval_records(start, stop).skip((request.start_step + done) * request.host_batch)
-            return _in_batches(self._load_each(records, load, spec, {}, careful), request.host_batch)
+            return _in_batches(self._load_each(records, load, spec, {}, careful), request.host_batch, careful=careful)
 
         batches = _name_or_skip(_survive(open_batches, self), self, skip=False)
         number = -(-share // request.host_batch) - request.start_step
@@ -165,12 +180,15 @@ class EncodedSplit(DataSplit):
         return {"image": image, "label": label, "mask": mask & (label >= 0).any(axis=1) if width else mask}
 
 
-def _in_batches(examples: Any, host_batch: int, *, drop_remainder: bool = False) -> Any:
+def _in_batches(examples: Any, host_batch: int, *, careful: bool, drop_remainder: bool = False) -> Any:
     import tensorflow as tf
+
+    # In the careful mode each image in progress holds a thread while others do its work.
+    threads = (os.cpu_count() or 1) + (2 * _PARALLEL if careful else 0)
 
     options = tf.data.Options()
     options.deterministic = True
-    options.threading.private_threadpool_size = os.cpu_count() or 1
+    options.threading.private_threadpool_size = threads
     return examples.batch(host_batch, drop_remainder=drop_remainder).prefetch(_PREFETCH).with_options(options)
 
 
@@ -227,12 +245,12 @@ def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) 
         if undecodable and not skip:
             raise DataError(
                 split.describe(undecodable[0]),
-                "an image that cannot be decoded",
-                "a JPEG or PNG file",
+                f"an image that cannot be decoded{split.why(undecodable[0])}",
+                pillow_images.KINDS,
                 f"{split.mend} To train without it, set `data.on_corrupt`=skip.",
             )
         for bad in set(undecodable) - skipped:
-            _log.warning("Skipped an image that cannot be decoded: %s", split.describe(bad))
+            _log.warning("Skipped an image that cannot be decoded: %s%s", split.describe(bad), split.why(bad))
         skipped.update(undecodable)
         different = min(seen, split.num_examples)
         if len(skipped) > _TOLERATED_SHARE * max(different, _TOLERATED_OF):

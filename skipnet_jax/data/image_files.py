@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax.data import tfds_sources
+from skipnet_jax.data import pillow_images, storage, tfds_sources
 from skipnet_jax.errors import DataError
 
 # What evaluation shows of an image: the centre where images come from files, all of it where they are read into memory.
@@ -20,17 +20,22 @@ def crop_of(name: str) -> str:
 
 
 def read(
-    image: str | bytes, *, size: int, crop: str, share: float = 0.0, interpolation: str = "bilinear"
+    image: str | bytes,
+    *,
+    size: int,
+    crop: str,
+    share: float = 0.0,
+    interpolation: str = "bilinear",
+    background: tuple[int, ...] = (255, 255, 255),
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Decodes an image and brings it to the size that the network sees, as evaluation does.
 
-    As in training, the rotation that a camera notes (EXIF) is ignored.
-
     Args:
-      image: path of a JPEG, PNG or GIF file, local or gs://..., or the content of such a file.
+      image: path of an image file, local or gs://..., or the content of such a file.
       size: side of the result, in pixels.
       crop: "center" = a share of the shorter side; "whole" = all of it.
       share, interpolation: of a "center" crop, as for `image_ops.eval_crop`.
+      background: red, green and blue (0..255) behind transparent pixels.
 
     Returns:
       The image's centred square, 0..255.
@@ -40,9 +45,9 @@ def read(
     """
     import tensorflow as tf
 
-    from skipnet_jax.data import image_ops
+    from skipnet_jax.data import decoding, image_ops
 
-    name = image if isinstance(image, str) else f"an image of {len(image)} bytes"
+    name = storage.show(image) if isinstance(image, str) else f"an image of {len(image)} bytes"
     try:
         encoded = epath.Path(image).read_bytes() if isinstance(image, str) else image
     except FileNotFoundError:
@@ -50,10 +55,10 @@ def read(
     except (OSError, tf.errors.OpError) as error:
         raise DataError(name, f"{error}", "an image that can be read", "Give another path.") from None
     try:
-        pixels = image_ops.decode(tf.constant(encoded))
-    except (tf.errors.OpError, ValueError):  # the latter of an animation, which has a fourth axis
-        got = "an image that cannot be decoded"
-        raise DataError(name, got, "a JPEG, PNG or GIF of one image", "Replace it.") from None
+        pixels = decoding.decode(tf.constant(encoded), background)
+    except (tf.errors.OpError, ValueError):
+        got = f"an image that cannot be decoded ({decoding.why_undecodable(encoded) or 'damaged'})"
+        raise DataError(name, got, pillow_images.KINDS, "Replace it.") from None
     if crop == CENTER:
         return image_ops.eval_crop(pixels, size, share, interpolation).numpy()
     return image_ops.resize(_centered_square(pixels.numpy())[None], size)[0]

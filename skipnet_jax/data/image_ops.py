@@ -1,4 +1,4 @@
-"""Image operations of the host: decoding, crops, mirror, resizing, colour jitter and lighting.
+"""Image operations of the host: crops, mirror, resizing, colour jitter and lighting.
 
 The CIFAR crop works on whole batches, since tf.data costs far more per element than these pixels do; the other
 operations take one image of any size. All random draws are functions of a key, and each operation needs its own.
@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Bool, Float32, Int32, Int64, Num, Shaped, UInt8
 
-from skipnet_jax.data import crops
+from skipnet_jax.data import crops, decoding
 
 # Images resized at a time, which bounds the float32 copies of a whole data set.
 _RESIZE_CHUNK = 1000
@@ -100,26 +100,17 @@ def pad_crop_flip(
     return tf.gather(cropped, columns, axis=2, batch_dims=1)
 
 
-def decode(encoded: Shaped[Any, ""]) -> UInt8[Any, "h w 3"]:
-    """Decodes a JPEG (RGB, grey, CMYK), a PNG (any kind; transparency is dropped) or a GIF of one image.
-
-    The content decides about the format, not the name. JPEGs have Pillow's pixels to the last bit; TensorFlow's default
-    transform is one level off on average, and not faster.
-
-    Raises:
-      tf.errors.InvalidArgumentError: truncated, or no image of these kinds.
-    """
-    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(image, [None, None, 3])  # other formats have a fourth axis
-
-
 def random_resized_crop(
-    encoded: Shaped[Any, ""], key: Int64[Any, "2"], size: int, min_area: float
+    encoded: Shaped[Any, ""],
+    key: Int64[Any, "2"],
+    size: int,
+    min_area: float,
+    background: tuple[int, ...] = decoding.WHITE,
 ) -> UInt8[Any, "{size} {size} 3"]:
     """Cuts a random rectangle out of an encoded image and resizes it to a square; decodes only a JPEG's needed rows.
 
     Args:
-      encoded: as for `decode`.
+      encoded, background: as for `decoding.decode`.
       key: for this operation alone.
       size: side of the result in pixels.
       min_area: least area of the rectangle as a share of the image's.
@@ -128,7 +119,7 @@ def random_resized_crop(
       The same as `random_resized_crop_of` the decoded image, except for a few levels at the rectangle's border.
 
     Raises:
-      tf.errors.InvalidArgumentError: no image, or truncated before the rectangle's end.
+      tf.errors.InvalidArgumentError: no image, or a truncated one.
     """
 
     def of_jpeg() -> tf.Tensor:
@@ -137,10 +128,10 @@ def random_resized_crop(
         return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method="INTEGER_ACCURATE")
 
     def of_other() -> tf.Tensor:
-        image = decode(encoded)
+        image = decoding.decode(encoded, background)
         return crops.cut(image, crops.draw_crop(key, tf.shape(image)[0], tf.shape(image)[1], min_area))
 
-    return crops.resize_to_square(tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other), size)
+    return crops.resize_to_square(tf.cond(decoding.is_plain_jpeg(encoded), of_jpeg, of_other), size)
 
 
 def random_resized_crop_of(

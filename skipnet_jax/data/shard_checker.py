@@ -17,8 +17,6 @@ from skipnet_jax.errors import DataError, UserError
 _NAMED_AT_MOST = 20
 # Bytes of a record beside its content: the length (8), and a checksum (4) of each.
 _FRAME = 16
-# TensorFlow's decoder refuses images with this many values.
-_DECODABLE = 2**29
 
 
 def check(directory: str, *, threads: int, advance: Callable[[int], None]) -> tuple[Index, list[str]]:
@@ -105,24 +103,6 @@ def describe(
     return index
 
 
-def why_undecodable(encoded: bytes) -> str:
-    """Says why an image file cannot be decoded; empty if it can.
-
-    Reads all data of a JPEG but computes only an eighth of its pixels a side, in about half of the time.
-    """
-    import tensorflow as tf
-
-    try:
-        image = tf.io.decode_jpeg(encoded, channels=3, ratio=8, dct_method="INTEGER_FAST")  # decodes PNG too
-    except tf.errors.InvalidArgumentError as error:
-        return storage.reason(error)
-    if image.shape.rank != 3:  # TensorFlow accepts animations, whose rank is 4
-        return "neither JPEG nor PNG"
-    reduced = 64 if encoded.startswith(b"\xff\xd8") else 1  # the ratio is for JPEGs alone
-    too_large = image.shape.num_elements() * reduced >= _DECODABLE
-    return f"too large: {image.shape[0]} x {image.shape[1]} blocks of 8 x 8 pixels" if too_large else ""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Record:
     encoded: bytes
@@ -132,6 +112,8 @@ class _Record:
 
 def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Iterator[str]:
     import tensorflow as tf
+
+    from skipnet_jax.data import decoding
 
     records = 0
     labels = range(index.label_offset, index.label_offset + len(index.class_names))
@@ -152,7 +134,7 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
                 where += f" ({record.filename})" if record.filename else ""
                 if record.label not in labels:
                     yield f"{where}: label {record.label}, expected {labels[0]} to {labels[-1]}"
-                if reason := why_undecodable(record.encoded):
+                if reason := decoding.why_undecodable(record.encoded):
                     yield f"{where}: cannot be decoded: {reason}"
     except tf.errors.DataLossError as error:
         yield f"record {records}: damaged, and what follows cannot be read ({storage.reason(error)})"

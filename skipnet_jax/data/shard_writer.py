@@ -21,7 +21,6 @@ from jaxtyping import Int64
 
 from skipnet_jax import files
 from skipnet_jax.data import storage, tfrecords
-from skipnet_jax.data.shard_checker import why_undecodable
 from skipnet_jax.data.shard_plan import ShardPlan
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
@@ -130,6 +129,8 @@ class _SplitWriter:
     def _write(self, name: str, indexes: Int64[np.ndarray, "examples"]) -> dict[str, Any]:
         import tensorflow as tf
 
+        from skipnet_jax.data import decoding
+
         skipped: list[str] = []
         local = files.is_local(self._out)
         with tempfile.TemporaryDirectory() as scratch:
@@ -140,7 +141,7 @@ class _SplitWriter:
                     if self._stop.is_set():
                         raise concurrent.futures.CancelledError
                     encoded, image = self._listing.read(index), self._listing.name(index)
-                    if reason := why_undecodable(encoded):
+                    if reason := decoding.why_undecodable(encoded):
                         self._require_skip(f"{image} ({reason})")
                         self._say(f"left out, cannot be decoded: {image} ({reason})")
                         skipped.append(image)

@@ -30,8 +30,9 @@ _FIELDS = {
     "class_names": list[str],
     "crop": str,
 }
-_NEWER = {"crop_share": float, "interpolation": str}  # left out where they are as ever
+_NEWER = {"crop_share": float, "interpolation": str, "background": list}  # left out where they are as ever
 _MEND = "Export the network again."
+_WHITE = (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Preprocessing:
         all of the shorter side.
       crop_share: 0 = 0.875, or all of it from 384 pixels on.
       interpolation: of a "center" crop: bilinear or bicubic.
+      background: red, green and blue (0..255) behind transparent pixels.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Preprocessing:
     crop: str = image_files.CENTER
     crop_share: float = 0.0
     interpolation: str = "bilinear"
+    background: tuple[int, ...] = _WHITE
 
     @classmethod
     def of_data(cls, model: str, data: DataSpec, class_names: Sequence[str]) -> "Preprocessing":
@@ -68,7 +71,16 @@ class Preprocessing:
         """
         statistics = data_statistics.of_spec(data)
         crop = image_files.crop_of(data.name)
-        return cls(model, data.image_size, statistics, tuple(class_names), crop, data.eval_crop, data.interpolation)
+        return cls(
+            model,
+            data.image_size,
+            statistics,
+            tuple(class_names),
+            crop,
+            data.eval_crop,
+            data.interpolation,
+            data.background,
+        )
 
     def to_json(self) -> str:
         """Returns the text of `preprocessing.json`."""
@@ -80,6 +92,7 @@ class Preprocessing:
             "crop": self.crop,
             **({"crop_share": self.crop_share} if self.crop_share else {}),
             **({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {}),
+            **({} if self.background == _WHITE else {"background": self.background}),
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -90,13 +103,13 @@ class Preprocessing:
         Raises:
           UserError: the file holds something else; the message says what.
         """
-        defaults: dict[str, Any] = {"crop_share": 0.0, "interpolation": "bilinear"}
+        defaults: dict[str, Any] = {"crop_share": 0.0, "interpolation": "bilinear", "background": list(_WHITE)}
         content = defaults | files.read_record(file, _FIELDS, mend=_MEND)
         files.require_fields(content, _FIELDS | _NEWER, str(file), mend=_MEND)
 
         def require(right: bool, name: str, expected: str) -> None:
             if not right:
-                raise UserError(f"{file}", f"{name}={content[name]!r}", expected, _MEND)
+                raise UserError(f"{file}", f"{name}={content.get(name)!r}", expected, _MEND)
 
         for name in content:
             require(name in _FIELDS | _NEWER, name, f"nothing but {', '.join(_FIELDS | _NEWER)}")
@@ -110,6 +123,9 @@ class Preprocessing:
         require(content["interpolation"] in INTERPOLATIONS, "interpolation", f"one of {', '.join(INTERPOLATIONS)}")
         require(content["crop"] in image_files.CROPS, "crop", f"one of {', '.join(image_files.CROPS)}")
         statistics = Statistics(_channels(content["mean"]), _channels(content["std"]))
+        background = content["background"]
+        colors = all(type(color) is int and 0 <= color <= 255 for color in background)
+        require(colors and len(background) == 3, "background", "three numbers 0..255")
         return cls(
             content["model"],
             content["image_size"],
@@ -118,6 +134,7 @@ class Preprocessing:
             content["crop"],
             float(content["crop_share"]),
             content["interpolation"],
+            tuple(background),
         )
 
 
@@ -142,6 +159,7 @@ def load_image(
         crop=preprocessing.crop,
         share=preprocessing.crop_share,
         interpolation=preprocessing.interpolation,
+        background=preprocessing.background,
     )
 
 

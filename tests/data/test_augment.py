@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from skipnet_jax.data import augment, auto_augment, image_ops, keys, rand_augment
+from skipnet_jax.data import augment, auto_augment, decoding, image_ops, keys, rand_augment
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 
@@ -23,7 +23,7 @@ def make(spec: DataSpec, index: int = 0, file: bytes = FILE) -> np.ndarray:
 
 
 def test_without_augmentation_images_are_as_in_evaluation() -> None:
-    np.testing.assert_array_equal(make(PLAIN), image_ops.eval_crop(image_ops.decode(tf.constant(FILE)), 8).numpy())
+    np.testing.assert_array_equal(make(PLAIN), image_ops.eval_crop(decoding.decode(tf.constant(FILE)), 8).numpy())
 
 
 def test_flip_and_pad_crop_move_the_centre_crop() -> None:
@@ -39,7 +39,7 @@ def test_flip_and_pad_crop_move_the_centre_crop() -> None:
 
 
 def test_only_the_crop_is_decoded_if_no_policy_needs_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_ops, "decode", lambda encoded: pytest.fail("decoded the whole image"))
+    monkeypatch.setattr(decoding, "decode", lambda *given: pytest.fail("decoded the whole image"))
     spec = dataclasses.replace(PLAIN, crop_min_area=0.3)
     assert len({make(spec, index).tobytes() for index in range(6)}) == 6
     np.testing.assert_array_equal(make(spec, 3), make(spec, 3))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from skipnet_jax.data import archives, folders, pipeline, shard_checker, sources, storage, tfrecords
+from skipnet_jax.data import archives, decoding, folders, pipeline, shard_checker, sources, storage, tfrecords
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
@@ -139,8 +139,8 @@ def test_the_check_reports_an_image_that_is_too_large_to_decode(size):
     image = bytearray(made_images.encode(0))
     at = image.index(b"\xff\xc0") + 5
     image[at : at + 4] = struct.pack(">HH", size, size)
-    assert "too large" in shard_checker.why_undecodable(bytes(image))
-    assert shard_checker.why_undecodable(made_images.encode(0)) == ""
+    assert "too large" in decoding.why_undecodable(bytes(image))
+    assert decoding.why_undecodable(made_images.encode(0)) == ""
 
 
 def tar() -> bytes:

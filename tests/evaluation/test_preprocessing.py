@@ -12,6 +12,7 @@ from skipnet_jax.data import image_ops, pipeline, sources
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.evaluation import preprocessing
 from skipnet_jax.evaluation.preprocessing import Preprocessing
+from skipnet_jax.specs import DataSpec
 from skipnet_jax.training import mixing
 
 STATISTICS = specs.Statistics((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
@@ -131,16 +132,28 @@ def test_grey_and_transparent_images_become_rgb():
     grey = preprocessing.load_image(encoded(photo(20, 20).convert("L")), GIVEN)
     assert grey.shape == (16, 16, 3) and (grey[..., :1] == grey).all()
     assert preprocessing.load_image(encoded(photo(20, 20).convert("RGBA")), GIVEN).shape == (16, 16, 3)
+    blank = encoded(PIL.Image.new("RGBA", (20, 20), (9, 9, 9, 0)))
+    assert (preprocessing.load_image(blank, GIVEN) == 255).all()
+    black = Preprocessing.of_data("resnet20", DataSpec(name="folder", image_size=16, background=(0, 0, 0)), ["a", "b"])
+    assert not preprocessing.load_image(blank, black).any()
+
+
+def test_a_background_travels_with_the_network(tmp_path):
+    data = DataSpec(name="folder", image_size=16)
+    for background in ((255, 255, 255), (0, 99, 0)):
+        black = Preprocessing.of_data("resnet20", dataclasses.replace(data, background=background), ["a", "b"])
+        (tmp_path / "file").write_text(black.to_json())
+        assert Preprocessing.read(tmp_path / "file") == black
+        assert ("background" in black.to_json()) == (background != (255, 255, 255))
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):
-    whole, animation = encoded(photo(30, 30), "jpeg"), io.BytesIO()
-    photo(9, 9).save(animation, "gif", save_all=True, append_images=[photo(9, 9, seed=1)])
+    whole = encoded(photo(30, 30), "jpeg")
     contents = {
         "text.png": b"no image",
         "empty.jpg": b"",
         "cut.jpg": whole[: len(whole) // 2],
-        "animation.gif": animation.getvalue(),
+        "page.jpg": b"<!DOCTYPE html>",
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

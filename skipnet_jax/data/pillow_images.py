@@ -1,0 +1,107 @@
+"""Image files that TensorFlow does not decode as a viewer shows them, by Pillow."""
+
+import functools
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file"
+# JPEG includes MPO. Pillow knows more, some of which run other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_TAIL = 1 << 20  # bytes that may follow the end mark, such as the second picture of a camera
+_FILLING = b"\x5a\xa5" * 64  # any bytes that continue a JPEG's data
+# Kinds of file in the ISO container that begin a HEIC image; AVIF, in the same container, needs no extra.
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def decode(encoded: bytes, background: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image, or the first one of an animation, and turns it upright.
+
+    Args:
+      encoded: the file.
+      background: red, green and blue (0..255) behind transparent pixels.
+
+    Raises:
+      ValueError: it cannot be decoded; the text says why.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    _load_plugins()
+    _quieten()
+    heic = encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC
+    formats = (*_FORMATS, *(_heif() if heic else ()))
+
+    def read(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), background)
+
+    try:
+        if not encoded.startswith(_JPEG_START) or _JPEG_END in encoded[-_TAIL:]:
+            return read(encoded)
+        # Nothing but the end mark may be missing: then more data before it change no pixel.
+        pixels = read(encoded + _JPEG_END)
+        if np.array_equal(pixels, read(encoded + _FILLING + _JPEG_END)):
+            return pixels
+        raise ValueError("truncated")
+    except UnidentifiedImageError:
+        if heic and len(formats) == len(_FORMATS):
+            raise ValueError("a HEIC image, which needs pip install pillow-heif") from None
+        raise ValueError("no image of a known kind") from None
+    except Image.DecompressionBombError:
+        raise ValueError("too large, or made to fill the memory") from None
+    except Exception as error:  # Pillow's plugins raise whatever they meet: struct.error, SyntaxError, EOFError, ...
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _to_rgb(image: Any, background: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a Pillow image of any mode in 8 bits, with the background behind them."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_to_8_bits(np.asarray(image))[..., None], 3, axis=2)
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image.convert("RGBA")).astype(np.int32)
+    colors, opacity = pixels[..., :3], pixels[..., 3:]
+    mixed = colors * opacity + np.asarray(background, np.int32) * (255 - opacity)
+    return ((mixed + 127) // 255).astype(np.uint8)  # rounded, as in decoding.py
+
+
+def _to_8_bits(grey: np.ndarray) -> np.ndarray:
+    """Brightness 0..255 of whole numbers of 16 bits, or of fractions 0..1."""
+    if grey.dtype == np.uint16:
+        return (grey >> 8).astype(np.uint8)
+    highest = grey.max(initial=0)
+    if np.issubdtype(grey.dtype, np.integer):
+        return np.clip(grey >> 8 if highest > 255 else grey, 0, 255).astype(np.uint8)
+    return np.clip(np.rint(grey * (255 if highest <= 1 else 1)), 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _heif() -> tuple[str, ...]:
+    """Teaches Pillow HEIC, if the extra is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Loads all of Pillow's own readers; it loads only some by itself if it is told which formats to expect."""
+    from PIL import Image
+
+    Image.init()
+
+
+def _quieten() -> None:
+    """Lets images of up to 178 million pixels pass in silence; larger ones are refused."""
+    from PIL import Image
+
+    if not any(rule[2] is Image.DecompressionBombWarning and rule[0] == "ignore" for rule in warnings.filters):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
