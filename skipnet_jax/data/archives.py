@@ -144,20 +144,20 @@ def _with_classes(listing: Listing, folders: list[str]) -> Listing:
       listing: of images whose labels are indexes into `folders`.
       folders: paths below the folder or in the tar; "" = beside the class folders.
     """
-    if folders == [""]:
+    if set(folders) <= {"", "."}:
         synsets = _official_labels()
         numbers = {name: k for k, name in enumerate(sorted(set(synsets)))}
         labels = [numbers[_official_class(listing.path, listing.name(k), synsets)] for k in range(len(listing))]
         return dataclasses.replace(
             listing, class_names=tuple(numbers), official=True, labels=np.asarray(labels, np.int32)
         )
-    parts = [folder.removeprefix("./").split("/") for folder in folders]
+    parts = [[part for part in folder.split("/") if part not in ("", ".", "..")] or [""] for folder in folders]
     if os.path.isfile(listing.path):
         wrapping = 0
         while len({"/".join(part[: wrapping + 1]) for part in parts}) == 1 and min(map(len, parts)) > wrapping + 1:
             wrapping += 1
         parts = [part[wrapping:] for part in parts]
-    classes = [walk.class_name(part[0]) if part[0] not in ("", ".") else "" for part in parts]
+    classes = [walk.class_name(part[0]) for part in parts]
     class_names = tuple(sorted(set(classes) - {""}))
     if os.path.isdir(listing.path):
         folders_there = {walk.class_name(name) for name in walk.subfolders(listing.path)}

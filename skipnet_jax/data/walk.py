@@ -54,7 +54,7 @@ class LeftOut:
 
 def is_junk(name: str) -> bool:
     """Whether a file or folder is hidden, or left behind by a system or a file manager."""
-    return name.startswith(".") or name.lower() in _JUNK
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _JUNK  # a tar may have ./ and ../
 
 
 def class_name(folder: str) -> str:

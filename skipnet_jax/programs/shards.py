@@ -12,7 +12,7 @@ After an interruption, even by kill -9, run the same command again. To check a d
 To use shards made elsewhere, such as tf-slim's ImageNet, whose labels start at 1, write their dataset.json:
   %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
-JPEG and PNG files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
+Image files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
 """
 
 import argparse
