@@ -54,6 +54,22 @@ def test_importing_the_core_loads_none_of_the_slow_libraries():
     assert loaded_by(f"import {core}").isdisjoint(slow)
 
 
+def test_the_command_answers_help_and_mistakes_without_a_slow_library():
+    slow = {
+        "jax",
+        "numpy",
+        "flax",
+        "tensorflow",
+        "tensorflow_datasets",
+        "clu",
+        "orbax",
+        "etils",
+        "sklearn",
+        "matplotlib",
+    }
+    assert loaded_by("import skipnet_jax.main").isdisjoint(slow)
+
+
 def test_no_file_has_a_name_that_says_nothing():
     for folder in ("skipnet_jax", "configs", "scripts", "tests"):
         names = {path.stem.removeprefix("test_") for path in (ROOT / folder).rglob("*")}

@@ -8,19 +8,48 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from skipnet_jax.runs import events
+from tests.data import made_images
 from tests.runs.test_hosts import ENDLESS, TINY_MAIN
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE = 240
+
+# A whole run in one epoch of one step, with a network that compiles at once.
+SHORT_MAIN = [
+    "-c",
+    """
+import dataclasses
+import flax.linen as nn
+from skipnet_jax import main, train
+
+class TinyNet(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(images)
+        return nn.Dense(self.num_classes, name="classifier")(x.mean((1, 2)))
+
+def shortened(spec, workdir, *, allow_change):
+    optim = dataclasses.replace(spec.optim, warmup_epochs=0)
+    return whole(dataclasses.replace(spec, epochs=1, optim=optim), workdir, allow_change=allow_change)
+
+whole, train.train_and_evaluate = train.train_and_evaluate, shortened
+train.build_network = lambda spec: TinyNet(spec.num_classes)
+main.run()
+""",
+]
 
 
 @pytest.fixture
 def srun(tmp_path):
     """Runs a command once per task, HOST in it being the task's number; returns the statuses and what each said."""
 
-    def ran(*flags, tasks=2, devices=(1, 1, 1, 1), program=TINY_MAIN):
+    def ran(*flags, tasks=2, devices=(1, 1, 1, 1), program=TINY_MAIN, variables=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -37,6 +66,7 @@ def srun(tmp_path):
                 "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",  # else it listens to the whole network
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices[task]}",
                 "PYTHONPATH": str(ROOT),
+                **dict(variables),
             }
             command = [sys.executable, *program, *(flag.replace("HOST", str(task)) for flag in flags)]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -83,6 +113,45 @@ def test_hosts_find_each_other_and_train_in_the_default_folder(srun, tmp_path, t
     assert [event["hosts"] for event in events.read(tmp_path / "runs" / "digits") if event["event"] == "start"] == [
         tasks
     ]
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """Like ImageNet as TFDS prepares it: 1000 classes, a batch of the recipe for training, and some for the test."""
+    folder = tmp_path_factory.mktemp("tfds")
+    label = tfds.features.ClassLabel(names=[f"n{number:08d}" for number in range(1000)])
+    features = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "file_name": tfds.features.Text(),
+        "label": label,
+    }
+
+    def dataset(count):
+        images = [made_images.encode(number % 50) for number in range(count)]
+        names = [f"{number}.JPEG" for number in range(count)]
+        labels = [number % 1000 for number in range(count)]
+        return tf.data.Dataset.from_tensor_slices({"image": images, "file_name": names, "label": labels})
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="imagenet2012",
+        version=str(tfds.builder("imagenet2012", data_dir=folder).version),
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": dataset(1030), "validation": dataset(40)},
+    )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_the_command_of_the_manual_trains_on_imagenet_on_one_machine_and_on_several(srun, imagenet, tmp_path, tasks):
+    """Word for word, in an empty folder; only the number of epochs and the network are cut."""
+    flags = ["--config=configs/skip_resnet50.py"]
+    statuses, said = srun(*flags, tasks=tasks, program=SHORT_MAIN, variables={"TFDS_DATA_DIR": str(imagenet)})
+    assert statuses == [0] * tasks, said
+    assert said[0][0] == "no --workdir is given: training in runs/skip_resnet50"
+    assert any(line.startswith(f"{tasks} x cpu: 1 epochs of 1 steps of ") for line in said[0])
+    assert "of 40 images" in said[0][-1] and said[1:] == [[]] * (tasks - 1)
 
 
 @pytest.mark.slow
