@@ -101,11 +101,12 @@ def endure(
     counts: collections.Counter[str] = collections.Counter()
     began = time.monotonic()
     while counts["kills"] < kills and time.monotonic() - began < seconds:
+        before = saved(parts)
         processes = start(parts, flags, hosts)
         in_a_save = chance.random() < 0.5
         until = time.monotonic() + (4 * LONGEST_START if in_a_save else chance.uniform(0, LONGEST_START))
         while time.monotonic() < until and all(host.poll() is None for host in processes.hosts):
-            if in_a_save and is_saving(parts) and chance.random() < 0.3:
+            if in_a_save and is_saving(parts) and saved(parts) > before:  # so that the next start resumes further on
                 break
             time.sleep(0.005)
         if any(host.poll() is not None for host in processes.hosts):
@@ -161,6 +162,13 @@ def finish(processes: Processes) -> None:
         raise RuntimeError(processes.said())
 
 
+def saved(workdir: pathlib.Path) -> int:
+    """The newest finished checkpoint; 0 if there is none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def is_saving(workdir: pathlib.Path) -> bool:
     """Tells whether a checkpoint is being written."""
     return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
@@ -168,7 +176,7 @@ def is_saving(workdir: pathlib.Path) -> bool:
 
 def end(workdir: pathlib.Path) -> tuple[int, object, list[object]]:
     """What a run ended with: its last step, the checksums of all arrays there, and its metrics."""
-    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    step = saved(workdir)
     sums = json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     metrics: list[object] = [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
