@@ -85,6 +85,19 @@ def run_start(arguments: argparse.Namespace) -> None:
     )
 
 
+def run_tpu(arguments: argparse.Namespace) -> None:
+    """Prints a table of megacycles."""
+    from scripts.benchmarks import tpu_estimates
+    from scripts.benchmarks.contenders import Setting
+
+    tpu_estimates.run(
+        arguments.models,
+        setting=Setting(arguments.batch, arguments.image_size, "bfloat16"),
+        topology=arguments.topology,
+        plain=arguments.plain,
+    )
+
+
 def run_init(arguments: argparse.Namespace) -> None:
     """Prints a table of seconds."""
     from scripts.benchmarks import starts
@@ -154,6 +167,14 @@ def add_steps(commands: argparse._SubParsersAction) -> None:
     start.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; default: float32")
     start.add_argument("--repeats", type=at_least(1), default=1, help="fresh processes per number; default: 1")
     start.set_defaults(run=run_start)
+
+    tpu = commands.add_parser("tpu", help="training steps by XLA:TPU's own estimate, without a TPU")
+    tpu.add_argument("--models", type=networks, default=["resnet50", "skip_resnet50"], help="with commas")
+    tpu.add_argument("--batch", type=at_least(2), default=128, help="examples; default: 128")
+    tpu.add_argument("--image_size", **size)
+    tpu.add_argument("--topology", default="v5e:2x2", help="a slice, of which one chip is used; default: v5e:2x2")
+    tpu.add_argument("--plain", action="store_true", help="with the plain formulas too, which takes twice as long")
+    tpu.set_defaults(run=run_tpu)
 
     init = commands.add_parser("init", help="time to initialise a network")
     init.add_argument("--models", type=networks, default=["skip_resnet50"], help="with commas")

@@ -117,13 +117,13 @@ def make_plan(
     per_image = (
         2 * complexity.count(spec.model.name, image_size=spec.data.image_size, num_classes=spec.model.num_classes).flops
     )
-    with progress(f"{where} training step of {spec.model.name}"), _uncached(topology):
+    with progress(f"{where} training step of {spec.model.name}"), uncached(topology):
         passes = 6 if spec.optim.name == "sam" else 3  # a backward pass counts as two forward passes
         asked = passes * per_image * spec.batch_size / mesh.size
         train = _compile(made.train_step, state, train_batch, mesh.size, asked)
     evaluation = _NOT_COMPILED
     if train.costs:
-        with progress(f"{where} evaluation step"), _uncached(topology):
+        with progress(f"{where} evaluation step"), uncached(topology):
             asked = per_image * run_steps.eval_batch_size(spec, mesh) / mesh.size
             evaluation = _compile(made.eval_step, state.variables, eval_batch, mesh.size, asked)
     evaluations = -(-images[1] // run_steps.eval_batch_size(spec, mesh)) * (2 if spec.ema_decay else 1)
@@ -189,7 +189,7 @@ def _compile(step: Callable[..., Any], state: Any, batch: run_steps.Shapes, devi
 
 
 @contextlib.contextmanager
-def _uncached(topology: Topology) -> Iterator[None]:
+def uncached(topology: Topology) -> Iterator[None]:
     """Keeps JAX's compilation cache away from programs that it could not load again: their devices are not here."""
     if topology.chip is None:
         yield
