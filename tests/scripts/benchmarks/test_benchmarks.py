@@ -122,7 +122,8 @@ def test_the_peer_delivers_what_the_spec_says(tmp_path, kind):
     torch = pytest.importorskip("torch")
     peer_loader = pytest.importorskip("scripts.benchmarks.peer_loader")
     if kind == "files":
-        made_images.write_folders(tmp_path / "train", {"a": 3, "b": 2})
+        for split in ("train", "test"):
+            made_images.write_folders(tmp_path / split, {"a": 3, "b": 2})
         spec = DataSpec(
             name="folder", dir=str(tmp_path), pad_crop=0, crop_min_area=0.08, color_jitter=0.4, lighting=0.1
         )
