@@ -58,7 +58,7 @@ def make_photographs(folder: pathlib.Path, count: int) -> None:
     """Writes random crops of scikit-learn's photographs, as JPEGs and as shards, unless they are there.
 
     Args:
-      folder: gets train/CLASS/*.jpg and shards/.
+      folder: gets train/CLASS/*.jpg, test/CLASS/*.jpg and shards/.
     """
     import sklearn.datasets
     from PIL import Image
@@ -80,9 +80,10 @@ def make_photographs(folder: pathlib.Path, count: int) -> None:
         crop = photographs[kind].resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC, box=box)
         if random.integers(2):
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        path = folder / "train" / _PHOTOGRAPHS[kind].removesuffix(".jpg") / f"{index:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        crop.save(path, quality=_QUALITY)
+        for split in ["train", "test"] if index < len(_PHOTOGRAPHS) else ["train"]:  # a folder must have both
+            path = folder / split / _PHOTOGRAPHS[kind].removesuffix(".jpg") / f"{index:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            crop.save(path, quality=_QUALITY)
     listings = {"train": archives.find_images(str(folder / "train"), lambda: None)}
     classes, num_shards = shard_plan.class_names_of(listings), {"train": min(_SHARDS, count)}
     plan = shard_plan.ShardPlan("photographs", classes, listings, num_shards)

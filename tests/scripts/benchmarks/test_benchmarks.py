@@ -96,7 +96,7 @@ def test_input_of_imagenet(run, tmp_path):
     assert stages == ours
     assert "Training steps" not in done.stdout and 'pip install -e ".[peer]"' in done.stdout
     assert "round 1 of 1: + transfer" in done.stderr  # progress stays out of the tables
-    files = sorted(tmp_path.rglob("*.jpg"))
+    files = sorted(tmp_path.rglob("train/*/*.jpg"))
     assert len({file.read_bytes() for file in files}) == len(files) == 8
     assert {file.parent.name for file in files} == {"china", "flower"}
     for file in files:
