@@ -140,6 +140,11 @@ def test_wrong_calls(command, settings, reason):
     assert result.returncode == 2 and reason in result.stderr
 
 
+def finished_checkpoints(run):
+    """The steps of the checkpoints that are complete; Orbax gives them their names last."""
+    return [int(path.name) for path in (run / workdir.CHECKPOINTS).glob("*") if path.name.isdecimal()]
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
     run = tmp_path / "run"
@@ -153,8 +158,9 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
             children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
             before = len(list((run / workdir.TENSORBOARD).glob("*")))
             wait_until(lambda: len(list((run / workdir.TENSORBOARD).glob("*"))) > before, process)  # noqa: B023
-            steps = len(workdir.read_metrics(run))
+            steps, saved = len(workdir.read_metrics(run)), max(finished_checkpoints(run), default=0)
             wait_until(lambda: len(workdir.read_metrics(run)) > steps + 2, process)  # noqa: B023
+            wait_until(lambda: max(finished_checkpoints(run), default=0) > saved, process)  # noqa: B023
             os.kill(int(children.read_text()), number)
         printed, _ = process.communicate(timeout=DEADLINE)
     finally:
