@@ -25,7 +25,7 @@ import tensorflow as tf
 from PIL import Image
 
 from skipnet_jax.data import tfrecords
-from skipnet_jax.runs import events, hosts, workdir
+from skipnet_jax.runs import checksums, events, hosts, workdir
 from skipnet_jax.training import sharding
 from tests.tiny_runs import TIMINGS, last_checkpoint
 
@@ -338,7 +338,8 @@ def test_hosts_put_aside_a_damaged_checkpoint_and_evaluate_an_unevaluated_one(st
     del items["item_handlers"]["metrics"]
     (first / "_CHECKPOINT_METADATA").write_text(json.dumps(items))
     epoch = {"loss": 2.0, "correct": 3, "count": 4}
-    (first / "progress" / "metadata").write_text(json.dumps({"window": [], "epoch": epoch}))
+    progress = checksums.seal({"window": [], "epoch": epoch})
+    (first / "progress" / "metadata").write_text(json.dumps(progress))
     with start(*flags, hosts=2, program=TINY_MAIN) as running:
         assert running.wait() == [0, 0], running.said()
         said = running.said()
