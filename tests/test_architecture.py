@@ -9,8 +9,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "skipnet_jax"
-OPTIONAL = {"google", "jinja2", "onnx", "onnxruntime", "safetensors", "torch", "wandb"}  # of extras
+OPTIONAL = {"google", "jinja2", "onnx", "onnxruntime", "pillow_heif", "safetensors", "torch", "wandb"}  # of extras
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
