@@ -74,7 +74,9 @@ def test_files_of_the_users_choice(run, tmp_path):
 def test_mistakes_are_told_before_the_long_work(run, tmp_path, monkeypatch):
     monkeypatch.setattr(explain.gates, "measure", None)
     (tmp_path / "file").write_text("no image, no folder")
-    with pytest.raises(UserError, match=r"file: got an image that cannot be decoded \(no image of a known kind\), expected"):
+    with pytest.raises(
+        UserError, match=r"file: got an image that cannot be decoded \(no image of a known kind\), expected"
+    ):
         explain.explain_workdir(run, images=[str(tmp_path / "file")], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"^out: got .*file, which cannot be written \(File exists\)"):
