@@ -29,7 +29,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       argv: the command line, program name first.
 
     Returns:
-      What is left of it.
+      The arguments that no flag takes, the program name first.
 
     Raises:
       UserError: a mistake in the command line or in the config file.

@@ -39,6 +39,12 @@ def hide_accelerators() -> None:
         tf.config.set_visible_devices([], kind)
 
 
+def cache_folder() -> str:
+    """This project's folder in the user's cache; it may not exist yet."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return os.path.join(os.path.expanduser(caches), "skipnet_jax")
+
+
 def keep_compiled_programs() -> None:
     """Lets this user's next start read the programs that this one compiles. Call it before JAX is imported.
 
@@ -47,8 +53,7 @@ def keep_compiled_programs() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.path.join(caches, "skipnet_jax", f"compiled_{_processor()}")
+    folder = os.path.join(cache_folder(), f"compiled_{_processor()}")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError:

@@ -172,7 +172,7 @@ def add_steps(commands: argparse._SubParsersAction) -> None:
     tpu.add_argument("--models", type=networks, default=["resnet50", "skip_resnet50"], help="with commas")
     tpu.add_argument("--batch", type=at_least(2), default=128, help="examples; default: 128")
     tpu.add_argument("--image_size", **size)
-    tpu.add_argument("--topology", default="v5e:2x2", help="a slice, of which one chip is used; default: v5e:2x2")
+    tpu.add_argument("--topology", default="v5e:2x2", help="a slice; one chip of it is used; default: v5e:2x2")
     tpu.add_argument("--plain", action="store_true", help="with the plain formulas too, which takes twice as long")
     tpu.set_defaults(run=run_tpu)
 

@@ -22,7 +22,7 @@ def run(models: Sequence[str], *, setting: Setting, topology: str, plain: bool) 
     """Prints a table, a line as soon as it is compiled, which takes minutes.
 
     Args:
-      topology: a slice, of which one chip is used.
+      topology: a slice; the step uses one of its chips.
       plain: compile each network with the plain formulas too.
     """
     print(f"One chip of {topology}: batch {setting.batch}, {setting.dtype}.\n")

@@ -93,26 +93,23 @@ TPUS = {
 # NVIDIA's data sheets, SXM boards, dense: float32 products are TF32, JAX's default on GPUs. Link: one direction of
 # NVLink. Memory: what the driver reports of 80 and 141 GB, times JAX's default share of 0.75.
 JAX_SHARE = 0.75  # XLA_PYTHON_CLIENT_MEM_FRACTION
-GPUS = {
-    "h100": Chip(
-        "NVIDIA H100 80GB HBM3",
-        memory=int(JAX_SHARE * 84_942_979_072),
-        flops={"bfloat16": 989e12, "float32": 494.5e12},
-        bandwidth=3.35e12,
-        link=450e9,
-        clock=None,
-        source="NVIDIA's data sheet of H100 SXM",
-    ),
-    "h200": Chip(
-        "NVIDIA H200",
-        memory=int(JAX_SHARE * 151_397_597_184),
-        flops={"bfloat16": 989e12, "float32": 494.5e12},
-        bandwidth=4.8e12,
-        link=450e9,
-        clock=None,
-        source="NVIDIA's data sheet of H200 SXM",
-    ),
-}
+_H100 = Chip(
+    "NVIDIA H100 80GB HBM3",
+    memory=int(JAX_SHARE * 84_942_979_072),
+    flops={"bfloat16": 989e12, "float32": 494.5e12},
+    bandwidth=3.35e12,
+    link=450e9,
+    clock=None,
+    source="NVIDIA's data sheet of H100 SXM",
+)
+_H200 = dataclasses.replace(  # the same processor with more and faster memory
+    _H100,
+    kind="NVIDIA H200",
+    memory=int(JAX_SHARE * 151_397_597_184),
+    bandwidth=4.8e12,
+    source="NVIDIA's data sheet of H200 SXM",
+)
+GPUS = {"h100": _H100, "h200": _H200}
 GPUS_PER_HOST = 8  # of an HGX board
 
 # Shapes that Google Cloud documents, small to large; the pages above.

@@ -3,10 +3,10 @@
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import platform
 
+from skipnet_jax import libraries
 from skipnet_jax.data import tfds_sources
 
 IN_MEMORY, ENCODED = "cifar", "imagenet"  # the paths that the benchmark measures
@@ -50,8 +50,7 @@ def recorded(data: str) -> InputRate | None:
 
 
 def _file() -> pathlib.Path:
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return folder / "skipnet_jax" / "input_rates.json"
+    return pathlib.Path(libraries.cache_folder()) / "input_rates.json"
 
 
 def _read() -> dict[str, InputRate]:

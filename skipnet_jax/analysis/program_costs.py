@@ -4,8 +4,8 @@ The text is that of `compiled.as_text()`, XLA's HLO after all optimisations, for
 `estimated_cycles` beside each operation that it has scheduled; XLA for CPUs and GPUs writes none. The cycles are of a
 model of the chip, not of a clock, and leave out collectives and Pallas kernels.
 
-Bytes are those of an operation's operands and results outside on-chip memory (XLA's memory space 1), with the padding
-that their tiles need. An operation counts as if it read each operand whole.
+Bytes count an operation's operands and results outside on-chip memory (XLA's memory space 1), with the padding that
+their tiles need. An operation counts as if it read each operand whole.
 """
 
 import collections

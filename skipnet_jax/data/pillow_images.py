@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 KINDS = "a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file"
-# JPEG includes MPO. Pillow knows more, some of which run other programs.
+# JPEG includes MPO. Pillow has more readers, but some of them run other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL = 1 << 20  # bytes that may follow the end mark, such as the second picture of a camera

@@ -75,7 +75,7 @@ def text_of(name: str) -> str:
 
 
 def subfolders(directory: str) -> list[str]:
-    """Names of the folders in a folder, sorted, without those of the system.
+    """Names of the folders in a folder, sorted; folders of the system are left out.
 
     Raises:
       DataError: there is no such folder, or it cannot be read.

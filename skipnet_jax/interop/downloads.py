@@ -6,7 +6,7 @@ import pathlib
 import sys
 import time
 
-from skipnet_jax import files
+from skipnet_jax import files, libraries
 from skipnet_jax.errors import UserError
 
 CACHE_VARIABLE = "SKIPNET_CACHE"
@@ -20,7 +20,7 @@ def cache_folder() -> pathlib.Path:
     """Where downloads are kept: $SKIPNET_CACHE, or skipnet_jax in the user's cache folder."""
     if given := os.environ.get(CACHE_VARIABLE):
         return pathlib.Path(given).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "skipnet_jax"
+    return pathlib.Path(libraries.cache_folder())
 
 
 def fetch(address: str, sha256: str) -> pathlib.Path:
@@ -49,7 +49,7 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
 
 
 def _download(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
-    """Downloads into `part`, going on with what is there.
+    """Downloads into `part`, and appends to an earlier, interrupted download.
 
     Raises:
       UserError: the server cannot be reached, refuses, or breaks off again and again.
@@ -78,7 +78,7 @@ def _download(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
 
 
 def _request(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
-    """Asks for what is missing of the file, and appends it.
+    """Asks for the missing end of the file, and appends it.
 
     Raises:
       UserError: the server refuses.

@@ -73,7 +73,7 @@ def recognize(name: str, keys: Iterable[str], paths: Iterable[Path]) -> str:
       A key of `TITLES`.
 
     Raises:
-      UserError: the keys are those of several namings, or of none; the message tells the nearest.
+      UserError: the keys mix several namings, or fit none; the message tells the nearest.
     """
     given = {str(key) for key in keys}
     architecture, paths = find(name)[0], list(paths)
@@ -168,7 +168,7 @@ def from_recorded(text: object) -> str | None:
 
 
 def _fits(plain: str, given: Mapping[str, Any]) -> list[str]:
-    """The networks with this plain network whose arrays are those of the state dict."""
+    """The networks with this plain network that have exactly the arrays of the state dict."""
     found = []
     for junction in JUNCTIONS:
         name = plain if junction == "add" else f"{junction}_{plain}"

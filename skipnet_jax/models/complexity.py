@@ -67,9 +67,8 @@ def _average_pool(
     module: shortcuts.AverageShortcut | shortcuts.AverageLinearShortcut, out: Array | layers.FeatureMap, x: Array
 ) -> int:
     pixels = x.shape[0] * math.prod(-(-side // module.stride) for side in x.shape[1:3])
-    return (
-        module.stride**2 * pixels * x.shape[-1] if module.stride > 1 else 0
-    )  # the pool comes before the width changes
+    # The pool comes before the width changes.
+    return module.stride**2 * pixels * x.shape[-1] if module.stride > 1 else 0
 
 
 def _attention(module: swin.AttentionOperation, out: Array, x: Array) -> int:

@@ -2,8 +2,8 @@
 
 XLA:TPU adds up a convolution's output in the same pass that computes it, if nothing about the sums has to wait for that
 output. So the moments are taken about a vector that is known beforehand. All that follows from them is arithmetic on
-[b, c]: a gate's branch and a projected state stay as the convolution made them, and the gated sum multiplies them by
-the norm's factor times the gate's weight.
+[b, c]: a gate's branch stays as the convolution made it, and the gated sum multiplies it by the norm's factor times the
+gate's weight.
 """
 
 import functools
