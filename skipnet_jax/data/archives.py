@@ -85,6 +85,18 @@ class Listing:
             raise DataError(path, f"{len(content)} bytes of {self.name(index)}", expected)
         return content
 
+    def take(self, indexes: Int64[np.ndarray, "m"]) -> "Listing":
+        """Some of the images, in this order."""
+        names = [os.fsencode(self.name(index)) for index in indexes.tolist()]
+        return dataclasses.replace(
+            self,
+            labels=self.labels[indexes],
+            offsets=self.offsets[indexes],
+            sizes=self.sizes[indexes],
+            names=b"".join(names),
+            name_ends=np.fromiter(itertools.accumulate(map(len, names)), np.int64),
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 of everything in the listing except where it lies: equal for equal data sets."""
         digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape") + self.names)
@@ -176,15 +188,7 @@ def _without_loose(listing: Listing) -> Listing:
         return listing
     for index in np.flatnonzero(~kept).tolist():
         listing.left_out.add(walk.LOOSE, listing.name(index))
-    names = [os.fsencode(listing.name(index)) for index in np.flatnonzero(kept).tolist()]
-    return dataclasses.replace(
-        listing,
-        labels=listing.labels[kept],
-        offsets=listing.offsets[kept],
-        sizes=listing.sizes[kept],
-        names=b"".join(names),
-        name_ends=np.fromiter(itertools.accumulate(map(len, names)), np.int64),
-    )
+    return listing.take(np.flatnonzero(kept))
 
 
 def _in_folder(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:

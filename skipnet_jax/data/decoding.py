@@ -5,6 +5,8 @@ turned photos (EXIF), CMYK, WebP and so on - goes to Pillow, which costs Python'
 decision with a few microseconds.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,32 @@ def is_plain_jpeg(encoded: Shaped[Any, ""]) -> Bool[Any, ""]:
         return tf.logical_and(whole, tf.logical_not(_is_turned_or_cmyk(encoded)))
 
     return tf.cond(tf.strings.substr(encoded, 0, 3) == _JPEG_START, is_plain, lambda: tf.constant(False))
+
+
+def portable(encoded: bytes) -> bytes:
+    """A file with the same pixels that TensorFlow's own decoders show as a viewer does.
+
+    Args:
+      encoded: an image that can be decoded.
+
+    Returns:
+      The file itself if it is a plain JPEG or PNG. What is turned, CMYK or of another kind becomes a PNG.
+    """
+    if _is_portable()(encoded):
+        return encoded
+    return pillow_images.as_png(encoded)
+
+
+@functools.cache
+def _is_portable() -> Callable[[bytes], Bool[Any, ""]]:
+    def is_upright_png(encoded: Any) -> tf.Tensor:
+        is_png = tf.strings.substr(encoded, 0, len(_PNG_START)) == _PNG_START
+        return tf.logical_and(is_png, tf.logical_not(tf.strings.regex_full_match(encoded, _PNG_TURNED)))
+
+    def is_portable(encoded: Any) -> tf.Tensor:
+        return tf.logical_or(is_plain_jpeg(encoded), is_upright_png(encoded))
+
+    return tf.function(is_portable, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def why_undecodable(encoded: bytes) -> str:

@@ -3,6 +3,7 @@
 import functools
 import io
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,24 @@ def decode(encoded: bytes, background: tuple[int, ...]) -> UInt8[np.ndarray, "h 
     Raises:
       ValueError: it cannot be decoded; the text says why.
     """
+    return _read(encoded, lambda image: _to_rgb(image, background))
+
+
+def as_png(encoded: bytes) -> bytes:
+    """Turns an image upright and stores it as a PNG file, with its transparency; raises as `decode` does."""
+    from PIL import Image
+
+    def transparent(image: Any) -> np.ndarray:
+        plain = not image.has_transparency_data or image.mode.startswith("I") or image.mode == "F"
+        return _to_rgb(image, (0, 0, 0)) if plain else np.asarray(image.convert("RGBA"))
+
+    file = io.BytesIO()
+    Image.fromarray(_read(encoded, transparent)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
+    """Opens an image, turns it upright and takes its pixels; raises as `decode` does."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     _load_plugins()
@@ -35,10 +54,10 @@ def decode(encoded: bytes, background: tuple[int, ...]) -> UInt8[np.ndarray, "h 
     heic = encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC
     formats = (*_FORMATS, *(_heif() if heic else ()))
 
-    def read(content: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    def read(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), background)
+            return pixels_of(ImageOps.exif_transpose(image))
 
     try:
         if not encoded.startswith(_JPEG_START) or _JPEG_END in encoded[-_TAIL:]:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from etils import epath
 
 from skipnet_jax import files
-from skipnet_jax.data import storage, tfrecords
-from skipnet_jax.data.tfrecords import ENCODED, FILENAME, LABEL, Index, Shard
+from skipnet_jax.data import record_format, shard_records, storage, tfrecords
+from skipnet_jax.data.record_format import DIGITS, TEXT, RecordFormat
+from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
 
+# More numbers than these are no classes, but identities or sizes.
+_MOST_CLASSES = 1_000_000
 # Problems named per shard: where all records are bad, more lines would say no more.
 _NAMED_AT_MOST = 20
-# Bytes of a record beside its content: the length (8), and a checksum (4) of each.
-_FRAME = 16
 
 
 def check(directory: str, *, threads: int, advance: Callable[[int], None]) -> tuple[Index, list[str]]:
@@ -55,6 +56,8 @@ def describe(
     name: str,
     label_offset: int,
     class_names: tuple[str, ...],
+    image_key: str = "",
+    label_key: str = "",
     threads: int,
     advance: Callable[[int], None],
 ) -> Index:
@@ -65,7 +68,9 @@ def describe(
       patterns: shell pattern of the shards' names, by split.
       name: of the data set, for people.
       label_offset: label of class 0 in the records; 1 in tf-slim's ImageNet.
-      class_names: in the order of their numbers; empty = the numbers themselves, as many as occur.
+      class_names: in the order of their numbers; empty = the numbers themselves, as many as occur, or the labels
+        that are words, sorted.
+      image_key, label_key: of the records; empty = look for them.
       threads: shards read at a time.
       advance: called with a number of records as they are done.
 
@@ -78,13 +83,42 @@ def describe(
     """
     if (epath.Path(directory) / tfrecords.INDEX).exists():
         raise UserError("index", f"{directory}, which has a {tfrecords.INDEX}", "none", "Remove it first.")
+    matching = _match(directory, patterns)
+    first = next(iter(matching.values()))[0]
+    found = record_format.find(shard_records.first(first), first, image_key=image_key, label_key=label_key)
     splits: dict[str, tuple[Shard, ...]] = {}
-    labels = set[int]()
+    labels = set[int | str]()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for split, paths in _match(directory, patterns).items():
-            results = list(pool.map(lambda path: _measure(path, advance), paths))
+        for split, paths in matching.items():
+            results = list(pool.map(lambda path: _measure(path, found, advance), paths))
             splits[split] = tuple(shard for shard, _ in results)
-            labels.update(*(found for _, found in results))
+            labels.update(*(occurring for _, occurring in results))
+    if words := {label for label in labels if isinstance(label, str)}:
+        found, class_names = _named_by_words(found, words, class_names, label_offset, directory)
+    if found.kind != TEXT:
+        class_names = _numbered(set(map(int, labels)), class_names, label_offset, directory)
+    index = Index(name, class_names, label_offset, splits, found)
+    tfrecords.write_index(directory, index, made_with={"patterns": dict(patterns)})
+    return index
+
+
+def _named_by_words(
+    found: RecordFormat, words: set[str], class_names: tuple[str, ...], label_offset: int, directory: str
+) -> tuple[RecordFormat, tuple[str, ...]]:
+    """Takes labels in words for numbers, if all are, or for the names of classes, and returns those names."""
+    if all(word.strip().isdecimal() for word in words):
+        return dataclasses.replace(found, kind=DIGITS), class_names
+    if label_offset:
+        got = f"{label_offset}, but the labels are words: {storage.some(sorted(words))}"
+        raise UserError("label_offset", got, "numbers", "Leave out `label_offset`.")
+    if class_names and (unknown := sorted(words - set(class_names))):
+        got = f"labels that are not among the class names: {storage.some(unknown)}"
+        raise DataError(directory, got, f"some of {storage.some(class_names)}", "Change `class_names`.")
+    return found, class_names or tuple(sorted(words))
+
+
+def _numbered(labels: set[int], class_names: tuple[str, ...], label_offset: int, directory: str) -> tuple[str, ...]:
+    """Checks labels that are numbers, and returns the names of the classes."""
     first, last = min(labels), max(labels)
     if first < label_offset or (class_names and last - label_offset >= len(class_names)):
         expected = f"{label_offset} to {label_offset + len(class_names) - 1}" if class_names else f"{label_offset} on"
@@ -97,17 +131,10 @@ def describe(
             f"some of class 0, whose label is {label_offset}",
             f"Give `label_offset`={first}, or `class_names`=FILE if some classes just do not occur.",
         )
-    class_names = class_names or tuple(str(number) for number in range(last - label_offset + 1))
-    index = Index(name, class_names, label_offset, splits)
-    tfrecords.write_index(directory, index, made_with={"patterns": dict(patterns)})
-    return index
-
-
-@dataclasses.dataclass(frozen=True)
-class _Record:
-    encoded: bytes
-    label: int
-    filename: str
+    if not class_names and last - label_offset >= _MOST_CLASSES:
+        mend = "Give `label_key`, if another key holds the label, or `class_names`."
+        raise DataError(directory, f"labels from {first} to {last}", f"fewer than {_MOST_CLASSES:,} classes", mend)
+    return class_names or tuple(str(number) for number in range(last - label_offset + 1))
 
 
 def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Iterator[str]:
@@ -117,6 +144,7 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
 
     records = 0
     labels = range(index.label_offset, index.label_offset + len(index.class_names))
+    words = set(index.class_names) if index.records.kind == TEXT else set()
     try:
         with storage.local_copy(shard.path) as path:
             size, sha256 = storage.hash_file(path)
@@ -124,7 +152,7 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
                 yield f"{size:,} bytes, expected {shard.size:,}"
             elif sha256 != shard.sha256:
                 yield f"checksum {sha256[:8]}..., expected {shard.sha256[:8]}...: the file has changed"
-            for record in _records(path):
+            for record in shard_records.read(path, shard.compression, index.records):
                 where = f"record {records}"
                 records += 1
                 advance(1)
@@ -132,7 +160,9 @@ def _problems(shard: Shard, index: Index, advance: Callable[[int], None]) -> Ite
                     yield f"{where}: {record}"
                     continue
                 where += f" ({record.filename})" if record.filename else ""
-                if record.label not in labels:
+                if words and record.label not in words:
+                    yield f"{where}: label {record.label!r}, expected one of the classes' names"
+                elif not words and int(record.label) not in labels:
                     yield f"{where}: label {record.label}, expected {labels[0]} to {labels[-1]}"
                 if reason := decoding.why_undecodable(record.encoded):
                     yield f"{where}: cannot be decoded: {reason}"
@@ -167,15 +197,16 @@ def _match(directory: str, patterns: Mapping[str, str]) -> dict[str, list[str]]:
     return {split: [os.fspath(epath.Path(directory) / name) for name in names] for split, names in matching.items()}
 
 
-def _measure(path: str, advance: Callable[[int], None]) -> tuple[Shard, set[int]]:
+def _measure(path: str, records: RecordFormat, advance: Callable[[int], None]) -> tuple[Shard, set[int | str]]:
     """Measures a shard for the index, and finds the labels that occur in it."""
     import tensorflow as tf
 
     labels, examples = set(), 0
+    compression = storage.compression_of(path)
     try:
         with storage.local_copy(path) as local:
             size, sha256 = storage.hash_file(local)
-            for record in _records(local):
+            for record in shard_records.read(local, compression, records):
                 if isinstance(record, str):
                     raise DataError(f"{path}, record {examples}", record, "a record of an image")
                 labels.add(record.label)
@@ -184,42 +215,4 @@ def _measure(path: str, advance: Callable[[int], None]) -> tuple[Shard, set[int]
     except tf.errors.OpError as error:
         got, mend = f"damage ({storage.reason(error)})", "Make or copy this shard again."
         raise DataError(f"{path}, record {examples}", got, "a whole shard", mend) from error
-    return Shard(path, examples, size, sha256), labels
-
-
-def _records(path: str) -> Iterator[_Record | str]:
-    """Yields the records of a local shard; for a record that holds no image, says what it lacks."""
-    import tensorflow as tf
-
-    features = {
-        ENCODED: tf.io.FixedLenFeature([], tf.string),
-        LABEL: tf.io.FixedLenFeature([], tf.int64),
-        FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
-    }
-    whole, damage = _count_framed(path)
-    for serialized in tf.data.TFRecordDataset(path).take(whole):
-        try:
-            example = {key: value.numpy() for key, value in tf.io.parse_single_example(serialized, features).items()}
-        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):  # the latter where the message quotes the record
-            yield f"no tf.Example with {ENCODED} and {LABEL}"
-        else:
-            yield _Record(example[ENCODED], int(example[LABEL]), example[FILENAME].decode("utf-8", "replace"))
-    if damage:
-        raise tf.errors.DataLossError(None, None, damage)
-
-
-def _count_framed(path: str) -> tuple[int, str]:
-    """Counts the records before one that claims to be longer than the rest of the file, and describes that one.
-
-    TensorFlow allocates memory for whatever length it reads, and an absurd one ends the process.
-    """
-    size, at, count = os.path.getsize(path), 0, 0
-    with open(path, "rb") as file:
-        while at < size:
-            file.seek(at)
-            length = int.from_bytes(file.read(8), "little")
-            at += length + _FRAME
-            if at > size:
-                return count, f"truncated record: {length:,} bytes, of which {max(size - at + length, 0):,} are there"
-            count += 1
-    return count, ""
+    return Shard(path, examples, size, sha256, compression=compression), labels

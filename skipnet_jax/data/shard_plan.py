@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from skipnet_jax.data import storage
 from skipnet_jax.data.archives import Listing
-from skipnet_jax.data.tfrecords import SPLITS
+from skipnet_jax.data.tfrecords import OWN, SPLITS
 from skipnet_jax.errors import DataError, UserError
 
 ON_CORRUPT = ("error", "skip")
@@ -64,7 +64,13 @@ class ShardPlan:
             for split, listing in self.listings.items()
         }
         classes = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape")).hexdigest()
-        return {"name": self.name, "classes": classes, "seed": self.seed, "splits": splits}
+        return {
+            "name": self.name,
+            "classes": classes,
+            "seed": self.seed,
+            "splits": splits,
+            "records": dataclasses.asdict(OWN),
+        }
 
     def order(self, split: str) -> Int64[np.ndarray, "n"]:
         """The images of a split in the order of its records, through all shards.

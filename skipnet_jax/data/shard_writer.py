@@ -2,7 +2,8 @@
 
 Which image goes where is a pure function of the seed and the listing. Each shard is written under another name, moved
 to its place when it is whole, and then noted in the folder `parts`. So a killed run leaves no broken shard, and the
-next run makes only the shards that are not noted yet. At the end the index is written, and `parts` is removed.
+next run makes only the shards that are not noted yet. At the end the files of TensorFlow Datasets and the index are
+written, and `parts` is removed.
 
 Each thread holds one image at a time.
 """
@@ -20,7 +21,7 @@ from etils import epath
 from jaxtyping import Int64
 
 from skipnet_jax import files
-from skipnet_jax.data import storage, tfrecords
+from skipnet_jax.data import storage, tfds_metadata, tfrecords
 from skipnet_jax.data.shard_plan import ShardPlan
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
@@ -76,6 +77,7 @@ def make(
         if not sum(shard.examples for shard in splits[split]):
             raise DataError(plan.listings[split].path, "not one image that can be decoded", "some")
     index = Index(plan.name, plan.class_names, 0, splits)
+    tfds_metadata.write(out, index)
     tfrecords.write_index(out, index, made_with={**made_with, "skipped": skipped})
     (folder / _PARTS).rmtree()
     return index
@@ -146,7 +148,7 @@ class _SplitWriter:
                         self._say(f"left out, cannot be decoded: {image} ({reason})")
                         skipped.append(image)
                     else:
-                        writer.write(tfrecords.serialize(encoded, int(self._labels[index]), image))
+                        writer.write(tfrecords.serialize(decoding.portable(encoded), int(self._labels[index]), image))
                     self._advance(1)
             size, sha256 = storage.hash_file(path)
             if local:
@@ -171,7 +173,8 @@ def _is_finished(out: epath.Path, made_with: Mapping[str, Any]) -> bool:
     storage.require_bucket(os.fspath(out))
     parts = out / _PARTS
     if (out / tfrecords.INDEX).exists():
-        _require_same(out, files.read_record(out / tfrecords.INDEX, {"made_with": dict})["made_with"], made_with)
+        stored = files.read_record(out / tfrecords.INDEX, {"made_with": dict})["made_with"]
+        _require_same(out, {"records": made_with["records"], **stored}, made_with)  # earlier versions had other keys
         parts.rmtree(missing_ok=True)
         return True
     if (parts / _PLAN).exists():

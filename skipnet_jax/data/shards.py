@@ -63,7 +63,7 @@ class Shards(EncodedSplit):
         shard, _ = self._locate(index)
         count, trouble = 0, "no more"
         try:
-            for record in tf.data.TFRecordDataset(shard.path):
+            for record in tf.data.TFRecordDataset(shard.path, shard.compression):
                 if not len(record.numpy()):
                     trouble = "an empty one"
                     break
@@ -151,18 +151,22 @@ class Shards(EncodedSplit):
         paths = tf.constant([shard.path for shard in self.shards])
         begins = tf.constant(np.cumsum([0, *self.counts])[:-1], tf.int64)
         skips = tf.constant([shard.skip for shard in self.shards], tf.int64)
+        compressions = tf.constant([shard.compression for shard in self.shards])
 
-        def open_shard(path: Any) -> tuple[Any, Any]:
-            return path, tf.data.TFRecordDataset(path).take(1).get_single_element()
+        def open_shard(shard: Any) -> tuple[Any, Any]:
+            first = tf.data.TFRecordDataset(paths[shard], compressions[shard]).take(1).get_single_element()
+            return paths[shard], first
 
         def read(piece: Any) -> Any:
             shard, first, count = tf.unstack(piece, 3)
             # A map reads the first record beforehand. There a file that cannot be opened fails once; in a
             # TFRecordDataset whose errors are ignored it would fail again and again, without end.
-            path = tf.data.Dataset.from_tensors(paths[shard]).map(open_shard).ignore_errors(log_warning=False)
+            path = tf.data.Dataset.from_tensors(shard).map(open_shard).ignore_errors(log_warning=False)
             records = path.flat_map(
                 lambda path, _: (
-                    tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).skip(skips[shard] + first).take(count)
+                    tf.data.TFRecordDataset(path, compressions[shard], buffer_size=_READ_BYTES)
+                    .skip(skips[shard] + first)
+                    .take(count)
                 )
             )
             whole = records.ignore_errors(log_warning=False).concatenate(tf.data.Dataset.from_tensors("").repeat())

@@ -165,12 +165,12 @@ def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
         expected = f"a pattern that matches some of the {len(every)} {split} shards, such as {every[0].name}"
         raise DataError("data.pattern", repr(spec.pattern), expected, "Change `data.pattern`.")
     tfrecords.require_shards(spec.dir, shards)
-    offset = index.label_offset
+    offset, take_apart = index.label_offset, index.records.parser(index.class_names)
 
     def parse(serialized: Any) -> tuple[Any, Any]:
         import tensorflow as tf
 
-        encoded, label = tfrecords.parse(serialized)
+        encoded, label = take_apart(serialized)
         # A label that 32 bits cannot hold stays out of range.
         return encoded, tf.cast(tf.clip_by_value(label - offset, -1, np.iinfo(np.int32).max), tf.int32)
 

@@ -4,8 +4,9 @@ import hashlib
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from etils import epath
 
@@ -13,6 +14,11 @@ from skipnet_jax import files
 from skipnet_jax.errors import DataError, UserError
 
 NAMED_AT_MOST = 5  # names in a message
+# Of TFRecord files, as TensorFlow calls them; empty = none.
+COMPRESSIONS = ("", "GZIP", "ZLIB")
+_STARTS = {"GZIP": b"\x1f\x8b\x08", "ZLIB": b"\x78"}
+_ANY_COMPRESSION = 32 + zlib.MAX_WBITS  # zlib looks which it is
+_BLOCK = 1 << 20
 
 
 def require_bucket(path: str) -> None:
@@ -51,6 +57,42 @@ def local_copy(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         yield os.fspath(epath.Path(path).copy(f"{scratch}/copy"))
+
+
+def compression_of(path: str) -> str:
+    """How a file of records is compressed, by its first bytes: one of `COMPRESSIONS`."""
+    with epath.Path(path).open("rb") as file:
+        start = file.read(4096)
+    for name, first in _STARTS.items():
+        # The length of a plain file's first record may begin so too, but then the rest is nothing that zlib knows.
+        if start.startswith(first):
+            try:
+                return name if zlib.decompressobj(_ANY_COMPRESSION).decompress(start) else ""
+            except zlib.error:
+                return ""
+    return ""
+
+
+@contextmanager
+def decompressed(path: str, compression: str) -> Iterator[str]:
+    """Yields the path of a local file: the file itself, or a plain copy that is removed afterwards.
+
+    Of a damaged file the copy has what comes before the damage.
+    """
+    if not compression:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as plain:
+        with open(path, "rb") as file, suppress(zlib.error):
+            inflate = zlib.decompressobj(_ANY_COMPRESSION)
+            while block := inflate.unconsumed_tail or file.read(_BLOCK):
+                plain.write(inflate.decompress(block, _BLOCK))
+                if inflate.eof and (rest := inflate.unused_data or file.read(1)):  # gzip files may be joined
+                    file.seek(-len(rest), os.SEEK_CUR)
+                    inflate = zlib.decompressobj(_ANY_COMPRESSION)
+            plain.write(inflate.flush())
+        plain.flush()
+        yield plain.name
 
 
 def hash_file(path: str) -> tuple[int, str]:

@@ -2,12 +2,13 @@
 
 A folder, local or in a bucket, with TFRecord files of tf.Example messages:
 
-    image/encoded       bytes   the JPEG or PNG file, unchanged
-    image/class/label   int64   the class's number plus the index's label_offset
-    image/filename      bytes   names the image in messages
+    image       bytes   the JPEG or PNG file
+    label       int64   the class's number plus the index's label_offset
+    file_name   bytes   names the image in messages
 
 and `dataset.json`, which names every shard with its number of examples, its size and its SHA-256. It is written last:
-if it exists, the shards are complete. The keys equal those in tf-slim's shards, which therefore need only an index.
+if it exists, the shards are complete. Shards made elsewhere need only an index, which also says where their records
+keep these three and how they are compressed. Without a word about that (format 1) their keys are tf-slim's.
 """
 
 import dataclasses
@@ -17,22 +18,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from jaxtyping import Int64
 
 from skipnet_jax import files
 from skipnet_jax.data import storage
+from skipnet_jax.data.record_format import KINDS, RecordFormat
 from skipnet_jax.errors import DataError
 
 INDEX = "dataset.json"
-FORMAT = 1
+# Format 1 has no "records".
+FORMATS = (1, 2)
 SPLITS = ("train", "test")
 MAKE = "scripts/make_tfrecords.py"
 # TensorFlow cannot count further.
 _LARGEST = 2**62
 _MEND = f"Make it again with {MAKE}."
 
-# Keys of a record.
-ENCODED, LABEL, FILENAME = "image/encoded", "image/class/label", "image/filename"
+# What `serialize` writes, as TensorFlow Datasets does.
+OWN = RecordFormat(image="image", label="label", filename="file_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Shard:
       size: in bytes; -1 = unknown.
       sha256: of the whole file, in hexadecimal; empty = unknown.
       skip: records before them.
+      compression: empty, GZIP or ZLIB.
     """
 
     path: str
@@ -52,6 +55,7 @@ class Shard:
     size: int = -1
     sha256: str = ""
     skip: int = 0
+    compression: str = ""
 
     @property
     def name(self) -> str:
@@ -68,12 +72,14 @@ class Index:
       class_names: in the order of the classes' numbers.
       label_offset: label of class 0 in the records.
       splits: "train", "test" or both; the shards in the order of the data.
+      records: where things stand in a record.
     """
 
     name: str
     class_names: tuple[str, ...]
     label_offset: int
     splits: dict[str, tuple[Shard, ...]]
+    records: RecordFormat = OWN
 
 
 def read_index(directory: str) -> Index:
@@ -95,8 +101,8 @@ def read_index(directory: str) -> Index:
             f"Give the folder of a finished data set, run the interrupted {MAKE} again, or describe shards made "
             f"elsewhere by {MAKE} --index={directory or '.'}.",
         ) from error
-    if content["format"] != FORMAT:
-        raise _wrong(path, f"format {content['format']!r}", f"format {FORMAT}")
+    if content["format"] not in FORMATS:
+        raise _wrong(path, f"format {content['format']!r}", f"format {FORMATS[0]} or {FORMATS[1]}")
     class_names = tuple(content["class_names"])
     if not class_names or len(set(class_names)) < len(class_names):
         raise _wrong(
@@ -107,7 +113,8 @@ def read_index(directory: str) -> Index:
     splits = {split: _read_split(path, split, described) for split, described in content["splits"].items()}
     if not splits:
         raise _wrong(path, "no splits", " or ".join(SPLITS))
-    return Index(content["name"], class_names, content["label_offset"], splits)
+    records = _read_records(path, content["records"]) if "records" in content else RecordFormat()
+    return Index(content["name"], class_names, content["label_offset"], splits, records)
 
 
 def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -> None:
@@ -122,17 +129,24 @@ def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -
         split: {
             "examples": sum(shard.examples for shard in shards),
             "shards": [
-                {"name": shard.name, "examples": shard.examples, "bytes": shard.size, "sha256": shard.sha256}
+                {
+                    "name": shard.name,
+                    "examples": shard.examples,
+                    "bytes": shard.size,
+                    "sha256": shard.sha256,
+                    **({"compression": shard.compression} if shard.compression else {}),
+                }
                 for shard in shards
             ],
         }
         for split, shards in index.splits.items()
     }
     content = {
-        "format": FORMAT,
+        "format": FORMATS[-1],
         "name": index.name,
         "class_names": list(index.class_names),
         "label_offset": index.label_offset,
+        "records": dataclasses.asdict(index.records),
         "splits": splits,
         "made_with": dict(made_with),
     }
@@ -186,27 +200,11 @@ def serialize(encoded: bytes, label: int, filename: str) -> bytes:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     features = {
-        ENCODED: feature(encoded),
-        LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-        FILENAME: feature(filename.encode("utf-8", "surrogateescape")),
+        OWN.image: feature(encoded),
+        OWN.label: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        OWN.filename: feature(filename.encode("utf-8", "surrogateescape")),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
-
-
-def parse(serialized: Any) -> tuple[Any, Int64[Any, ""]]:
-    """Takes a record (string scalar) apart, as a TensorFlow operation.
-
-    Returns:
-      The image file (string scalar), and the label with its offset.
-
-    Raises:
-      tf.errors.InvalidArgumentError: the record lacks one of them; raised when it is read.
-    """
-    import tensorflow as tf
-
-    features = {ENCODED: tf.io.FixedLenFeature([], tf.string), LABEL: tf.io.FixedLenFeature([], tf.int64)}
-    example = tf.io.parse_single_example(serialized, features)
-    return example[ENCODED], example[LABEL]
 
 
 def _read_split(path: epath.Path, split: str, content: Any) -> tuple[Shard, ...]:
@@ -229,7 +227,21 @@ def _read_shard(path: epath.Path, place: str, content: Any) -> Shard:
         raise _wrong(path, f"a shard {name!r}", "the name of a file without its folder")
     if examples < 0 or size < -1:
         raise _wrong(path, f"a shard {name} of {examples} examples in {size} bytes", "numbers from 0 on")
-    return Shard(os.fspath(path.parent / name), examples, size, content["sha256"])
+    compression = content.get("compression", "")
+    if compression not in storage.COMPRESSIONS:
+        raise _wrong(path, f"compression {compression!r}", f"none or one of {', '.join(storage.COMPRESSIONS[1:])}")
+    return Shard(os.fspath(path.parent / name), examples, size, content["sha256"], compression=compression)
+
+
+def _read_records(path: epath.Path, content: Any) -> RecordFormat:
+    fields = {field.name: str for field in dataclasses.fields(RecordFormat)}
+    content = files.require_fields(content, fields, f"{path}, records", mend=_MEND, kind_of_error=DataError)
+    if content["kind"] not in KINDS:
+        raise _wrong(path, f"labels of kind {content['kind']!r}", f"one of {', '.join(KINDS)}")
+    named = [content["image"], content["label"]]
+    if not all(named) or len(set(named)) < len(named) or bool(content["height"]) != bool(content["width"]):
+        raise _wrong(path, f"records {content}", "different keys of an image and a label, and both sides or none")
+    return RecordFormat(**{name: content[name] for name in fields})
 
 
 def _wrong(path: epath.Path, got: str, expected: str) -> DataError:

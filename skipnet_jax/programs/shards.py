@@ -9,7 +9,8 @@ Your own images, one folder per class:
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
-To use shards made elsewhere, such as tf-slim's ImageNet, whose labels start at 1, write their dataset.json:
+To use shards made elsewhere, write their dataset.json. Keys and compression are found by looking at them; in tf-slim's
+ImageNet the labels start at 1:
   %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
 Image files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
@@ -112,6 +113,9 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     )
     parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
     parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
+    for key in ("image", "label"):
+        text = f"with --index: key of the {key} in the records; default: found by looking at the first ones"
+        parser.add_argument(f"--{key}_key", default="", help=text)
     parser.add_argument("--name", help="name of the data set; default: the name of its folder")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="shards made at a time; default: one per core"
@@ -175,10 +179,13 @@ def _index(arguments: argparse.Namespace) -> int:
             name=arguments.name or _base(arguments.index),
             label_offset=arguments.label_offset,
             class_names=_class_names(arguments.class_names),
+            image_key=arguments.image_key,
+            label_key=arguments.label_key,
             threads=arguments.threads,
             advance=progress.advance,
         )
     _summarize(arguments.index, index)
+    print(f"{arguments.index}: images in {index.records.image}, labels in {index.records.label}")
     return 0
 
 

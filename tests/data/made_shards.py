@@ -29,5 +29,5 @@ def write(path: pathlib.Path, counts: tuple[int, ...] = COUNTS, bad: Mapping[int
 
 
 def parse(serialized):
-    encoded, label = tfrecords.parse(serialized)
+    encoded, label = tfrecords.OWN.parser(())(serialized)
     return encoded, tf.cast(label, tf.int32)

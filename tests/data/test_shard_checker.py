@@ -49,7 +49,7 @@ def test_wrong_records_are_named_by_file_and_number(tmp_path):
     problems = check(tmp_path, shard)
     assert problems[0] == "train-0: record 1 (1.jpg): label 2, expected 0 to 1"
     assert problems[1].startswith("train-0: record 2 (2.jpg): cannot be decoded: ")
-    assert problems[2] == "train-0: record 3: no tf.Example with image/encoded and image/class/label"
+    assert problems[2] == "train-0: record 3: no tf.Example with image and label"
     assert problems[3].startswith("train-0: record 4: no tf.Example")
     assert len(problems) == 4
 

@@ -2,17 +2,23 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
 
-from skipnet_jax.data import archives, shard_writer, tfrecords
+from skipnet_jax.data import archives, decoding, shard_checker, shard_writer, storage, tfrecords
 from skipnet_jax.data.shard_plan import ShardPlan, class_names_of
 from skipnet_jax.errors import DataError, UserError
 from tests.data import made_images
+
+TFDS = ["dataset_info.json", "features.json", "label.labels.txt"]
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 def records(index: tfrecords.Index) -> list[tuple[bytes, int]]:
     paths = [shard.path for shard in index.splits["train"]]
-    return list(tf.data.TFRecordDataset(paths).map(tfrecords.parse).as_numpy_iterator())
+    return list(tf.data.TFRecordDataset(paths).map(tfrecords.OWN.parser(())).as_numpy_iterator())
 
 
 def test_every_image_comes_once_unchanged_with_its_label(tmp_path, source):
@@ -49,7 +55,8 @@ def test_every_image_comes_once_unchanged_with_its_label(tmp_path, source):
     assert sum(done) == 21
     assert tfrecords.read_index(str(tmp_path / "out")) == index
     assert [shard.examples for shard in index.splits["train"]] == [5, 5, 5, 6]
-    assert sorted(os.listdir(tmp_path / "out")) == ["dataset.json", *(f"train-0000{i}-of-00004" for i in range(4))]
+    shards = [f"train-0000{i}-of-00004" for i in range(4)]
+    assert sorted(set(os.listdir(tmp_path / "out")) - set(TFDS)) == ["dataset.json", *shards]
     for shard in index.splits["train"]:
         content = pathlib.Path(shard.path).read_bytes()
         assert (shard.size, shard.sha256) == (len(content), hashlib.sha256(content).hexdigest())
@@ -195,3 +202,81 @@ def test_a_data_set_without_any_good_image_is_an_error(tmp_path):
     with pytest.raises(DataError, match="not one image"):
         make(tmp_path / "out", plan_of(folder, on_corrupt="skip"))
     assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_tensorflow_datasets_reads_what_is_written(tmp_path, source):
+    plan = plan_of(source)
+    index = make(tmp_path / "out", plan)
+    builder = tfds.builder_from_directory(str(tmp_path / "out"))
+    assert builder.info.features["label"].names == list(made_images.SYNSETS)
+    assert builder.info.splits["train"].num_examples == 21 and builder.info.name == "pets"
+    examples = builder.as_dataset(split="train", as_supervised=True, shuffle_files=False).as_numpy_iterator()
+    for (image, label), (encoded, wanted) in zip(examples, records(index), strict=True):
+        np.testing.assert_array_equal(image, tf.io.decode_jpeg(encoded).numpy())
+        assert label == wanted
+    assert len(builder.as_dataset(split="train[50%:]")) in (10, 11)
+
+
+def test_what_tensorflow_shows_otherwise_than_a_viewer_becomes_a_png(tmp_path):
+    """Turned by the camera, CMYK, WebP with transparency: whoever reads the shards sees what a viewer shows."""
+    folder = tmp_path / "pets"
+    (folder / "cat").mkdir(parents=True)
+    photo = Image.open(io.BytesIO(made_images.encode(1, side=24))).resize((24, 16))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(folder / "cat" / "turned.jpg", exif=turned)
+    photo.convert("CMYK").save(folder / "cat" / "cmyk.jpg")
+    photo.save(folder / "cat" / "photo.webp", lossless=True)
+    clear = photo.convert("RGBA")
+    clear.putalpha(100)
+    clear.save(folder / "cat" / "clear.webp", lossless=True)
+    clear.save(folder / "cat" / "clear.png")
+    photo.save(folder / "cat" / "plain.jpg")
+    index = make(tmp_path / "out", plan_of(folder, num_shards={"train": 1}))
+    parse = index.records.parser(())
+    kept = 0
+    for record in tf.data.TFRecordDataset(index.splits["train"][0].path):
+        name = index.records.fields(record)["file_name"].numpy().decode()
+        original, (stored, _) = (folder / name).read_bytes(), parse(record)
+        kept += original == stored.numpy()
+        shown = tf.io.decode_image(stored, channels=4 if "clear" in name else 3, expand_animations=False)
+        if "clear" in name:
+            np.testing.assert_array_equal(shown, np.asarray(Image.open(folder / name).convert("RGBA")))
+        else:
+            np.testing.assert_array_equal(decoding.decode(stored), decoding.decode(tf.constant(original)))
+            assert name == "cat/plain.jpg" or np.array_equal(shown, decoding.decode(tf.constant(original)))
+        for background in ((255, 255, 255), (0, 9, 90)):
+            wanted = decoding.decode(tf.constant(original), background)
+            np.testing.assert_array_equal(decoding.decode(stored, background), wanted)
+    assert kept == 2  # plain.jpg and clear.png
+
+
+def test_shards_of_an_earlier_version_are_read_and_left_alone(tmp_path, source):
+    """Their keys were tf-slim's, and no index said so."""
+    out = tmp_path / "out"
+    plan = plan_of(source)
+    index = make(out, plan)
+    wanted = records(index)
+    for name in TFDS:
+        (out / name).unlink()
+    for shard in index.splits["train"]:
+        old = [record.numpy() for record in tf.data.TFRecordDataset(shard.path)]
+        with tf.io.TFRecordWriter(shard.path) as writer:
+            for record in old:
+                features = tf.train.Example.FromString(record).features.feature
+                keys = {"image/encoded": "image", "image/class/label": "label", "image/filename": "file_name"}
+                renamed = {new: features[key] for new, key in keys.items()}
+                example = tf.train.Example(features=tf.train.Features(feature=renamed))
+                writer.write(example.SerializeToString(deterministic=True))
+    content = json.loads((out / "dataset.json").read_text())
+    content["format"] = 1
+    del content["records"], content["made_with"]["records"]
+    for shard in content["splits"]["train"]["shards"]:
+        shard["bytes"], shard["sha256"] = storage.hash_file(str(out / shard["name"]))
+    (out / "dataset.json").write_text(json.dumps(content))
+    before = contents(out)
+    read = make(out, plan)  # the same command again
+    assert contents(out) == before
+    paths = [shard.path for shard in read.splits["train"]]
+    assert list(tf.data.TFRecordDataset(paths).map(read.records.parser(())).as_numpy_iterator()) == wanted
+    assert shard_checker.check(str(out), threads=1, advance=lambda images: None)[1] == []

@@ -46,7 +46,7 @@ def test_the_file_has_the_documented_format(written):
         "examples": 2,
         "shards": [{"name": "test-0", "examples": 2, "bytes": 5, "sha256": "cd"}],
     }
-    assert (content["format"], content["label_offset"], content["made_with"]) == (1, 1, {"seed": 7})
+    assert (content["format"], content["label_offset"], content["made_with"]) == (2, 1, {"seed": 7})
 
 
 def test_a_missing_index_is_an_error_that_says_how_to_get_one(tmp_path):
@@ -59,7 +59,10 @@ def test_a_missing_index_is_an_error_that_says_how_to_get_one(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("format",), 2, "got format 2, expected format 1"),
+        (("format",), 3, "got format 3, expected format 1 or 2"),
+        (("records", "kind"), "roman", "got labels of kind 'roman', expected one of number"),
+        (("records", "label"), "image", "expected different keys"),
+        (("splits", "train", "shards", 0, "compression"), "LZMA", "got compression 'LZMA', expected none or one of"),
         (("class_names",), ["cat", 3], r"expected class_names of type list\[str\]"),
         (("class_names",), [], "got 0 class_names"),
         (("class_names",), ["cat", "cat"], "got 2 class_names, 1 of them different"),
@@ -107,19 +110,19 @@ def test_records_come_back_from_a_file(tmp_path):
     with tf.io.TFRecordWriter(path) as writer:
         for record in records:
             writer.write(record)
-    parsed = [tuple(pair) for pair in tf.data.TFRecordDataset(path).map(tfrecords.parse).as_numpy_iterator()]
+    parsed = [tuple(pair) for pair in tf.data.TFRecordDataset(path).map(tfrecords.OWN.parser(())).as_numpy_iterator()]
     assert parsed == [(b"\xff\xd8 one", 3), (b"", -2)]
 
 
-def test_records_have_the_keys_of_tf_slim():
+def test_records_have_the_keys_of_tensorflow_datasets():
     features = tf.train.Example.FromString(tfrecords.serialize(b"x", 3, "a.jpg")).features.feature
-    assert set(features) == {"image/encoded", "image/class/label", "image/filename"}
-    assert features["image/filename"].bytes_list.value[0] == b"a.jpg"
+    assert set(features) == {"image", "label", "file_name"}
+    assert features["file_name"].bytes_list.value[0] == b"a.jpg"
 
 
 def test_a_record_without_an_image_is_an_error():
     other = tf.train.Example(features=tf.train.Features(feature={"audio": tf.train.Feature()}))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        tfrecords.parse(tf.constant(other.SerializeToString()))
+        tfrecords.OWN.parser(())(tf.constant(other.SerializeToString()))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        tfrecords.parse(tf.constant(b"no message"))
+        tfrecords.OWN.parser(())(tf.constant(b"no message"))
