@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax import export
+from jaxlib.mlir.dialects import stablehlo
 from jaxtyping import Array, Float, Float32, PyTree
 
 from skipnet_jax import files
@@ -36,6 +37,7 @@ from skipnet_jax.specs import ModelSpec
 
 STABLEHLO, ONNX, SAFETENSORS = "network.stablehlo", "network.onnx", "network.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
+STABLEHLO_VERSION = "1.0.0"  # every later reader takes it for five years: openxla.org/stablehlo/compatibility
 
 Program = Callable[[Float32[np.ndarray, "b h w 3"]], Any]  # from normalised images to logits
 
@@ -106,26 +108,41 @@ def _read_stablehlo(folder: epath.Path, spec: ModelSpec) -> Program:
 
 
 def _write_saved_model(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
-    """Writes one signature, from images to logits. It needs neither JAX nor this project to run."""
+    """Writes one signature, from images to logits. It needs neither JAX nor this project to run.
+
+    JAX's own `jax2tf` is deprecated, and leaves no choice of StableHLO's version: TensorFlow lags behind JAX, and
+    would refuse the program.
+    """
     import tensorflow as tf
-    from jax.experimental import jax2tf
+    from tensorflow.compiler.tf2xla.python import xla  # no public name calls a StableHLO program
 
     weights = in_float32(trained)
-    program = jax2tf.convert(
-        functools.partial(_apply, build_network(weights.spec.model)),
-        polymorphic_shapes=[None, "(b, _, _, _)"],
-        with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
-    )
+    [batch] = export.symbolic_shape("b")
     size = trained.spec.data.image_size
+    arguments = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), weights.variables)
+    program = jax.jit(functools.partial(_apply, build_network(weights.spec.model)))
+    exported = export.export(program, platforms=PLATFORMS)(
+        arguments, jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    )
     module = tf.Module()
     # As variables of the model, the weights lie in its variable files and not in the program.
     module.weights = tf.nest.map_structure(lambda array: tf.Variable(array, trainable=False), weights.variables)
-    module.run = tf.function(
-        lambda images: {OUTPUT: program(module.weights, images)},
-        input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT)],
-        autograph=False,
-    )
+
+    def run(images: Any) -> dict[str, Any]:
+        values = [*tf.nest.flatten(module.weights), images]
+        [logits] = xla.call_module(
+            [values[index] for index in exported.module_kept_var_idx],
+            version=exported.calling_convention_version,
+            module=stablehlo.serialize_portable_artifact_str(exported.mlir_module(), STABLEHLO_VERSION),
+            Sout=[[None, *exported.out_avals[0].shape[1:]]],
+            Tout=[tf.float32],
+            platforms=[platform.upper() for platform in PLATFORMS],
+            has_token_input_output=False,
+        )
+        return {OUTPUT: logits}
+
+    signature = [tf.TensorSpec([None, size, size, 3], tf.float32, name=INPUT)]
+    module.run = tf.function(run, input_signature=signature, autograph=False)
     tf.saved_model.save(module, str(folder), signatures=module.run)
 
 

@@ -95,7 +95,8 @@ def _add_operation(graph: Graph, equation: Any, inputs: list[Value]) -> Sequence
         return [graph.add(ELEMENTWISE[name], inputs, broadcast(inputs))]
     if name not in OPERATIONS:
         raise untranslatable(f"the operation {name!r}")
-    return [OPERATIONS[name](graph, equation, inputs)]
+    results = OPERATIONS[name](graph, equation, inputs)
+    return results if isinstance(results, list) else [results]
 
 
 def _is_constant(equation: Any, inputs: list[Value]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from skipnet_jax.exports.onnx_graph import Graph, Shape, Value, untranslatable, whole
 from skipnet_jax.exports.onnx_layers import convolution, pool_as, product
 
-_Translation = Callable[[Graph, Any, list[Value]], Value]
+_Translation = Callable[[Graph, Any, list[Value]], Value | list[Value]]  # a list for an operation of several results
 
 
 def _same(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
@@ -55,6 +55,24 @@ def _transpose(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
 def _concatenate(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
     attributes = {"axis": int(equation.params["dimension"])}
     return graph.add("Concat", whole(equation, inputs), equation.outvars[0].aval.shape, attributes)
+
+
+def _stack(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
+    shape, axis = equation.outvars[0].aval.shape, int(equation.params["axis"])
+    layers = [graph.reshape(value, (*shape[:axis], 1, *shape[axis + 1 :])) for value in whole(equation, inputs)]
+    return graph.add("Concat", layers, shape, {"axis": axis})
+
+
+def _unstack(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+    [value], axis = whole(equation, inputs), int(equation.params["axis"])
+    before, after = value.shape[:axis], value.shape[axis + 1 :]
+    none, ones = [0] * len(value.shape), [1] * len(value.shape)
+    results: list[Value] = []
+    for index, variable in enumerate(equation.outvars):
+        starts, limits = [*none[:axis], index, *none[axis + 1 :]], [*before, index + 1, *after]
+        layer = _sliced(graph, value, starts, limits, ones, (*before, 1, *after))
+        results.append(graph.reshape(layer, variable.aval.shape))
+    return results
 
 
 def _pad(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
@@ -153,6 +171,8 @@ OPERATIONS: dict[str, _Translation] = {
     "slice": _slice,
     "square": _square,
     "squeeze": _reshape,
+    "stack": _stack,
     "stop_gradient": _same,
     "transpose": _transpose,
+    "unstack": _unstack,
 }

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from skipnet_jax.models import complexity, list_models, model_info, table
+from scripts import count_networks
+from skipnet_jax.models import list_models, model_info, table
 from tests import golden_rules
 from tests.models import traced
 
@@ -36,17 +37,26 @@ def test_published_top1():
     assert model_info("resnet20").published_top1 == {}
 
 
+def test_the_counts_of_all_networks_are_at_hand():
+    assert list(table.counts()) == list_models()
+    page = count_networks.PAGE.read_text()
+    assert count_networks.with_table(page) == page  # else run `python -m scripts.count_networks`
+    assert count_networks.serialize(table.counts()) == count_networks.COUNTS.read_text()
+
+
+# The golden tests count 24 more.
+@pytest.mark.parametrize("name", ["resnet20", "mean_resnet32", "static_seresnet34", "sum_regnety_008"])
+def test_the_counts_are_the_networks(name):
+    assert table.counts()[name] == traced.count(name)
+
+
 def test_info_counts_the_network():
     info = model_info("skip_resnet20")
     assert (info.published_name, info.image_size, info.num_classes) == ("Skip-ResNet-20", 32, 100)
     assert (info.params, info.flops) == (322564, traced.count("skip_resnet20").flops)
 
 
-def test_each_column_is_as_wide_as_its_widest_cell(monkeypatch):
-    resnet50 = complexity.Complexity(
-        25_557_032, 4_201_000_000, ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))
-    )
-    monkeypatch.setattr(complexity, "count", lambda name: resnet50)
+def test_each_column_is_as_wide_as_its_widest_cell():
     infos = [model_info(name) for name in list_models()]
     for column in table.columns(xla=False, features=True):
         assert max(len(column.head), *(len(column.cell(info)) for info in infos)) == column.width
