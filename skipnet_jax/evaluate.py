@@ -70,6 +70,8 @@ def evaluate_workdir(
     records = []
     for data in wanted:
         split, data = _load_in_order(data, class_names, spec.model.num_classes)
+        if split.place and jax.process_index() == 0:
+            print(f"{data.name}: {split.num_examples:,} test images, {split.place}", flush=True)
         at = dataclasses.replace(spec, data=data)
         results, breakdown = _score(model, state, split, at, mesh, flip=flip, detailed=detailed)
         record = chosen.describe(at, workdir, state.step, flip=flip) | results

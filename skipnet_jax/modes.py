@@ -18,7 +18,7 @@ ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that 
 DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
 IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
 EVAL_CLASSES = flags.DEFINE_enum(
-    "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of imagenet_a's and imagenet_r's own 200."
+    "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of the data set's own, as imagenet_a's 200."
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets are; default: as in training.")
 FLIP = flags.DEFINE_bool("flip", False, "Evaluate each image together with its mirror image.")
@@ -94,7 +94,7 @@ def _train() -> int:
     from skipnet_jax.data import sources
 
     spec = config.train_spec(CONFIG.value)
-    sources.require_available(spec.data)  # before the many seconds that the other imports take
+    sources.require_available(spec.data, to_train=True)  # before the many seconds that the other imports take
     named = WORKDIR.value is not None
     if not named:
         value = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -14,7 +14,7 @@ from orbax import checkpoint as ocp
 
 from skipnet_jax import config
 from skipnet_jax.analysis import curves
-from skipnet_jax.data import pipeline, sources
+from skipnet_jax.data import image_files, pipeline, sources
 from skipnet_jax.errors import SavingError, UserError
 from skipnet_jax.evaluation import chosen, scoring
 from skipnet_jax.models import build_network
@@ -96,6 +96,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
         workdir,
         class_names=train_split.class_names,
         training_images=train_split.num_examples,
+        crop="" if train_split.crop == image_files.crop_of(spec.data.name) else train_split.crop,
         started=saver.manager.latest_step() is not None,
     )
     state, train_step, eval_step = _compile(spec, train_split, judge, steps_per_epoch, mesh)

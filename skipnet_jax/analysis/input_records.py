@@ -7,7 +7,7 @@ import pathlib
 import platform
 
 from skipnet_jax import libraries
-from skipnet_jax.data import tfds_sources
+from skipnet_jax.data import image_files
 
 IN_MEMORY, ENCODED = "cifar", "imagenet"  # the paths that the benchmark measures
 
@@ -30,8 +30,7 @@ class InputRate:
 
 def path_of(data: str) -> str:
     """Which of the benchmark's paths a data set takes: images in memory, or images to decode."""
-    name = data.partition("/")[0]
-    return IN_MEMORY if name == "digits" or name in tfds_sources.IN_MEMORY else ENCODED
+    return IN_MEMORY if image_files.crop_of(data) == image_files.WHOLE else ENCODED
 
 
 def record(path: str, images_per_second: float, cores: int) -> None:

@@ -16,7 +16,8 @@ from skipnet_jax.models import list_models, model_info
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
-OWN_DATA = ("folder", "tfrecords")  # these names tell the file format, not the images
+TEST = "test"
+OWN_DATA = ("folder", "tfrecords", "tfds")  # these names tell the file format, not the images
 IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
 WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -95,12 +96,13 @@ class Run:
     def trained_on(self) -> EvalSet:
         """The test set that belongs to its training data."""
         data = self.spec.data
+        tested = _named(data.name, data.test_split or TEST)
         if data.name not in OWN_DATA:
-            return EvalSet(data.name, tuple(map(str, data.classes)), data.eval_classes)
+            return EvalSet(tested, tuple(map(str, data.classes)), data.eval_classes)
         names = tuple(self.data.get("class_names", ()))
-        if len(names) == IMAGENET_CLASSES and all(map(WORDNET_ID.fullmatch, names)):
+        if tested == data.name and len(names) == IMAGENET_CLASSES and all(map(WORDNET_ID.fullmatch, names)):
             return EvalSet("imagenet2012", (), data.eval_classes)
-        return EvalSet(data.name, names, data.eval_classes)
+        return EvalSet(tested, names, data.eval_classes)
 
     @functools.cached_property
     def scores(self) -> dict[Condition, Score]:
@@ -124,8 +126,9 @@ class Run:
         return in_training | evaluated
 
     def _eval_set(self, record: Mapping[str, Any]) -> EvalSet:
-        asked = EvalSet(record["data"], (), record["eval_classes"], record.get("flip", False))
-        if asked.data != self.spec.data.name:
+        data = _named(record["data"], record.get("split", TEST))
+        asked = EvalSet(data, (), record["eval_classes"], record.get("flip", False))
+        if asked.data != _named(self.spec.data.name, self.spec.data.test_split or TEST):
             return asked
         own = dataclasses.replace(self.trained_on, eval_classes=asked.eval_classes, flip=asked.flip)
         if own.data != asked.data and record["count"] != IMAGENET_TEST_IMAGES:  # other images in ImageNet's format
@@ -152,6 +155,12 @@ class Group:
     @property
     def trained_on(self) -> EvalSet:
         return self.runs[0].trained_on
+
+
+def _named(data: str, split: str) -> str:
+    """The name of a test set in any version; published figures are about the usual split."""
+    name = data.partition(":")[0]
+    return name if split == TEST else f"{name} ({split})"
 
 
 def read(path: epath.PathLike) -> Run:

@@ -1,7 +1,10 @@
 """Images on the host, from archives to the batches that a device gets.
 
     sources.py          data sets by name: `load` opens a split
-        tfds_sources.py, tfds_builders.py       of TensorFlow Datasets
+        tfds_sources.py                         of TensorFlow Datasets
+        tfds_names.py, tfds_builders.py         which one; how it is prepared
+        tfds_features.py, tfds_splits.py        its image and label; which records train and test
+        tfds_records.py                         what is read of a record
         tfrecords.py                            your own, in shards described by dataset.json
         folders.py, layout.py, walk.py          your own, one folder of images per class
     holdout.py          the training images that choose the best checkpoint

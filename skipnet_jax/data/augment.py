@@ -14,7 +14,7 @@ from skipnet_jax.specs import DataSpec
 _POLICY, _RAND, _CROP, _PLACE, _JITTER, _LIGHTING = range(6)
 
 
-def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any, "s s 3"]:
+def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec, *, whole: bool = False) -> UInt8[Any, "s s 3"]:
     """Decodes and augments an image file.
 
     AutoAugment and RandAugment see the whole image, before any crop. If both are off, only the crop is decoded. Without
@@ -24,6 +24,7 @@ def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any
       encoded: the file, a string scalar.
       key: of the example in this epoch.
       spec: says which operations, and the size s.
+      whole: evaluation shows all of the image, which is square, not its centre.
     """
     if spec.crop_min_area and not _has_policy(spec):
         crop_key = _fold(key, _CROP)
@@ -31,7 +32,8 @@ def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec) -> UInt8[Any
     else:
         image = whole_image(decoding.decode(encoded, spec.background), key, spec)
         if not spec.crop_min_area:
-            image = image_ops.eval_crop(image, spec.image_size)
+            show = image_ops.resize_whole if whole else image_ops.eval_crop
+            image = show(image, spec.image_size)
     if spec.pad_crop:
         offsets, mirrored = image_ops.draw_crop_flip(_fold(key, _PLACE), 1, spec.pad_crop, spec.flip)
         image = image_ops.pad_crop_flip(image[None], offsets, mirrored, spec.pad_crop)[0]

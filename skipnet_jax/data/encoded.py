@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import pillow_images, storage
-from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
+from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
@@ -94,7 +94,8 @@ class EncodedSplit(DataSplit):
             encoded, label = read(index, record)
             key = keys.example_key(request.seed, epoch, index)
             light = {"lighting": augment.lighting(key, spec)} if spec.lighting else {}
-            return {"image": augment.train_image(encoded, key, spec), "label": label, **light}
+            image = augment.train_image(encoded, key, spec, whole=self.crop == WHOLE)
+            return {"image": image, "label": label, **light}
 
         def open_batches(done: int, careful: bool) -> Any:
             records = self.train_records(dataclasses.replace(request, start_step=request.start_step + done))
@@ -116,7 +117,10 @@ class EncodedSplit(DataSplit):
         def load(epoch: Any, index: Any, record: Any) -> dict[str, Any]:
             encoded, label = read(index, record)
             image = decoding.decode(encoded, spec.background)
-            image = image_ops.eval_crop(image, spec.image_size, spec.eval_crop, spec.interpolation)
+            if self.crop == WHOLE:
+                image = image_ops.resize_whole(image, spec.image_size)
+            else:
+                image = image_ops.eval_crop(image, spec.image_size, spec.eval_crop, spec.interpolation)
             return {"image": tf.ensure_shape(image, [spec.image_size, spec.image_size, 3]), "label": label}
 
         def open_batches(done: int, careful: bool) -> Any:

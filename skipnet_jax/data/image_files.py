@@ -6,17 +6,19 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
-from skipnet_jax.data import pillow_images, storage, tfds_sources
+from skipnet_jax.data import pillow_images, statistics, storage
+from skipnet_jax.data.splits import CENTER, WHOLE
 from skipnet_jax.errors import DataError
 
-# What evaluation shows of an image: the centre where images come from files, all of it where they are read into memory.
-CENTER, WHOLE = "center", "whole"
 CROPS = (CENTER, WHOLE)
 
 
 def crop_of(name: str) -> str:
-    """Which of `CROPS` evaluation uses for a data set (a name as in `specs.DataSpec`)."""
-    return WHOLE if name.partition("/")[0] in ("digits", *tfds_sources.IN_MEMORY) else CENTER
+    """Which of `CROPS` evaluation uses for a data set whose name (as in `specs.DataSpec`) is all that is known.
+
+    The data sets with statistics of their own have small images.
+    """
+    return WHOLE if statistics.base_name(name) in statistics.STATISTICS else CENTER
 
 
 def read(

@@ -58,6 +58,12 @@ def resize(images: Num[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "
     return resized
 
 
+def resize_whole(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
+    """Does the work of `resize` on one image, inside TensorFlow's input."""
+    pixels = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
+
+
 def draw_crop_flip(
     key: Int64[Any, "2"], num_examples: int, pad: int, flip: bool
 ) -> tuple[Int32[Any, "{num_examples} 2"], Bool[Any, "{num_examples}"]]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from skipnet_jax.data import holdout
-from skipnet_jax.data.splits import Batch, BatchRequest, DataSplit
+from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit
 from skipnet_jax.specs import DataSpec
 
 # Threads of the input's own pool, and batches made ahead: enough for an accelerator, and no burden on the host.
@@ -27,6 +27,7 @@ class InMemory(DataSplit):
 
     images: UInt8[np.ndarray, "n h w 3"]
     labels: Int32[np.ndarray, "n"]
+    crop: str = WHOLE
 
     @property
     def num_examples(self) -> int:

@@ -1,6 +1,6 @@
 """How many images a data set has."""
 
-from skipnet_jax.data import holdout, sources
+from skipnet_jax.data import holdout, sources, statistics
 from skipnet_jax.specs import DataSpec
 
 # (training images, test images). Source: the catalogue of TensorFlow Datasets, which lists the splits of each version;
@@ -23,8 +23,9 @@ def count_images(spec: DataSpec) -> tuple[int, int]:
       UserError: an unknown data set, or one without training images.
       DataError: your own images are not where the spec says.
     """
-    known, kept = SIZES.get(spec.name.partition("/")[0]), holdout.parse(spec.holdout)
-    if known is None or spec.classes or spec.pattern != "*" or (isinstance(kept, str) and kept):
+    known, kept = SIZES.get(statistics.base_name(spec.name)), holdout.parse(spec.holdout)
+    parts = spec.classes or spec.pattern != "*" or spec.train_split or spec.test_split
+    if known is None or parts or (isinstance(kept, str) and kept):
         judge = sources.load_holdout(spec) or sources.load(spec, "test")
         return sources.load(spec, "train").num_examples, judge.num_examples
     if isinstance(kept, holdout.Amount):

@@ -1,7 +1,6 @@
 """Opens data sets by name: digits, the data sets of TensorFlow Datasets, and your own images."""
 
 import dataclasses
-import difflib
 import fnmatch
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax import files
-from skipnet_jax.data import folders, holdout, layout, statistics, storage, tfds_builders, tfds_sources, tfrecords
+from skipnet_jax.data import folders, holdout, layout, statistics, storage, tfds_names, tfds_sources, tfrecords
 from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.data.shards import Shards
 from skipnet_jax.data.splits import DataSplit
@@ -19,7 +18,7 @@ from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "holdout", "test")
-_NAMES = ("digits", "tfrecords", "folder", *tfds_sources.SPLITS)
+_OWN = ("digits", "tfrecords", "folder")  # all other names are TensorFlow Datasets'
 
 
 def load(spec: DataSpec, split: str) -> DataSplit:
@@ -27,7 +26,7 @@ def load(spec: DataSpec, split: str) -> DataSplit:
 
     Args:
       spec: which data set, where, and at which image size.
-      split: "train" or "test" (ImageNet's validation images).
+      split: "train", "test" (ImageNet's validation images), or "holdout" if the spec holds images out.
 
     Raises:
       UserError: an unknown data set, or one that does not go with the rest of the spec.
@@ -62,7 +61,7 @@ def _open(spec: DataSpec, split: str) -> DataSplit | None:
         elif spec.name == "folder":
             opened = folders.open_folder(spec, split)
         else:
-            opened = _divided(lambda whole: tfds_sources.open_split(spec, whole), spec, split, has_test=True)
+            opened = tfds_sources.open_split(spec, split)
     if opened is None:
         return None
     if spec.mean:
@@ -91,28 +90,23 @@ def _expanded(spec: DataSpec) -> DataSpec:
 
 
 def is_tfds(name: str) -> bool:
-    """Whether a data set belongs to TensorFlow Datasets."""
-    return name.partition("/")[0] in tfds_sources.SPLITS
+    """Whether TensorFlow Datasets knows a data set by its name, so that others of its lie beside it."""
+    return name not in (*_OWN, tfds_names.FOLDER)
 
 
-def require_available(spec: DataSpec) -> None:
-    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only to look into a bucket.
+def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
+    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only where it has to look into them.
+
+    Args:
+      to_train: training images are needed too.
 
     Raises:
       UserError: an unknown data set, or fields that do not go together.
       DataError: the data set is not here and cannot be fetched; the message says what to do.
     """
     spec = _expanded(spec)
-    if spec.name.partition("/")[0] not in _NAMES or spec.name.startswith(("digits/", "tfrecords/", "folder/")):
-        nearest = difflib.get_close_matches(spec.name, _NAMES, n=len(_NAMES), cutoff=0)
-        raise UserError("data.name", repr(spec.name), f"one of {', '.join(nearest)}", "Change `data.name`.")
-    if spec.eval_classes == "own" and spec.name not in tfds_sources.WITH_OWN_CLASSES:
-        raise UserError(
-            "data.eval_classes",
-            f"'own' for {spec.name}",
-            f"'all', since only {' and '.join(tfds_sources.WITH_OWN_CLASSES)} have fewer classes than the network",
-            "Leave out `data.eval_classes`.",
-        )
+    if spec.name in _OWN:
+        _require_no_tfds_fields(spec)
     if spec.pattern != "*" and spec.name != "tfrecords":
         expected = "'*', since only tfrecords have shards to choose from"
         raise UserError("data.pattern", f"{spec.pattern!r} for {spec.name}", expected, "Leave out `data.pattern`.")
@@ -121,7 +115,7 @@ def require_available(spec: DataSpec) -> None:
             expected = "scikit-learn, which contains the images"
             raise DataError("data.name", "'digits' without scikit-learn", expected, "Run: pip install scikit-learn")
         return
-    if spec.name in ("tfrecords", "folder") and not spec.dir:
+    if spec.name in ("tfrecords", "folder", tfds_names.FOLDER) and not spec.dir:
         raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
     with _reported_as_data_error(spec):
         if spec.name == "tfrecords":
@@ -129,7 +123,20 @@ def require_available(spec: DataSpec) -> None:
         elif spec.name == "folder":
             layout.require(spec)
         else:
-            tfds_builders.require_available(spec)
+            tfds_sources.require_available(spec, to_train=to_train)
+
+
+def _require_no_tfds_fields(spec: DataSpec) -> None:
+    """Refuses fields that only the data sets of TensorFlow Datasets have."""
+    defaults = {"train_split": "", "test_split": "", "image_key": "", "label_key": "", "eval_classes": "all"}
+    values = dataclasses.asdict(spec)
+    for field, default in defaults.items():
+        if values[field] != default:
+            got, expected = (
+                f"{values[field]!r} for {spec.name}",
+                "a data set of TensorFlow Datasets, which alone has it",
+            )
+            raise UserError(f"data.{field}", got, expected, f"Leave out `data.{field}`.")
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Mean and standard deviation of each channel of the data sets."""
 
+import re
+
 from skipnet_jax.specs import DataSpec, Statistics
 
 # ImageNet's, as in the published recipes.
@@ -18,7 +20,12 @@ STATISTICS = {
 
 def of_data(name: str) -> Statistics:
     """What a data set (a name as in `specs.DataSpec`) is normalised with: its own statistics, or else ImageNet's."""
-    return STATISTICS.get(name.partition("/")[0], IMAGENET)
+    return STATISTICS.get(base_name(name), IMAGENET)
+
+
+def base_name(name: str) -> str:
+    """The name of a data set without its variant and version."""
+    return re.split("[/:]", name)[0]
 
 
 def of_spec(spec: DataSpec) -> Statistics:

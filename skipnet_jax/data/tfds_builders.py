@@ -4,13 +4,15 @@ TFDS prepares a data set from the official archives, which it downloads or finds
 own two archives need an account, so the user has to put them into that directory.
 """
 
+import contextlib
 import shlex
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from skipnet_jax.errors import DataError, UserError
-from skipnet_jax.specs import DataSpec
+from skipnet_jax.data import storage
+from skipnet_jax.errors import DataError
 
 # Archives that no program can download, since they need an account at image-net.org.
 _BY_HAND = {
@@ -22,36 +24,57 @@ _BY_HAND = {
 _REACH_SECONDS = 2.5
 
 
-def require_available(spec: DataSpec) -> None:
+def require_available(builder: Any) -> None:
     """Raises a DataError within 5 seconds if the data set is not prepared and cannot be."""
-    builder = find_builder(spec)
     if builder.is_prepared():
         return
-    missing = [file for file in _BY_HAND.get(builder.name, ()) if not (_manual(builder) / file).exists()]
-    if missing:
-        raise _needs_account(builder, missing)
+    if builder.name in _BY_HAND:
+        missing = [file for file in _BY_HAND[builder.name] if not (_manual(builder) / file).exists()]
+        if missing:
+            raise _needs_account(builder, missing)
+    elif builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        manual = _manual(builder)
+        if not manual.exists() or not any(manual.iterdir()):
+            raise _needs_hands(builder, "no prepared data set")
+        return
     for url, archive in _archives(builder).items():
-        trouble = None if archive.exists() else _why_unreachable(url)
+        if archive.exists():
+            continue
+        trouble = _why_unreachable(url)
         if trouble is not None:
             raise _needs_archive(builder, f"no prepared data set, and no download ({trouble})")
+        return  # one answer is enough: some data sets have hundreds of files
 
 
-def find_builder(spec: DataSpec) -> Any:
-    """Returns the TFDS builder, of a prepared version if there is one. Makes no folder and imports no TensorFlow."""
-    import tensorflow_datasets as tfds
+def require_records(builder: Any) -> None:
+    """Refuses a prepared data set whose files are no TFRecords."""
+    found = builder.info.file_format.value
+    if found != "tfrecord":
+        mend = "Prepare it again with file_format='tfrecord'."
+        raise DataError(f"{builder.data_dir}", f"files of format {found}", "tfrecord", mend)
 
-    name, _, variant = spec.name.partition("/")
-    variants = tuple(tfds.builder_cls(name).builder_configs)
-    if variant and variant not in variants:
-        allowed = [f"{name}/{known}" for known in variants] or [name]
-        raise UserError("data.name", repr(spec.name), " or ".join(allowed), "Change `data.name`.")
-    newest = tfds.builder(spec.name, data_dir=spec.dir or None)
-    if not newest.is_prepared():
-        for version in newest.supported_versions:
-            older = tfds.builder(f"{spec.name}:{version}", data_dir=spec.dir or None)
-            if older.is_prepared():
-                return older
-    return newest
+
+def require_files(builder: Any, names: Sequence[str]) -> None:
+    """Refuses a prepared data set that has lost some of these files."""
+    wanted = sorted(set(names))
+    present = {path.name for path in builder.data_path.iterdir()}
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        got = f"{len(wanted) - len(missing)} of {len(wanted)} shards"
+        expected = f"all; missing are {storage.some(missing)}"
+        raise DataError(f"{builder.data_dir}", got, expected, how_to_mend(builder))
+
+
+@contextlib.contextmanager
+def reported_as_damage(builder: Any) -> Iterator[None]:
+    """Turns TensorFlow's errors of reading into DataErrors."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        got = storage.reason(error)
+        raise DataError(builder.info.full_name, got, "data that can be read", how_to_mend(builder)) from None
 
 
 def _manual(builder: Any) -> Any:
@@ -64,7 +87,8 @@ def _archives(builder: Any) -> dict[str, Any]:
     infos = {url: info.filename or url.rpartition("/")[2] for url, info in builder.url_infos.items()}
     kept = {url: file for url, file in infos.items() if file not in _BY_HAND["imagenet2012"]}
     if builder.builder_config is not None:  # a variant's archive has the variant in its name, spelt differently
-        kept = {url: file for url, file in kept.items() if _letters(builder.builder_config.name) in _letters(file)}
+        own = {url: file for url, file in kept.items() if _letters(builder.builder_config.name) in _letters(file)}
+        kept = own or kept
     return {url: _manual(builder) / file for url, file in kept.items()}
 
 
@@ -80,8 +104,15 @@ def prepare(builder: Any) -> None:
     downloader.MAX_RETRIES = 2
     try:
         builder.download_and_prepare()
+    except ImportError as error:  # some data sets need more packages
+        got, mend = f"{error} while preparing it", f"Run: pip install {error.name or 'the package'}"
+        raise DataError(builder.info.full_name, got, "the packages that it needs", mend) from error
     except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
         raise _needs_archive(builder, f"{type(error).__name__} while preparing it ({error})") from error
+    except AssertionError as error:  # files that the user should have put there
+        if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise
+        raise _needs_hands(builder, f"{error}") from error
 
 
 def _why_unreachable(url: str) -> str | None:
@@ -112,7 +143,10 @@ def how_to_mend(builder: Any) -> str:
 def _needs_archive(builder: Any, trouble: str) -> DataError:
     """Names the archives that can be downloaded, where TFDS looks for them, and the commands."""
     lines = []
-    for url, archive in _archives(builder).items():
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.name not in _BY_HAND:
+        return _needs_hands(builder, trouble)
+    archives = list(_archives(builder).items())
+    for url, archive in archives[: storage.NAMED_AT_MOST]:
         info = builder.url_infos[url]
         lines += [
             f"  archive:     {archive.name}, {int(info.size):,} bytes, SHA-256 {info.checksum}",
@@ -120,6 +154,8 @@ def _needs_archive(builder: Any, trouble: str) -> DataError:
             f"  fetch it:    mkdir -p {shlex.quote(str(archive.parent))} && "
             f"curl -fL -o {shlex.quote(str(archive))} {shlex.quote(url)}",
         ]
+    more = len(archives) - storage.NAMED_AT_MOST
+    lines += [f"  and {more} more"] if more > 0 else []
     expected = f"{builder.data_dir}, or the official archive to prepare it from"
     return _not_prepared(builder, trouble, expected, lines)
 
@@ -138,6 +174,13 @@ def _needs_account(builder: Any, missing: list[str]) -> DataError:
     ]
     expected = f"{builder.data_dir}, or the archives to prepare it from, which only an account at image-net.org gets"
     return _not_prepared(builder, "no prepared data set", expected, lines)
+
+
+def _needs_hands(builder: Any, trouble: str) -> DataError:
+    """The same for a data set that comes with instructions."""
+    told = (line.strip() for line in builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip().splitlines())
+    lines = [f"  into:        {_manual(builder)}", *(f"  {line}" for line in told if line)]
+    return _not_prepared(builder, trouble, f"{builder.data_dir}, or its files to prepare it from", lines)
 
 
 def _not_prepared(builder: Any, got: str, expected: str, lines: list[str]) -> DataError:

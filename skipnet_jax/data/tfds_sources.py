@@ -1,165 +1,224 @@
-"""The data sets of TensorFlow Datasets (TFDS): small ones in memory, ImageNet and its test sets in shards.
+"""The data sets of TensorFlow Datasets (TFDS): small images in memory, others in the shards that TFDS has written.
 
-`tfds_builders.py` prepares them.
+`tfds_builders.py` prepares them, `tfds_features.py` finds the image and the label, `tfds_splits.py` the records.
 """
 
 import dataclasses
-import functools
+import logging
+import operator
 from typing import Any
 
 import numpy as np
 
-from skipnet_jax.data import statistics, storage, tfds_builders
+from skipnet_jax.data import (
+    holdout,
+    statistics,
+    storage,
+    tfds_builders,
+    tfds_features,
+    tfds_names,
+    tfds_records,
+    tfds_splits,
+)
 from skipnet_jax.data.in_memory import InMemory
 from skipnet_jax.data.shards import Shards
-from skipnet_jax.data.splits import DataSplit
-from skipnet_jax.data.tfrecords import Shard
+from skipnet_jax.data.splits import CENTER, WHOLE, DataSplit
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-# Data set -> split here -> split in TFDS.
-SPLITS = {
-    "cifar10": {"train": "train", "test": "test"},
-    "cifar100": {"train": "train", "test": "test"},
-    "fashion_mnist": {"train": "train", "test": "test"},
-    "imagenet2012": {"train": "train", "test": "validation"},
-    "imagenet2012_real": {"test": "validation"},
-    "imagenet_a": {"test": "test"},
-    "imagenet_r": {"test": "test"},
-    "imagenet_sketch": {"test": "test"},
-    "imagenet_v2": {"test": "test"},
-}
+_log = logging.getLogger(__name__)
 
-# These have images of 200 of ImageNet's classes, with ImageNet's labels.
-WITH_OWN_CLASSES = ("imagenet_a", "imagenet_r")
-_OWN_CLASSES = 200
-
-IN_MEMORY = ("cifar10", "cifar100", "fashion_mnist")
-
-# Room for the right labels of an image of imagenet2012_real; most images have one or two.
-_REAL_LABELS = 32
+# Small images are kept in memory if they take no more bytes than this; CIFAR takes 150 MB, EuroSAT 330 MB.
+_IN_MEMORY = 2**30
+_BATCH = 1000
 
 
-def open_split(spec: DataSpec, split: str) -> DataSplit:
-    """Opens a split ("train" or "test"). A data set that is not prepared yet is prepared first.
+def require_available(spec: DataSpec, *, to_train: bool) -> None:
+    """Raises a UserError within 5 seconds if the data set does not fit, or is not prepared and cannot be.
+
+    Args:
+      to_train: it needs one label per image; and, if it is prepared, training images.
+    """
+    builder = tfds_names.find_builder(spec)
+    pair = tfds_features.find(builder, spec)
+    if to_train:
+        _require_one_label(spec, pair)
+    tfds_builders.require_available(builder)
+    if to_train and builder.is_prepared():
+        _require_training_images(builder, spec, _find_uses(builder, spec, pair))
+
+
+def open_split(spec: DataSpec, split: str) -> DataSplit | None:
+    """Opens a split ("train", "holdout" or "test"). A data set that is not prepared yet is prepared first.
+
+    Returns:
+      None if there is no hold-out.
 
     Raises:
-      UserError: the data set is for evaluation, and has no training images.
+      UserError: the data set is of another kind, or lacks this split, or the spec names what it does not have.
       DataError: it cannot be prepared, or is damaged.
     """
-    name = spec.name.partition("/")[0]
-    if split not in SPLITS[name]:
-        raise UserError(
-            "data.name",
-            f"{spec.name} for training",
-            "a data set with training images, since this one is for evaluation alone",
-            "Change `data.name`; imagenet2012 has the training images.",
-        )
-    builder = tfds_builders.find_builder(spec)
+    builder = tfds_names.find_builder(spec)
+    pair = tfds_features.find(builder, spec)
     if not builder.is_prepared():
         tfds_builders.prepare(builder)
-    part = builder.info.splits.get(SPLITS[name][split])
-    if part is None:
-        raise DataError(
-            spec.name,
-            f"{', '.join(builder.info.splits)} in {builder.data_dir}",
-            f"a split {SPLITS[name][split]!r} too",
-            tfds_builders.how_to_mend(builder),
-        )
-    return _read_small(builder, part) if name in IN_MEMORY else _open_imagenet(spec, builder, part)
+        pair = tfds_features.find(builder, spec)  # now it knows the names of the classes
+    tfds_builders.require_records(builder)
+    uses = _find_uses(builder, spec, pair)
+    kept = holdout.parse(spec.holdout)
+    amount = kept if isinstance(kept, holdout.Amount) else None
+    use = operator.attrgetter(split)(uses)
+    divided = amount is not None and (split != "test" or not uses.test.parts)
+    stands_in = split == "test" and not uses.test.parts  # without test images, the hold-out is tested
+    if divided:
+        use = uses.train
+    elif stands_in:
+        use = uses.holdout
+    if split == "holdout" and not use.parts:
+        return None
+    if split != "test":
+        _require_one_label(spec, pair)
+        tfds_splits.require_apart("data.test_split", uses.test, [uses.train, uses.holdout])
+    if split == "train" or divided:
+        _require_training_images(builder, spec, uses)
+    if not use.parts:
+        raise tfds_splits.lacking(builder, spec)
+    opened = _open(spec, builder, pair, uses, use)
+    if isinstance(opened, Shards) and builder.info.disable_shuffling and split != "test":
+        _require_shuffled(builder, divided)
+    if divided:
+        assert amount is not None
+        rest, held_out = opened.divide(amount)
+        opened = rest if split == "train" else dataclasses.replace(held_out, place=f"part of {use.place}")
+    return dataclasses.replace(opened, held_out=split == "holdout" or stands_in)
 
 
-def _read_small(builder: Any, part: Any) -> InMemory:
-    """Reads CIFAR-10, CIFAR-100 (with 100 fine classes) or Fashion-MNIST (whose grey becomes three equal channels)."""
-    import tensorflow_datasets as tfds
+def _find_uses(builder: Any, spec: DataSpec, pair: tfds_features.Pair) -> tfds_splits.Uses:
+    def is_labelled(split: str) -> bool:
+        first = tfds_splits.shards(builder, tfds_splits.whole(builder, split))[:1]
+        labels = [] if pair.several else tfds_records.read_labels(pair, tfds_records.read(first).take(1))
+        return not any(isinstance(label, int) and label < 0 for label in labels)
 
-    read_config = tfds.ReadConfig(try_autocache=False)
-    examples = builder.as_dataset(split=part.name, batch_size=1000, shuffle_files=False, read_config=read_config)
-    images = np.empty((part.num_examples, *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(part.num_examples, np.int32)
+    return tfds_splits.find(builder, spec, is_labelled=is_labelled)
+
+
+def _open(
+    spec: DataSpec, builder: Any, pair: tfds_features.Pair, uses: tfds_splits.Uses, use: tfds_splits.Use
+) -> InMemory | Shards:
+    shards = tfds_splits.shards(builder, use)
+    learnt = tfds_splits.shards(builder, uses.train if uses.train.parts else use)
+    tfds_builders.require_files(builder, [shard.name for shard in (*shards, *learnt)])
+    mend = tfds_builders.how_to_mend(builder)
+    values, class_names = None, pair.class_names
+    if class_names is None:
+        with tfds_builders.reported_as_damage(builder):
+            values, class_names = tfds_records.classes_of(
+                pair, tfds_records.read_labels(pair, tfds_records.read(learnt))
+            )
+    usual = (pair.image.key, pair.label.key) == ("image", "label")
+    opened = Shards(
+        name=tfds_names.name_of(builder, spec),
+        class_names=class_names,
+        place=use.place if usual else f"{use.place} ({pair.image.key}, {pair.label.key})",
+        statistics=statistics.of_data(spec.name),
+        crop=WHOLE if pair.side else CENTER,
+        shards=shards,
+        parse=tfds_records.parser(pair, values),
+        label_width=pair.label_width,
+        mend=mend,
+    )
+    pixels = opened.num_examples * max(pair.side, spec.image_size) ** 2
+    if pair.side and not pair.several and 3 * pixels <= _IN_MEMORY:
+        with tfds_builders.reported_as_damage(builder):
+            return _with_own_classes(_in_memory(opened, spec, pair.side, builder), spec)
+    return _with_own_classes(opened, spec)
+
+
+def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemory:
+    """Reads small images, all channels of which become red, green and blue."""
+    import tensorflow as tf
+
+    from skipnet_jax.data import decoding
+
+    def decoded(record: Any) -> tuple[Any, Any]:
+        encoded, label = split.parse(record)
+        return tf.ensure_shape(decoding.decode(encoded, spec.background), [side, side, 3]), label
+
+    images = np.empty((split.num_examples, side, side, 3), np.uint8)
+    labels = np.empty(split.num_examples, np.int32)
+    as_it_is = tf.autograph.experimental.do_not_convert
+    examples = tfds_records.read(split.shards).map(
+        as_it_is(decoded), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     start = 0
-    for batch in examples.as_numpy_iterator():
-        stop = start + len(batch["label"])
-        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
+    for some_images, some_labels in examples.batch(_BATCH).as_numpy_iterator():
+        stop = start + len(some_labels)
+        images[start:stop], labels[start:stop] = some_images, some_labels
         start = stop
-    if start != part.num_examples:
-        raise DataError(
-            builder.name,
-            f"{start} {part.name} images",
-            f"{part.num_examples}, as {builder.data_dir} says of itself",
-            tfds_builders.how_to_mend(builder),
-        )
-    if images.shape[-1] == 1:
-        images = np.repeat(images, 3, axis=-1)
+    if start != split.num_examples:
+        expected = f"{split.num_examples}, as {builder.data_dir} says of itself"
+        raise DataError(split.name, f"{start} images of {split.place}", expected, split.mend)
+    wrong = labels[(labels < 0) | (labels >= split.num_classes)]
+    if len(wrong):
+        got, expected = f"label {wrong[0]} among {split.place}", f"0..{split.num_classes - 1}"
+        raise DataError(split.name, got, expected, split.mend)
     return InMemory(
-        name=builder.name,
-        class_names=tuple(builder.info.features["label"].names),
-        statistics=statistics.of_data(builder.name),
+        name=split.name,
+        class_names=split.class_names,
+        place=split.place,
+        statistics=split.statistics,
         images=images,
         labels=labels,
     )
 
 
-def _open_imagenet(spec: DataSpec, builder: Any, part: Any) -> Shards:
-    """Opens ImageNet or one of its test sets: JPEG files in TFRecords, whose numbers of records TFDS knows."""
-    if builder.info.file_format.value != "tfrecord":
-        raise DataError(
-            f"{builder.data_dir}",
-            f"files of format {builder.info.file_format.value}",
-            "tfrecord",
-            tfds_builders.how_to_mend(builder),
-        )
-    pairs = zip(part.filepaths, part.shard_lengths, strict=True)
-    shards = tuple(Shard(str(path), count) for path, count in pairs if count)
-    present = {path.name for path in builder.data_path.iterdir()}
-    missing = [shard.name for shard in shards if shard.name not in present]
-    if missing:
-        raise DataError(
-            f"{builder.data_dir}",
-            f"{len(shards) - len(missing)} of {len(shards)} shards of {part.name}",
-            f"all; missing are {storage.some(missing)}",
-            tfds_builders.how_to_mend(builder),
-        )
-    several = builder.name == "imagenet2012_real"
-    key = "real_label" if several else "label"
-    feature = builder.info.features[key]
-    opened = Shards(
-        name=spec.name,
-        class_names=tuple((feature.feature if several else feature).names),
-        shards=shards,
-        parse=functools.partial(_parse, {name: builder.info.features[name] for name in ("image", key)}),
-        label_width=_REAL_LABELS if several else 0,
-        mend=tfds_builders.how_to_mend(builder),
-    )
+def _with_own_classes(split: InMemory | Shards, spec: DataSpec) -> InMemory | Shards:
+    """Lets a prediction choose among the classes that occur, if `data.eval_classes` says so.
+
+    Of shards, all records are read: a minute for ImageNet-R's 2 GB.
+    """
     if spec.eval_classes == "all":
-        return opened
-    return dataclasses.replace(opened, classes=_classes_of(opened))
-
-
-def _parse(features: dict[str, Any], serialized: Any) -> tuple[Any, Any]:
-    """Takes a record apart in TensorFlow operations: the encoded image, and its label or its labels padded with -1."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    example = tfds.features.FeaturesDict(features).deserialize_example(serialized, decoders=decoders)
-    if "label" in example:
-        return example["image"], tf.cast(example["label"], tf.int32)
-    labels = tf.cast(example["real_label"], tf.int32)
-    return example["image"], tf.pad(labels, [[0, _REAL_LABELS - tf.size(labels)]], constant_values=-1)
-
-
-def _classes_of(split: Shards) -> tuple[int, ...]:
-    """Finds the classes that occur, by reading all records: a minute for ImageNet-R's 2 GB."""
+        return split
     import tensorflow as tf
 
-    records = tf.data.TFRecordDataset([shard.path for shard in split.shards])
-    labels = records.map(lambda record: split.parse(record)[1], num_parallel_calls=4)
-    try:
-        found = sorted({int(label) for label in labels.as_numpy_iterator()})
-    except tf.errors.OpError as error:
-        raise DataError(split.name, error.message, "data that can be read", split.mend) from None
-    if len(found) != _OWN_CLASSES:
-        mend = f"{split.mend} Or leave out `data.eval_classes`."
-        raise DataError(split.name, f"{len(found)} classes", f"its own {_OWN_CLASSES}", mend)
-    return tuple(found)
+    if isinstance(split, InMemory):
+        found = np.unique(split.labels).tolist()
+    else:
+        labels = tfds_records.read(split.shards).map(lambda record: split.parse(record)[1], num_parallel_calls=4)
+        try:
+            found = sorted({int(number) for label in labels.as_numpy_iterator() for number in label.ravel()} - {-1})
+        except tf.errors.OpError as error:
+            raise DataError(split.name, storage.reason(error), "data that can be read", split.mend) from None
+    if len(found) < 2:
+        got, mend = f"images of {len(found)} class", "Leave out `data.eval_classes`."
+        raise UserError("data.eval_classes", f"'own' for {got}", "two classes or more", mend)
+    return dataclasses.replace(split, classes=tuple(found))
+
+
+def _require_one_label(spec: DataSpec, pair: tfds_features.Pair) -> None:
+    if pair.several:
+        raise UserError(
+            "data.name",
+            f"{spec.name} for training, whose {pair.label.key} may be several",
+            "a data set with one label for each image, since more can only be evaluated: any of them counts as right",
+            "Change `data.name`, or give `data.label_key`.",
+        )
+
+
+def _require_training_images(builder: Any, spec: DataSpec, uses: tfds_splits.Uses) -> None:
+    if not uses.train.parts:
+        raise UserError(
+            "data.name",
+            f"{spec.name} for training, which has {tfds_splits.list_splits(builder)}",
+            "a data set with training images, since this one is for evaluation alone",
+            "Change `data.name`, or give `data.train_split`.",
+        )
+
+
+def _require_shuffled(builder: Any, divided: bool) -> None:
+    """Refuses to hold out the last records of shards that are not shuffled, and warns of training on them."""
+    name = builder.info.full_name
+    if divided:
+        expected = "a split, since the last of its records are of some classes only"
+        raise UserError("data.holdout", f"a number for {name}, which is not shuffled", expected, "Name a split.")
+    _log.warning("%s is not shuffled: training mixes its records only within windows", name)

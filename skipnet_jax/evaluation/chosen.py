@@ -49,7 +49,7 @@ def describe(spec: TrainSpec, workdir: epath.Path, step: int, *, flip: bool) -> 
         "data": spec.data.name,
         "image_size": spec.data.image_size,
         "eval_classes": spec.data.eval_classes,
-        "split": "test",
+        "split": spec.data.test_split or "test",
         "flip": flip,
         "checkpoint": str(workdir / workdirs.CHECKPOINTS / str(step)),
         "step": step,

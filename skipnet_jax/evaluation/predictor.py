@@ -165,6 +165,7 @@ def from_weights(path: epath.PathLike, loaded: weights.Weights, *, batch_size: i
       batch_size: see `Predictor`.
     """
     model, data = loaded.spec.model, loaded.spec.data
-    names = workdirs.read_class_names(workdirs.locate(path)) or tuple(map(str, range(model.num_classes)))
-    preprocessing = Preprocessing.of_data(model.name, data, names)
+    workdir = workdirs.locate(path)
+    names = workdirs.read_class_names(workdir) or tuple(map(str, range(model.num_classes)))
+    preprocessing = Preprocessing.of_data(model.name, data, names, workdirs.read_crop(workdir))
     return Predictor(build_network(model), loaded.variables, preprocessing, batch_size)

@@ -61,22 +61,24 @@ class Preprocessing:
     background: tuple[int, ...] = _WHITE
 
     @classmethod
-    def of_data(cls, model: str, data: DataSpec, class_names: Sequence[str]) -> "Preprocessing":
+    def of_data(
+        cls, model: str, data: DataSpec, class_names: Sequence[str], crop: str | None = None
+    ) -> "Preprocessing":
         """Describes what evaluation does to the images of a data set.
 
         Args:
           model: name of the network.
           data: names the data set, and the image size.
           class_names: in the order of the labels.
+          crop: what the data set's images are shown of; None = its name tells.
         """
         statistics = data_statistics.of_spec(data)
-        crop = image_files.crop_of(data.name)
         return cls(
             model,
             data.image_size,
             statistics,
             tuple(class_names),
-            crop,
+            crop or image_files.crop_of(data.name),
             data.eval_crop,
             data.interpolation,
             data.background,

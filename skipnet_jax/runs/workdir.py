@@ -148,7 +148,9 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         raise UserError(f"{file}: {error.field}", error.got, error.expected, MEND) from error
 
 
-def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], training_images: int, started: bool) -> None:
+def require_same_data(
+    workdir: epath.Path, *, class_names: Sequence[str], training_images: int, crop: str = "", started: bool
+) -> None:
     """Records the data of a new run, or checks that a resumed run has the same data.
 
     With other data the examples would come in another order than in the run so far.
@@ -157,6 +159,7 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
       workdir: the run's.
       class_names: in the order of the labels.
       training_images: their number.
+      crop: what evaluation shows of an image, if the name of the data set does not tell: see `read_crop`.
       started: whether the run has a checkpoint.
 
     Raises:
@@ -174,13 +177,22 @@ def require_same_data(workdir: epath.Path, *, class_names: Sequence[str], traini
                     "Give the data of that run (`data.dir`), or choose another `workdir`.",
                 )
     elif jax.process_index() == 0:
-        files.write_json(workdir / DATA, now)
+        files.write_json(workdir / DATA, now | ({"crop": crop} if crop else {}))
 
 
 def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
     """Reads the class names in the order of the labels; None for converted weights without names."""
     file = workdir / DATA
     return tuple(_read_data(file)["class_names"]) if file.exists() else None
+
+
+def read_crop(workdir: epath.Path) -> str | None:
+    """Reads what evaluation shows of an image (`data.splits`), if the run has noted it."""
+    file = workdir / DATA
+    content = files.read_record(file, {}, mend=MEND) if file.exists() else {}
+    if "crop" not in content:
+        return None
+    return str(files.require_fields(content, {"crop": str}, str(file), mend=MEND)["crop"])
 
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:

@@ -41,6 +41,9 @@ def test_digits_keep_their_pixels_and_their_statistics() -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(UserError, match=r"^data\.name: got 'cifar', expected one of cifar10.*Change data\.name"):
         sources.load(DataSpec(name="cifar"), "train")
+    for name in ("folders", "digits/8x8", "huggingface:mnist", "", "Foo Bar", "a/b/c/d", "../x"):
+        with pytest.raises(UserError, match=r"^data\.name: got .*, expected .*digits, folder, tfrecords, tfds"):
+            sources.require_available(DataSpec(name=name))
 
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +116,7 @@ def test_a_bucket_that_denies_access_is_an_error_of_the_data(name: str, monkeypa
 
     monkeypatch.setattr(tf.io.gfile, "listdir", deny)
     monkeypatch.setattr(sources.tfrecords, "read_index", deny)
-    monkeypatch.setattr(sources.tfds_builders, "find_builder", deny)
+    monkeypatch.setattr(sources.tfds_names, "find_builder", deny)
     with pytest.raises(DataError, match=r"gs://closed/data: got 403 Forbidden.*gcloud auth"):
         sources.load(DataSpec(name=name, dir="gs://closed/data"), "train")
 
@@ -133,9 +136,19 @@ def test_classes_of_shards_cannot_be_chosen(written: DataSpec) -> None:
         sources.load(dataclasses.replace(written, classes=(1,)), "train")
 
 
-def test_own_classes_are_for_two_data_sets() -> None:
-    with pytest.raises(UserError, match=r"got 'own' for digits.*imagenet_a and imagenet_r"):
-        sources.load(DataSpec(name="digits", eval_classes="own"), "test")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("eval_classes", "own"),
+        ("train_split", "train[:9]"),
+        ("test_split", "test"),
+        ("label_key", "y"),
+        ("image_key", "x"),
+    ],
+)
+def test_fields_of_tensorflow_datasets_are_for_these_alone(field: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^data\.{field}: got '.*' for digits, expected a data set of TensorFlow"):
+        sources.load(DataSpec(name="digits", **{field: value}), "test")
 
 
 def test_a_hold_out_is_taken_from_the_training_images_alone(written: DataSpec) -> None:
