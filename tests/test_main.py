@@ -133,7 +133,7 @@ def test_a_mistake_is_one_message_without_a_stack_trace(mistakes, number):
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
-@pytest.mark.parametrize("arguments", [["--config=digits", "--workdir=x"], ["models", "resnet20"]])
+@pytest.mark.parametrize("arguments", [["--config=digits", "--workdir=x"], ["models", "resnet20", "--xla"]])
 def test_a_platform_that_is_not_there_is_one_line(arguments):
     """JAX gives an assertion without a text, or a page about a plugin."""
     done = call(*arguments, env=os.environ | {"JAX_PLATFORMS": "cuda"})

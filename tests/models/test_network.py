@@ -334,6 +334,7 @@ def test_initial_variables_are_those_of_init_and_need_no_forward_pass(name, monk
 
     monkeypatch.setattr(jax.core, "eval_jaxpr", spy)
     variables = init_variables(model, jax.random.key(3), size)
-    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    # Compiled as a whole, some numbers may round otherwise.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), variables, expected)
     drawn = {"random_fold_in", "random_unwrap", "pure_callback", "broadcast_in_dim"}
     assert evaluated == drawn | ({"jit", "mul"} if name == "swin_tiny" else set())  # JAX draws Swin's position bias

@@ -85,6 +85,7 @@ def test_gke_tells_by_its_variables(given, on_tpu):
     assert clusters.count_processes() == 4
 
 
+@pytest.mark.filterwarnings("ignore:'maxsplit' is passed:DeprecationWarning")  # by JAX, on Python 3.13
 def test_a_tpu_pod_tells_by_its_metadata_server(given, on_tpu):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
