@@ -73,11 +73,11 @@ def _has_metadata_server() -> bool:
 
     def connect() -> None:
         host = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")  # JAX reads the same variable
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            with contextlib.closing(http.client.HTTPConnection(host, timeout=METADATA_SECONDS)) as connection:
-                connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
-                connection.getresponse()
-                found.append(True)
+        connection = http.client.HTTPConnection(host, timeout=METADATA_SECONDS)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+            connection.getresponse()
+            found.append(True)
 
     connecting = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
     connecting.start()
