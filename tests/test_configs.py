@@ -132,7 +132,7 @@ OWN_RECIPES = ("digits", "fashion_mnist")  # of no published SkipResNet table
 
 def test_every_network_of_the_published_tables_has_a_file():
     in_tables = {name for name in list_models() if model_info(name).published_name in PUBLISHED}
-    assert len(in_tables) == len(PUBLISHED) == 24
+    assert len(in_tables) == len(PUBLISHED) == 34
     assert in_tables <= set(RECIPE_OF)
     assert set(FILES) == {*RECIPE_OF, *OWN_RECIPES}
 

@@ -107,7 +107,7 @@ def published(network: str, condition: Condition) -> Published | None:
 def published_size(network: str) -> tuple[int, int] | None:
     """Looks up the published parameters and FLOPs of a network; 40150000 where 40.15M is printed."""
     result = published_results().get(model_info(network).published_name)
-    if result is None:
+    if result is None or "params" not in result:
         return None
     params, flops = (
         round(float(text[:-1]) * {"M": 1e6, "G": 1e9}[text[-1]]) for text in (result["params"], result["flops"])

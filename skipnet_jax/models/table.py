@@ -16,7 +16,9 @@ ACCURACIES = {"imagenet_top1": "ImageNet", "cifar10_top1": "CIFAR-10", "cifar100
 def published_results() -> dict[str, dict[str, Any]]:
     """The published tables: published name -> printed parameters and FLOPs, accuracies in 0..1, number of runs.
 
-    Source: result tables of SkipResNet (Takeda, MIRU2020).
+    Swin has neither parameters nor FLOPs there, and was measured at 224 pixels alone.
+
+    Source: result tables of SkipResNet (Takeda, MIRU2020, and of his PyTorch code).
     """
     return json.loads(importlib.resources.files(__package__).joinpath("published_results.json").read_text())
 
