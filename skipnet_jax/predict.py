@@ -8,6 +8,10 @@ A file, all images in a folder and below it, or an image on standard input:
 One line of JSON per image, for programs:
   %(prog)s photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
 
+Many images, in a bucket too, into one file in the order of the images; on a pod, start it on all hosts, and each takes
+its share:
+  %(prog)s gs://bucket/photos --workdir=gs://bucket/runs/skip_resnet50 --output=gs://bucket/predictions.jsonl
+
 With an exported network:
   %(prog)s photo.jpg --artifact=runs/skip_resnet50/export/onnx
 
@@ -20,15 +24,16 @@ import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from skipnet_jax.data import walk
+from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError, UserError, one_line
 
 if TYPE_CHECKING:
@@ -66,22 +71,66 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
       The exit status.
     """
     arguments = _parse(argv, program)
+    joined = False
     try:
-        files = find_images(arguments.images)
-        network = _load(arguments)
+        joined = bool(arguments.output) and _join_hosts(arguments)
+        status = _run(arguments, joined)
     except UserError as error:
         print(f"error: {error.message(_spell)}", file=sys.stderr)
-        return USER_ERROR
+        status = USER_ERROR
     except KeyboardInterrupt:
-        return INTERRUPTED
-    try:
-        unreadable = _print(predict(network, files, arguments.top, arguments.batch_size), files, arguments.format)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit Python flushes stdout, now into this
         return PIPE_CLOSED
-    return UNREADABLE if unreadable else 0
+    if joined and status not in (0, UNREADABLE):
+        from skipnet_jax.runs import hosts
+
+        hosts.leave(status)  # the others may be waiting for this one
+    return status
+
+
+def _run(arguments: argparse.Namespace, joined: bool) -> int:
+    files = find_images(arguments.images)
+    if not arguments.output:
+        batches = predict(_load(arguments), files, arguments.top, arguments.batch_size)
+        return UNREADABLE if _print(batches, len(files), arguments.format, _width(files)) else 0
+    from skipnet_jax.runs import result_parts
+
+    if joined:
+        _require_same_work(arguments, files)
+    result_parts.require_output(arguments.output)
+    network = _load(arguments)
+    mine = [files[number] for number in result_parts.share(len(files))]
+    with result_parts.writing(arguments.output) as file:
+        batches = predict(network, mine, arguments.top, arguments.batch_size)
+        unreadable = _print(batches, len(mine), arguments.format, _width(files), file)
+    return UNREADABLE if result_parts.join(arguments.output, unreadable) else 0
+
+
+def _join_hosts(arguments: argparse.Namespace) -> bool:
+    """Joins the other hosts, if the user or a cluster has started several."""
+    where = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    if arguments.distributed == "no" or STDIN in arguments.images:
+        return False
+    if arguments.distributed == "auto" and where == (None, None, None):
+        from skipnet_jax.runs import clusters
+
+        if clusters.count_processes() == 1:
+            return False
+    from skipnet_jax.runs import hosts
+
+    hosts.join(*where, workdir=arguments.workdir or arguments.artifact)
+    return True
+
+
+def _require_same_work(arguments: argparse.Namespace, files: Sequence[str]) -> None:
+    """Checks that all hosts have found the same images and have been told the same."""
+    from skipnet_jax.runs import agreement
+
+    digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    told = {name: getattr(arguments, name) for name in ("output", "top", "format", "checkpoint")}
+    agreement.require_alike({"mode": "predict", "images": f"{len(files)} ({digest[:12]})", **told})
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -100,7 +149,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
         raise UserError("images", "- more than once", "one image on standard input", "Leave the others out.")
     found = []
     for path in paths:
-        if not os.path.isdir(path):
+        if path == STDIN or not storage.is_folder(path):
             found.append(path)
             continue
         found += _images_below(path)
@@ -175,20 +224,34 @@ def as_text(result: Result, width: int) -> str:
     )
 
 
-def _print(batches: Iterable[list[Result]], files: Sequence[str], form: str) -> int:
-    """Prints results as they come, with a bar on a terminal, and returns how many images could not be read."""
+def _width(files: Sequence[str]) -> int:
+    """Of the column of their names, in characters."""
+    return min(max(len(file) for file in files), NAME_WIDTH)
+
+
+def _print(batches: Iterable[list[Result]], total: int, form: str, width: int, output: IO[str] | None = None) -> int:
+    """Prints results as they come, with a bar on a terminal, and returns how many images could not be read.
+
+    Args:
+      batches: the results.
+      total: number of images.
+      form: "jsonl" or "text".
+      width: as for `as_text`.
+      output: where to write them; None = on the screen.
+    """
     import tqdm
 
     unreadable = 0
-    width = min(max(len(file) for file in files), NAME_WIDTH)
-    with tqdm.tqdm(total=len(files), unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with tqdm.tqdm(total=total, unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
         for batch in batches:
             errors = [result for result in batch if result.error]
             for result in errors:
                 bar.write(f"error: {result.error}", file=sys.stderr)
             shown = batch if form == "jsonl" else [result for result in batch if not result.error]
             lines = [as_json(result) if form == "jsonl" else as_text(result, width) for result in shown]
-            if lines:
+            if lines and output:
+                output.write("\n".join(lines) + "\n")
+            elif lines:
                 bar.write("\n".join(lines), file=sys.stdout)
             sys.stdout.flush()
             unreadable += len(errors)
@@ -254,7 +317,22 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser.add_argument("--top", type=_count, default=5, help="classes per image (default: 5)")
     parser.add_argument("--format", choices=("text", "jsonl"), default="text", help="jsonl: a line of JSON per image")
     parser.add_argument("--batch_size", type=_count, default=64, help="images at once (default: 64)")
+    parser.add_argument("--output", help="file for the results, local or gs://...; default: the screen")
+    hosts = parser.add_argument_group("several hosts, with --output")
+    hosts.add_argument(
+        "--distributed",
+        nargs="?",
+        const="yes",
+        default="auto",
+        choices=("auto", "yes", "no"),
+        help="share the images with the other hosts; auto (the default): if a cluster has started several",
+    )
+    hosts.add_argument("--coordinator_address", help="host:port of process 0, where not detected")
+    hosts.add_argument("--num_processes", type=_count, help="number of hosts, where not detected")
+    hosts.add_argument("--process_id", type=int, help="number of this host from 0, where not detected")
     arguments = parser.parse_intermixed_args(argv)
+    if not arguments.output and (arguments.num_processes or 1) > 1:
+        parser.error("argument --output: got nothing, expected a file that all hosts share")
     if arguments.artifact and arguments.checkpoint:
         parser.error("argument --checkpoint: got one, but an exported network has just one. Leave it out.")
     return arguments
@@ -264,7 +342,7 @@ def _spell(field: str) -> str:
     """A field as the user types it."""
     if field == "images":
         return "IMAGE"
-    return f"--{field}" if field in ("workdir", "artifact", "checkpoint") else field
+    return f"--{field}" if field in ("workdir", "artifact", "checkpoint", "output", "distributed") else field
 
 
 def _count(text: str) -> int:

@@ -91,14 +91,14 @@ class DataSpec:
 
     Args:
       name: digits; a data set of TensorFlow Datasets as NAME[/CONFIG][:VERSION] (cifar10, imagenet2012, ...), or tfds
-        for the one that it has prepared in `dir`; or your own images: tfrecords (made by scripts/make_tfrecords.py) or
-        folder (one folder per class, under train/ and test/).
+        for the one that it has prepared in `dir`; or your own images: tfrecords (made by scripts/make_tfrecords.py),
+        folder (one folder per class, under train/ and test/) or webdataset (tars of samples).
       dir: where the data lie, local or gs://; ~ and $VARIABLES are replaced; empty = the default of TensorFlow Datasets
         (~/tensorflow_datasets).
       train_split, test_split: for TensorFlow Datasets: the training and the test images in its own split language, as
         train[:90%] or validation+test; empty = train, and test or else validation.
       image_key, label_key: for TensorFlow Datasets: the features with the image and the label; empty = the data set's
-        own choice, or the only ones.
+        own choice, or the only ones. For webdataset: the ending of the image's name, and the label's key in JSON.
       pattern: for tfrecords: train only on the shards whose names match this shell pattern.
       holdout: the training images that choose the best checkpoint instead of the test images: a fraction as 0.1, a
         number as 5000, the name of a split or folder, or none; empty = the validation images where there are training,

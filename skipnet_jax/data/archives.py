@@ -26,6 +26,8 @@ from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError
 
 _LARGEST = 2**50  # bytes; no tar is larger
+# What damaged headers raise.
+BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _READABLE = "a file that can be read"
 
@@ -47,6 +49,7 @@ class Listing:
       names: paths below `path`, one after the other; `name` cuts them out.
       name_ends: where each name ends.
       left_out: the files that are no images of the data set.
+      is_archive: `path` is a tar, and no folder.
     """
 
     path: str
@@ -58,6 +61,7 @@ class Listing:
     names: bytes
     name_ends: Int64[np.ndarray, "n"]
     left_out: walk.LeftOut
+    is_archive: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,14 +77,16 @@ class Listing:
         Raises:
           DataError: the file is gone, or has another size than when it was listed.
         """
-        path = self.path if os.path.isfile(self.path) else os.path.join(self.path, self.name(index))
+        name, offset, size = self.name(index), int(self.offsets[index]), int(self.sizes[index])
+        # At an offset in a folder lies a member of an archive there.
+        path = self.path if self.is_archive else os.path.join(self.path, name.partition("/")[0] if offset else name)
         try:
-            with open(path, "rb") as file:
-                file.seek(int(self.offsets[index]))
-                content = file.read(int(self.sizes[index]))
+            with storage.open_binary(path) as file:
+                file.seek(offset)
+                content = file.read(size)
         except OSError as error:
             raise DataError(path, f"{error.strerror or error}", _READABLE) from error
-        if len(content) != self.sizes[index]:
+        if len(content) != size and size >= 0:
             expected = f"{self.sizes[index]}, as when it was listed"
             raise DataError(path, f"{len(content)} bytes of {self.name(index)}", expected)
         return content
@@ -109,17 +115,18 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
     """Lists the images of a split, in an order that does not depend on the file system.
 
     Args:
-      path: a folder or an uncompressed tar.
+      path: a folder or an uncompressed tar, local or gs://.
       found: called at each image.
 
     Raises:
       DataError: there are none, the archive is broken, or an image lies in no class folder.
     """
     left_out = walk.LeftOut()
-    if os.path.isdir(path):
-        entries = _in_folder(path, left_out)
-    elif os.path.isfile(path):
+    is_archive = storage.is_file(path)
+    if is_archive:
         entries = _in_tar(path, left_out)
+    elif storage.is_folder(path):
+        entries = _in_folder(path, left_out)
     else:
         raise DataError(path, "no file or folder of this name", "a folder of images or a tar of them")
     folders: dict[str, int] = {}
@@ -145,6 +152,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
         names=bytes(names),
         name_ends=np.frombuffer(name_ends, np.int64),
         left_out=left_out,
+        is_archive=is_archive,
     )
     return _with_classes(listing, list(folders))
 
@@ -164,14 +172,14 @@ def _with_classes(listing: Listing, folders: list[str]) -> Listing:
             listing, class_names=tuple(numbers), official=True, labels=np.asarray(labels, np.int32)
         )
     parts = [[part for part in folder.split("/") if part not in ("", ".", "..")] or [""] for folder in folders]
-    if os.path.isfile(listing.path):
+    if listing.is_archive:
         wrapping = 0
         while len({"/".join(part[: wrapping + 1]) for part in parts}) == 1 and min(map(len, parts)) > wrapping + 1:
             wrapping += 1
         parts = [part[wrapping:] for part in parts]
     classes = [walk.class_name(part[0]) for part in parts]
     class_names = tuple(sorted(set(classes) - {""}))
-    if os.path.isdir(listing.path):
+    if not listing.is_archive:
         folders_there = {walk.class_name(name) for name in walk.subfolders(listing.path)}
         if empty := sorted(folders_there - set(class_names)):
             got, mend = f"classes without images: {storage.some(empty)}", "Fill or remove the folders."
@@ -200,30 +208,35 @@ def _in_folder(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
 def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
     """Yields every image of a tar, and of the tars within it, whose names are then the classes."""
     try:
-        with tarfile.open(path, "r:") as outer:
-            for member in _members(outer, path):
+        with storage.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as outer:
+            for member in members(outer, path):
                 name = member.name.removeprefix("./")
-                file = name.rpartition("/")[2]
-                if not file.endswith(".tar"):
+                last = name.rpartition("/")[2]
+                if not last.endswith(".tar"):
                     if walk.counts(name, member.size, left_out):
                         yield member.name, member.offset_data, member.size
                     continue
                 with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-                    class_name = file.removesuffix(".tar")
-                    for image in _members(inner, f"{path}: {member.name}"):
+                    class_name = last.removesuffix(".tar")
+                    for image in members(inner, f"{path}: {member.name}"):
                         if walk.counts(image.name, image.size, left_out):
                             offset = member.offset_data + image.offset_data
                             yield f"{class_name}/{image.name}", offset, image.size
-    except (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError) as error:  # of damaged headers
-        raise DataError(
-            path,
-            f"no tar, or a broken or compressed one ({error})",
-            "an uncompressed tar, since images are read from anywhere in it",
-            "Fetch it again, or unpack it.",
-        ) from error
+    except BROKEN_TAR as error:
+        raise broken_tar(path, error) from error
 
 
-def _members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
+def broken_tar(path: str, error: BaseException) -> DataError:
+    """The error for a file that is no tar that can be read."""
+    return DataError(
+        path,
+        f"no tar, or a broken or compressed one ({error})",
+        "an uncompressed tar, since images are read from anywhere in it",
+        "Fetch it again, or unpack it.",
+    )
+
+
+def members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
     """Yields the regular files of a tar and keeps none; raises if the tar was cut off or goes in circles."""
     before = -1
     while (member := archive.next()) is not None:

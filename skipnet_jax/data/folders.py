@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool
 
 from skipnet_jax.data import holdout, layout, storage, walk
-from skipnet_jax.data.encoded import EncodedSplit
-from skipnet_jax.data.splits import BatchRequest
+from skipnet_jax.data.listed import ListedSplit
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
@@ -24,33 +23,22 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Files(EncodedSplit):
+class Files(ListedSplit):
     """One image file per example.
 
     Args:
       paths: of the files, local or gs://.
-      labels: 0..number of classes - 1.
     """
 
     paths: tuple[str, ...]
-    labels: Int32[np.ndarray, "n"]
     mend: str = "Replace or remove the file."
-
-    @property
-    def num_examples(self) -> int:
-        return len(self.paths)
 
     def describe(self, index: int) -> str:
         return storage.show(self.paths[index])
 
     def chosen(self, mask: Bool[np.ndarray, "n"]) -> "Files":
-        """The examples that the mask marks."""
         paths = tuple(itertools.compress(self.paths, mask))
         return dataclasses.replace(self, paths=paths, labels=self.labels[mask])
-
-    def divide(self, amount: holdout.Amount) -> "tuple[Files, Files]":
-        mask = holdout.choose(self.labels, amount)
-        return self.chosen(~mask), self.chosen(mask)
 
     def reader(self) -> Callable[[Any, Any], tuple[Any, Any]]:
         import tensorflow as tf
@@ -58,35 +46,8 @@ class Files(EncodedSplit):
         paths, labels = tf.constant([os.fsencode(path) for path in self.paths]), tf.constant(self.labels)
         return lambda index, record: (tf.io.read_file(paths[index]), labels[index])
 
-    def train_records(self, request: BatchRequest) -> Any:
-        """Follows a permutation of all files, a new one in each epoch."""
-        import tensorflow as tf
 
-        from skipnet_jax.data import keys
-
-        steps = request.steps_per_epoch(self.num_examples)
-        host_start = request.process_index * request.host_batch
-
-        def epoch_of(epoch: Any) -> Any:
-            order = keys.permutation(request.seed, epoch, self.num_examples)
-
-            def step_of(step: Any) -> Any:
-                indexes = tf.slice(order, [step * request.batch_size + host_start], [request.host_batch])
-                return tf.data.Dataset.from_tensor_slices(indexes)
-
-            first = tf.maximum(request.start_step - epoch * steps, 0)
-            return tf.data.Dataset.range(first, steps).flat_map(step_of).map(lambda index: (epoch, index, "file"))
-
-        epochs = tf.data.Dataset.range(request.start_step // steps, np.iinfo(np.int64).max)
-        return epochs.flat_map(tf.autograph.experimental.do_not_convert(epoch_of))
-
-    def eval_records(self, start: int, stop: int) -> Any:
-        import tensorflow as tf
-
-        return tf.data.Dataset.range(start, stop).map(lambda index: (tf.zeros([], tf.int64), index, "file"))
-
-
-def open_folder(spec: DataSpec, split: str) -> Files | None:
+def open_folder(spec: DataSpec, split: str) -> ListedSplit | None:
     """Lists the images of a split.
 
     Args:
@@ -102,6 +63,28 @@ def open_folder(spec: DataSpec, split: str) -> Files | None:
     """
     layout.require(spec)
     of = layout.find(spec)
+
+    def learnt(place: str) -> tuple[str, ...]:
+        return tuple(sorted({walk.class_name(name) for name in walk.subfolders(f"{of.root}/{place}")}))
+
+    return open_listed(of, spec, split, lambda place: _list(spec, of.root, place), learnt)
+
+
+def open_listed(
+    of: layout.Layout,
+    spec: DataSpec,
+    split: str,
+    list_place: Callable[[str], ListedSplit],
+    learnt: Callable[[str], tuple[str, ...]],
+) -> ListedSplit | None:
+    """Lists the images of a split, as `open_folder` does.
+
+    Args:
+      of: where the images lie.
+      spec, split: as for `open_folder`.
+      list_place: lists the images in one of the layout's places.
+      learnt: the classes of the training images, by their place.
+    """
     places, kept = of.places(spec), holdout.parse(spec.holdout)
     part = split not in places or (isinstance(kept, holdout.Amount) and split != "test")
     if split == "holdout" and part and not isinstance(kept, holdout.Amount):
@@ -109,9 +92,9 @@ def open_folder(spec: DataSpec, split: str) -> Files | None:
     place = places.get("train" if part else split)
     if place is None:
         raise DataError(of.root, f"no folder for the {split} images", layout.EXPECTED, layout.MEND)
-    found = _list(spec, of.root, place)
+    found = list_place(place)
     if "train" in places and place != places["train"]:
-        found = _with_classes_of(found, spec, of.root, places["train"], place)
+        found = _with_classes_of(found, spec, of.root, learnt(places["train"]), (places["train"], place))
     else:
         _require_all(found, of.root)
     if part and isinstance(kept, holdout.Amount):
@@ -150,7 +133,7 @@ def _list(spec: DataSpec, root: str, place: str) -> Files:
     )
 
 
-def _require_all(train: Files, root: str) -> None:
+def _require_all(train: ListedSplit, root: str) -> None:
     """Refuses training data of one class, or with empty classes."""
     empty = _empty(train)
     if empty or train.num_classes < 2:
@@ -158,9 +141,18 @@ def _require_all(train: Files, root: str) -> None:
         raise DataError(f"{root}/{train.place}", got, "images of two classes or more, one folder each", layout.MEND)
 
 
-def _with_classes_of(found: Files, spec: DataSpec, root: str, train: str, place: str) -> Files:
-    """Numbers test images as the training images are, and names the classes that only one of them has."""
-    learnt = tuple(sorted({walk.class_name(name) for name in walk.subfolders(f"{root}/{train}")}))
+def _with_classes_of(
+    found: ListedSplit, spec: DataSpec, root: str, learnt: tuple[str, ...], places: tuple[str, str]
+) -> ListedSplit:
+    """Numbers test images as the training images are, and names the classes that only one of them has.
+
+    Args:
+      found: the test images.
+      spec: says whether classes may be absent.
+      root, places: where the training and the test images lie.
+      learnt: the classes of the training images.
+    """
+    train, place = places
     present = [found.class_names[number] for number in sorted(set(found.labels.tolist()))]
     unknown, absent = sorted(set(present) - set(learnt)), sorted(set(learnt) - set(present))
     if unknown or (absent and spec.absent_classes == "error"):
@@ -180,7 +172,7 @@ def _differ(root: str, train: str, other: str, unknown: Sequence[str], absent: S
     return DataError(storage.show(root), f"classes that have images {only}", "the same classes in both", mend)
 
 
-def _empty(files: Files) -> list[str]:
+def _empty(files: ListedSplit) -> list[str]:
     """Classes without images."""
     present = set(files.labels.tolist())
     return [name for number, name in enumerate(files.class_names) if number not in present]

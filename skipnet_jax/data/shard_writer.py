@@ -9,11 +9,13 @@ Each thread holds one image at a time.
 """
 
 import concurrent.futures
+import dataclasses
 import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from jaxtyping import Int64
 
 from skipnet_jax import files
 from skipnet_jax.data import storage, tfds_metadata, tfrecords
+from skipnet_jax.data.archives import Listing
 from skipnet_jax.data.shard_plan import ShardPlan
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
@@ -29,6 +32,27 @@ from skipnet_jax.errors import DataError, UserError
 _PARTS = "parts"
 _PLAN = "plan.json"
 _NOTE = {"name": str, "examples": int, "bytes": int, "sha256": str, "skipped": list[str]}
+
+Note = dict[str, Any]  # what is known of a finished shard: the fields of _NOTE
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """A shard to make, which needs nothing but this.
+
+    Args:
+      out: folder of the data set.
+      name: of the shard.
+      images: those of the shard, in the order of its records.
+      labels: their numbers in the data set.
+      skip: leave out images that cannot be decoded.
+    """
+
+    out: str
+    name: str
+    images: Listing
+    labels: Int64[np.ndarray, "n"]
+    skip: bool
 
 
 def make(
@@ -50,18 +74,20 @@ def make(
       DataError: an image cannot be decoded, and on_corrupt is "error".
       UserError: `out` holds something else.
     """
-    folder = epath.Path(out)
-    made_with = plan.describe()
-    if _is_finished(folder, made_with):
+    if finished := prepare(out, plan):
         advance(sum(map(len, plan.listings.values())))
-        return tfrecords.read_index(out)
+        return finished
     stop = threading.Event()
-    splits, skipped = {}, {}
+    notes: dict[str, list[Note]] = {}
     # One split after the other, so that only one order is in memory.
     for split in plan.listings:
-        writer = _SplitWriter(folder, plan, split, stop, advance, say)
+        task_of = tasks(out, plan, split)
+
+        def make_one(number: int, task_of: Callable[[int], ShardTask] = task_of) -> Note:
+            return make_shard(task_of(number), stop, advance, say)
+
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            parts = [pool.submit(writer.make_shard, number) for number in range(plan.num_shards[split])]
+            parts = [pool.submit(make_one, number) for number in range(plan.num_shards[split])]
             try:
                 for part in concurrent.futures.as_completed(parts):
                     part.result()
@@ -69,99 +95,130 @@ def make(
                 stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        notes = [part.result() for part in parts]
+        notes[split] = [part.result() for part in parts]
+    return finish(out, plan, notes)
+
+
+def prepare(out: str, plan: ShardPlan) -> Index | None:
+    """Makes a folder ready for the shards of a plan; returns the index if they are all there.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    return tfrecords.read_index(out) if _is_finished(epath.Path(out), plan.describe()) else None
+
+
+def tasks(out: str, plan: ShardPlan, split: str) -> Callable[[int], ShardTask]:
+    """Returns the function from the number of a shard to what it is made of."""
+    listing, num_shards, order = plan.listings[split], plan.num_shards[split], plan.order(split)
+    labels = np.array([plan.class_names.index(name) for name in listing.class_names])[listing.labels]
+
+    def task_of(number: int) -> ShardTask:
+        first, last = (len(listing) * i // num_shards for i in (number, number + 1))
+        indexes = order[first:last]
+        name = f"{split}-{number:05d}-of-{num_shards:05d}"
+        return ShardTask(out, name, listing.take(indexes), labels[indexes], plan.on_corrupt == "skip")
+
+    return task_of
+
+
+def finish(out: str, plan: ShardPlan, notes: Mapping[str, Sequence[Note]]) -> Index:
+    """Writes the index, once all shards are made.
+
+    Args:
+      out: folder of the data set.
+      plan: of the shards.
+      notes: of each split's shards, in their order.
+    """
+    folder = epath.Path(out)
+    splits, skipped = {}, {}
+    for split, of_split in notes.items():
         splits[split] = tuple(
-            Shard(os.fspath(folder / note["name"]), note["examples"], note["bytes"], note["sha256"]) for note in notes
+            Shard(os.fspath(folder / note["name"]), note["examples"], note["bytes"], note["sha256"])
+            for note in of_split
         )
-        skipped[split] = [name for note in notes for name in note["skipped"]]
+        skipped[split] = [name for note in of_split for name in note["skipped"]]
         if not sum(shard.examples for shard in splits[split]):
             raise DataError(plan.listings[split].path, "not one image that can be decoded", "some")
     index = Index(plan.name, plan.class_names, 0, splits)
     tfds_metadata.write(out, index)
-    tfrecords.write_index(out, index, made_with={**made_with, "skipped": skipped})
+    tfrecords.write_index(out, index, made_with={**plan.describe(), "skipped": skipped})
     (folder / _PARTS).rmtree()
     return index
 
 
-class _SplitWriter:
-    """Makes the shards of one split, from several threads."""
+def make_shard(
+    task: ShardTask, stop: threading.Event, advance: Callable[[int], None], say: Callable[[str], None]
+) -> Note:
+    """Makes a shard, unless an earlier run did, and returns its note. Made twice, it has the same bytes.
 
-    def __init__(
-        self,
-        out: epath.Path,
-        plan: ShardPlan,
-        split: str,
-        stop: threading.Event,
-        advance: Callable[[int], None],
-        say: Callable[[str], None],
-    ) -> None:
-        self._out, self._split, self._stop, self._advance, self._say = out, split, stop, advance, say
-        self._skip = plan.on_corrupt == "skip"
-        self._listing = plan.listings[split]
-        self._num_shards = plan.num_shards[split]
-        numbers = np.array([plan.class_names.index(name) for name in self._listing.class_names])
-        self._labels = numbers[self._listing.labels]
-        self._order = plan.order(split)
+    Args:
+      task: the shard.
+      stop: tells to give up.
+      advance, say: as for `make`.
 
-    def make_shard(self, number: int) -> dict[str, Any]:
-        """Makes a shard, unless an earlier run did, and returns its note."""
-        name = f"{self._split}-{number:05d}-of-{self._num_shards:05d}"
-        place = self._out / _PARTS / f"{name}.json"
-        note = self._read_note(place, name)
-        if note is None:
-            first, last = (len(self._listing) * i // self._num_shards for i in (number, number + 1))
-            note = self._write(name, self._order[first:last])
-            files.write_text(place, json.dumps(note))
-            return note
-        for image in note["skipped"]:
-            self._require_skip(image)
-        self._advance(note["examples"] + len(note["skipped"]))
+    Raises:
+      DataError: an image cannot be decoded, and none may be left out.
+    """
+    note = read_note(task.out, task.name)
+    if note is None:
+        note = _write(task, stop, advance, say)
+        files.write_text(epath.Path(task.out) / _PARTS / f"{task.name}.json", json.dumps(note))
         return note
+    for image in note["skipped"]:
+        _require_skip(task, image)
+    advance(note["examples"] + len(note["skipped"]))
+    return note
 
-    def _read_note(self, place: epath.Path, name: str) -> dict[str, Any] | None:
-        """Returns an earlier run's note, if its shard is still whole."""
-        import tensorflow as tf
 
-        try:
-            note = files.read_record(place, _NOTE)
-            return note if tf.io.gfile.stat(os.fspath(self._out / name)).length == note["bytes"] else None
-        except (FileNotFoundError, tf.errors.NotFoundError, UserError):
-            return None
+def read_note(out: str, name: str) -> Note | None:
+    """Returns the note of a shard that is made and still whole."""
+    import tensorflow as tf
 
-    def _write(self, name: str, indexes: Int64[np.ndarray, "examples"]) -> dict[str, Any]:
-        import tensorflow as tf
+    folder = epath.Path(out)
+    try:
+        note = files.read_record(folder / _PARTS / f"{name}.json", _NOTE)
+        return note if tf.io.gfile.stat(os.fspath(folder / name)).length == note["bytes"] else None
+    except (FileNotFoundError, tf.errors.NotFoundError, UserError):
+        return None
 
-        from skipnet_jax.data import decoding
 
-        skipped: list[str] = []
-        local = files.is_local(self._out)
-        with tempfile.TemporaryDirectory() as scratch:
-            # The process number keeps apart from another process that was started by mistake.
-            path = os.path.join(self._out / _PARTS if local else scratch, f"{name}.{os.getpid()}")
-            with tf.io.TFRecordWriter(path) as writer:
-                for index in map(int, indexes):
-                    if self._stop.is_set():
-                        raise concurrent.futures.CancelledError
-                    encoded, image = self._listing.read(index), self._listing.name(index)
-                    if reason := decoding.why_undecodable(encoded):
-                        self._require_skip(f"{image} ({reason})")
-                        self._say(f"left out, cannot be decoded: {image} ({reason})")
-                        skipped.append(image)
-                    else:
-                        writer.write(tfrecords.serialize(decoding.portable(encoded), int(self._labels[index]), image))
-                    self._advance(1)
-            size, sha256 = storage.hash_file(path)
-            if local:
-                files.put_in_place(path, self._out / name)
-            else:
-                epath.Path(path).copy(self._out / name, overwrite=True)  # an upload appears all at once
-        examples = len(indexes) - len(skipped)
-        return {"name": name, "examples": examples, "bytes": size, "sha256": sha256, "skipped": skipped}
+def _write(task: ShardTask, stop: threading.Event, advance: Callable[[int], None], say: Callable[[str], None]) -> Note:
+    import tensorflow as tf
 
-    def _require_skip(self, image: str) -> None:
-        if not self._skip:
-            mend = "Mend it, or leave such images out by `corrupt`=skip."
-            raise DataError(self._listing.path, image, "an image that can be decoded", mend)
+    from skipnet_jax.data import decoding
+
+    skipped: list[str] = []
+    out, local = epath.Path(task.out), files.is_local(task.out)
+    with tempfile.TemporaryDirectory() as scratch:
+        # A name of its own keeps it apart from what another process writes, which was started by mistake or instead
+        # of one that seems to be lost.
+        path = os.path.join(out / _PARTS if local else scratch, f"{task.name}.{uuid.uuid4().hex}")
+        with tf.io.TFRecordWriter(path) as writer:
+            for index in range(len(task.images)):
+                if stop.is_set():
+                    raise concurrent.futures.CancelledError
+                encoded, image = task.images.read(index), task.images.name(index)
+                if reason := decoding.why_undecodable(encoded):
+                    _require_skip(task, f"{image} ({reason})")
+                    say(f"left out, cannot be decoded: {image} ({reason})")
+                    skipped.append(image)
+                else:
+                    writer.write(tfrecords.serialize(decoding.portable(encoded), int(task.labels[index]), image))
+                advance(1)
+        size, sha256 = storage.hash_file(path)
+        if local:
+            files.put_in_place(path, out / task.name)
+        else:
+            epath.Path(path).copy(out / task.name, overwrite=True)  # an upload appears all at once
+    examples = len(task.images) - len(skipped)
+    return {"name": task.name, "examples": examples, "bytes": size, "sha256": sha256, "skipped": skipped}
+
+
+def _require_skip(task: ShardTask, image: str) -> None:
+    if not task.skip:
+        mend = "Mend it, or leave such images out by `corrupt`=skip."
+        raise DataError(task.images.path, image, "an image that can be decoded", mend)
 
 
 def _is_finished(out: epath.Path, made_with: Mapping[str, Any]) -> bool:

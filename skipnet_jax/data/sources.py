@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax import files
-from skipnet_jax.data import folders, holdout, layout, statistics, storage, tfds_names, tfds_sources, tfrecords
+from skipnet_jax.data import folders, holdout, layout, statistics, storage, tars, tfds_names, tfds_sources, tfrecords
 from skipnet_jax.data.in_memory import InMemory
+from skipnet_jax.data.listed import ListedSplit
 from skipnet_jax.data.shards import Shards
 from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "holdout", "test")
-_OWN = ("digits", "tfrecords", "folder")  # all other names are TensorFlow Datasets'
+_OWN = ("digits", "tfrecords", "folder", "webdataset")  # all other names are TensorFlow Datasets'
 
 
 def load(spec: DataSpec, split: str) -> DataSplit:
@@ -60,6 +61,8 @@ def _open(spec: DataSpec, split: str) -> DataSplit | None:
             opened = _divided(lambda whole: _open_tfrecords(spec, whole), spec, split, has_test=has_test)
         elif spec.name == "folder":
             opened = folders.open_folder(spec, split)
+        elif spec.name == "webdataset":
+            opened = tars.open_tars(spec, split)
         else:
             opened = tfds_sources.open_split(spec, split)
     if opened is None:
@@ -115,20 +118,24 @@ def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
             expected = "scikit-learn, which contains the images"
             raise DataError("data.name", "'digits' without scikit-learn", expected, "Run: pip install scikit-learn")
         return
-    if spec.name in ("tfrecords", "folder", tfds_names.FOLDER) and not spec.dir:
+    if spec.name in ("tfrecords", "folder", "webdataset", tfds_names.FOLDER) and not spec.dir:
         raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
     with _reported_as_data_error(spec):
         if spec.name == "tfrecords":
             tfrecords.read_index(spec.dir)
         elif spec.name == "folder":
             layout.require(spec)
+        elif spec.name == "webdataset":
+            tars.find(spec)
         else:
             tfds_sources.require_available(spec, to_train=to_train)
 
 
 def _require_no_tfds_fields(spec: DataSpec) -> None:
     """Refuses fields that only the data sets of TensorFlow Datasets have."""
-    defaults = {"train_split": "", "test_split": "", "image_key": "", "label_key": "", "eval_classes": "all"}
+    defaults = {"train_split": "", "test_split": "", "eval_classes": "all"}
+    if spec.name != "webdataset":  # whose samples have names for these too
+        defaults |= {"image_key": "", "label_key": ""}
     values = dataclasses.asdict(spec)
     for field, default in defaults.items():
         if values[field] != default:
@@ -211,8 +218,8 @@ def _read_digits(spec: DataSpec, split: str) -> InMemory:
 def _keep_classes(split: DataSplit, classes: tuple[int, ...]) -> DataSplit:
     """Leaves out the examples of all other classes, and renumbers these."""
     mend = "Change `data.classes`."
-    if not isinstance(split, InMemory | folders.Files):
-        expected = "none, since only data in memory or in a folder can be reduced to some classes"
+    if not isinstance(split, InMemory | ListedSplit):
+        expected = "none, since only data in memory or in files can be reduced to some classes"
         raise UserError("data.classes", f"{classes} for {split.name}", expected, mend)
     wrong = [number for number in classes if number >= split.num_classes]
     if wrong:

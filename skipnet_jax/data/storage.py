@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from etils import epath
 
@@ -57,6 +58,25 @@ def local_copy(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         yield os.fspath(epath.Path(path).copy(f"{scratch}/copy"))
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is such a folder, local or gs://."""
+    return os.path.isdir(path) if files.is_local(path) else epath.Path(path).is_dir()
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file, local or gs://."""
+    return os.path.isfile(path) if files.is_local(path) else epath.Path(path).exists() and not is_folder(path)
+
+
+def open_binary(path: str) -> Any:
+    """Opens a file, local or gs://, to read bytes from anywhere in it."""
+    if files.is_local(path):
+        return open(path, "rb")
+    import tensorflow as tf
+
+    return tf.io.gfile.GFile(path, "rb")
 
 
 def compression_of(path: str) -> str:

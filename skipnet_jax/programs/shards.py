@@ -6,6 +6,9 @@ ImageNet from its official archives, which are not unpacked, straight into a buc
 Your own images, one folder per class:
   %(prog)s --train=pics/train --test=pics/val --train_shards=8 --test_shards=2 --out=shards
 
+WebDataset's tars, KEY.jpg beside KEY.cls:
+  %(prog)s --train='wds/train-*.tar' --test='wds/val-{000000..000015}.tar' --out=shards
+
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
@@ -21,12 +24,12 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tqdm
 
 from skipnet_jax import errors, libraries
-from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, storage, tfrecords
+from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, storage, tfrecords, webdataset
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal
 
@@ -101,7 +104,9 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     what.add_argument("--check", help="check a data set: its folder, local or gs://")
     what.add_argument("--index", help="describe shards made elsewhere: their folder, local or gs://")
     for split in tfrecords.SPLITS:
-        parser.add_argument(f"--{split}", help=f"{split} images: a folder or a tar; with --index: shards, as 'train-*'")
+        parser.add_argument(
+            f"--{split}", help=f"{split} images: a folder, a tar or tars; with --index: shards, as 'train-*'"
+        )
     parser.add_argument("--train_shards", type=int, default=1024, help="default: 1024")
     parser.add_argument("--test_shards", type=int, default=128, help="default: 128")
     parser.add_argument("--seed", type=int, default=0, help="determines the order of the images; default: 0")
@@ -114,7 +119,7 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
     parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
     for key in ("image", "label"):
-        text = f"with --index: key of the {key} in the records; default: found by looking at the first ones"
+        text = f"with --index and WebDataset: key of the {key} in a record or sample; default: found by looking"
         parser.add_argument(f"--{key}_key", default="", help=text)
     parser.add_argument("--name", help="name of the data set; default: the name of its folder")
     parser.add_argument(
@@ -137,7 +142,7 @@ def _make(arguments: argparse.Namespace) -> int:
     for split, given in _given_splits(arguments).items():
         path = storage.expand(given, split)
         with Progress(f"looking through {path}") as progress:
-            listings[split] = listing = archives.find_images(path, progress.advance)
+            listings[split] = listing = _list(path, arguments, progress.advance)
         names = f"; left out: {listing.left_out}" if listing.left_out.counts else ""
         print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
     plan = shard_plan.ShardPlan(
@@ -158,6 +163,12 @@ def _make(arguments: argparse.Namespace) -> int:
         print(f'{left_out:,} images could not be decoded and are left out: see "skipped" in {tfrecords.INDEX}')
     print(f"check: {arguments.program} --check={arguments.out}")
     return 0
+
+
+def _list(path: str, arguments: argparse.Namespace, found: Callable[[], None]) -> archives.Listing:
+    if not webdataset.is_given(path):
+        return archives.find_images(path, found)
+    return webdataset.list_given(path, found, image_key=arguments.image_key, label_key=arguments.label_key)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ def load(
     spec = workdirs.read_spec(workdir)
     averaged = spec.ema_decay > 0 if averaged is None else averaged
     variables = abstract_variables(build_network(spec.model), spec.data.image_size)
-    place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})},

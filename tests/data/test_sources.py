@@ -132,7 +132,7 @@ def test_classes_are_chosen_and_renumbered() -> None:
 
 
 def test_classes_of_shards_cannot_be_chosen(written: DataSpec) -> None:
-    with pytest.raises(UserError, match=r"^data\.classes: got \(1,\) for pets.*in memory or in a folder"):
+    with pytest.raises(UserError, match=r"^data\.classes: got \(1,\) for pets.*in memory or in files"):
         sources.load(dataclasses.replace(written, classes=(1,)), "train")
 
 

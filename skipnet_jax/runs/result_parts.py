@@ -1,0 +1,112 @@
+"""One result file of many hosts: each writes its part, and host 0 joins the parts in the order of the input."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import jax
+from etils import epath
+from jax._src import distributed  # JAX has no public name for the store that its hosts share
+
+from skipnet_jax import files
+from skipnet_jax.data import storage
+from skipnet_jax.errors import UserError
+
+# A host that is slower than the others has this long after they are done; one that is gone ends them within seconds.
+_WAIT_HOURS = 24 * 7
+_COPIED_BYTES = 1 << 20
+
+
+def share(total: int) -> range:
+    """This host's part of the numbers 0..total - 1: consecutive ones, so that the joined parts are in order."""
+    count, index = jax.process_count(), jax.process_index()
+    return range(total * index // count, total * (index + 1) // count)
+
+
+def require_output(output: str) -> None:
+    """Checks that a file can be written, before hours go into what it is to hold.
+
+    Raises:
+      UserError: it cannot.
+    """
+    storage.require_bucket(output)
+    path = epath.Path(_part(output, jax.process_index()))
+    try:
+        if files.is_local(output):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        path.unlink()
+    except OSError as error:
+        raise files.unwritable("output", output, error) from error
+
+
+@contextmanager
+def writing(output: str) -> Iterator[IO[str]]:
+    """Opens this host's part for text. It appears in its place, whole, when all is written."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # Beside the result on a disk, which has room for it; an upload to a bucket appears all at once.
+        local = files.is_local(output)
+        path = f"{_part(output, jax.process_index())}.new" if local else os.path.join(scratch, "part")
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+            yield file
+        if local:
+            files.put_in_place(path, _part(output, jax.process_index()))
+        else:
+            epath.Path(path).copy(_part(output, jax.process_index()), overwrite=True)
+
+
+def join(output: str, unreadable: int) -> int:
+    """Makes the one file, once all hosts have written their parts. All hosts call it, and wait for its end.
+
+    Args:
+      output: the file, local or gs://, which all hosts see.
+      unreadable: how many images this host could not read.
+
+    Returns:
+      How many images none could read.
+
+    Raises:
+      UserError: on host 0, if it does not see the parts of the others.
+    """
+    count, index, store = jax.process_count(), jax.process_index(), distributed.global_state.client
+    total = unreadable
+    if count > 1:
+        assert store is not None  # since there are several hosts
+        wait = _WAIT_HOURS * 3_600_000
+        store.key_value_set(f"skipnet_jax/part/{index}", str(unreadable))
+        if index:
+            return int(store.blocking_key_value_get("skipnet_jax/parts", wait))
+        total = sum(int(store.blocking_key_value_get(f"skipnet_jax/part/{i}", wait)) for i in range(count))
+    parts = [epath.Path(_part(output, i)) for i in range(count)]
+    if missing := [part.name for part in parts if not part.exists()]:
+        got = f"{output}, where host 0 does not see {missing[0]} and {len(missing) - 1} more parts"
+        mend = "Give a file on a network file system or in a bucket (gs://...)."
+        raise UserError("output", got, "a folder that all hosts share", mend)
+    _concatenate(parts, output)
+    for part in parts:
+        part.unlink()
+    if count > 1:
+        assert store is not None
+        store.key_value_set("skipnet_jax/parts", str(total))
+    return total
+
+
+def _concatenate(parts: Iterable[epath.Path], output: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        local = files.is_local(output)
+        whole = f"{output}.new" if local else os.path.join(scratch, "whole")
+        with open(whole, "wb") as file:
+            for part in parts:
+                with part.open("rb") as content:
+                    shutil.copyfileobj(content, file, _COPIED_BYTES)
+        if local:
+            files.put_in_place(whole, output)
+        else:
+            epath.Path(whole).copy(output, overwrite=True)
+
+
+def _part(output: str, index: int) -> str:
+    return f"{output}.part-{index:05d}-of-{jax.process_count():05d}"
