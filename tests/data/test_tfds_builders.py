@@ -197,3 +197,32 @@ def test_unknown_variants_are_refused(tmp_path: Path) -> None:
         sources.require_available(DataSpec(name="imagenet_v2/all", dir=str(tmp_path)))
     with pytest.raises(UserError, match=r"got 'cifar10/plain', expected cifar10"):
         sources.require_available(DataSpec(name="cifar10/plain", dir=str(tmp_path)))
+
+
+def test_a_data_set_that_the_user_has_to_fetch_shows_its_instructions(tmp_path: Path) -> None:
+    """As RESISC45, on a disk that anybody may read."""
+    with pytest.raises(
+        DataError, match=r"got no prepared data set, expected .*resisc45/3\.0\.0, or its files"
+    ) as caught:
+        sources.require_available(DataSpec(name="resisc45", dir=str(tmp_path)))
+    for part in (f"into:        {tmp_path}/downloads/manual", "NWPU-RESISC45.rar", "run again:"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_many_archives_a_few_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(tfds_builders, "_why_unreachable", lambda url: asked.append(url) or "there is no network")
+    with pytest.raises(DataError, match=r"(?s)there is no network.*  and 340 more\n  run again") as caught:
+        sources.require_available(DataSpec(name="quickdraw_bitmap", dir=str(tmp_path)))
+    assert str(caught.value).count("fetch it:") == 5 and len(asked) == 1
+
+
+def test_packages_that_preparing_needs_are_named(registered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = tfds.builder("cifar10", data_dir=registered.parent / "data")
+    lacking = ModuleNotFoundError("No module named 'apache_beam'", name="apache_beam")
+    monkeypatch.setattr(builder, "download_and_prepare", lambda: (_ for _ in ()).throw(lacking))
+    with pytest.raises(
+        DataError, match=r"got No module named 'apache_beam' while preparing it.*pip install apache_beam"
+    ):
+        tfds_builders.prepare(builder)
