@@ -17,7 +17,7 @@ from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
 TEST = "test"
-OWN_DATA = ("folder", "tfrecords", "tfds")  # these names tell the file format, not the images
+OWN_DATA = ("folder", "tfrecords", "webdataset", "tfds")  # these names tell the file format, not the images
 IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
 WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -19,7 +19,6 @@ from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
 SPLITS = ("train", "holdout", "test")
-_OWN = ("digits", "tfrecords", "folder", "webdataset")  # all other names are TensorFlow Datasets'
 
 
 def load(spec: DataSpec, split: str) -> DataSplit:
@@ -94,7 +93,7 @@ def _expanded(spec: DataSpec) -> DataSpec:
 
 def is_tfds(name: str) -> bool:
     """Whether TensorFlow Datasets knows a data set by its name, so that others of its lie beside it."""
-    return name not in (*_OWN, tfds_names.FOLDER)
+    return name not in (*tfds_names.OTHERS, tfds_names.FOLDER)
 
 
 def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
@@ -108,7 +107,7 @@ def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
       DataError: the data set is not here and cannot be fetched; the message says what to do.
     """
     spec = _expanded(spec)
-    if spec.name in _OWN:
+    if spec.name in tfds_names.OTHERS:
         _require_no_tfds_fields(spec)
     if spec.pattern != "*" and spec.name != "tfrecords":
         expected = "'*', since only tfrecords have shards to choose from"

@@ -10,6 +10,8 @@ from skipnet_jax.data import storage
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
+# Names of data that are not TFDS's.
+OTHERS = ("digits", "folder", "tfrecords", "webdataset")
 # The name of a data set that `data.dir` alone tells: a folder that TFDS has prepared.
 FOLDER = "tfds"
 # What such a folder holds.
@@ -63,7 +65,7 @@ def unknown_name(spec: DataSpec) -> UserError:
 
     here = epath.Path(spec.dir) if spec.dir else None
     prepared = [path.name for path in here.iterdir() if path.is_dir()] if here is not None and here.exists() else []
-    own = ["digits", "folder", "tfrecords", FOLDER]
+    own = [*OTHERS, FOLDER]
     known = [*own, *tfds.list_builders(with_community_datasets=False), *filter(_NAME.fullmatch, prepared)]
     asked = re.split("[/:]", spec.name)[0]
     near = difflib.get_close_matches(asked, sorted(set(known)), n=_NEAREST, cutoff=0.5)

@@ -42,7 +42,9 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(UserError, match=r"^data\.name: got 'cifar', expected one of cifar10.*Change data\.name"):
         sources.load(DataSpec(name="cifar"), "train")
     for name in ("folders", "digits/8x8", "huggingface:mnist", "", "Foo Bar", "a/b/c/d", "../x"):
-        with pytest.raises(UserError, match=r"^data\.name: got .*, expected .*digits, folder, tfrecords, tfds"):
+        with pytest.raises(
+            UserError, match=r"^data\.name: got .*, expected .*digits, folder, tfrecords, webdataset, tfds"
+        ):
             sources.require_available(DataSpec(name=name))
 
 
