@@ -9,7 +9,17 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "skipnet_jax"
-OPTIONAL = {"google", "jinja2", "onnx", "onnxruntime", "pillow_heif", "safetensors", "torch", "wandb"}  # of extras
+OPTIONAL = {
+    "apache_beam",
+    "google",
+    "jinja2",
+    "onnx",
+    "onnxruntime",
+    "pillow_heif",
+    "safetensors",
+    "torch",
+    "wandb",
+}  # of extras
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",

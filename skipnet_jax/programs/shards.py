@@ -9,6 +9,9 @@ Your own images, one folder per class:
 WebDataset's tars, KEY.jpg beside KEY.cls:
   %(prog)s --train='wds/train-*.tar' --test='wds/val-{000000..000015}.tar' --out=shards
 
+On many machines, by Apache Beam, whose own flags say where (Dataflow, Flink, Spark, or processes of this machine):
+  %(prog)s --train='gs://bucket/wds/train-*.tar' --out=gs://bucket/shards --beam --runner=DataflowRunner --project=...
+
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
@@ -125,7 +128,13 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="shards made at a time; default: one per core"
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--beam", action="store_true", help="with --out: as a pipeline of Apache Beam, which takes all other flags"
+    )
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (arguments.beam and arguments.out):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.beam_flags = rest
     if arguments.threads < 1:
         parser.error(f"--threads: got {arguments.threads}, expected at least 1")
     if arguments.seed not in range(2**63):
@@ -154,9 +163,14 @@ def _make(arguments: argparse.Namespace) -> int:
         on_corrupt=arguments.corrupt,
     )
     with Progress("writing", sum(map(len, listings.values()))) as progress:
-        index = shard_writer.make(
-            arguments.out, plan, threads=arguments.threads, advance=progress.advance, say=tqdm.tqdm.write
-        )
+        if arguments.beam:
+            from skipnet_jax.data import shard_beam
+
+            index = shard_beam.make(arguments.out, plan, flags=arguments.beam_flags, advance=progress.advance)
+        else:
+            index = shard_writer.make(
+                arguments.out, plan, threads=arguments.threads, advance=progress.advance, say=tqdm.tqdm.write
+            )
     _summarize(arguments.out, index)
     left_out = sum(map(len, listings.values())) - _examples(index)
     if left_out:
