@@ -55,7 +55,7 @@ def test_hosts_share_the_images_of_a_bucket_and_write_one_file(bucket, tmp_path)
         for host in hosts:
             host.kill()
     assert [host.returncode for host in hosts] == [1, 1], printed  # since one image is bad
-    assert all(out == "" for out, _ in printed)
+    assert not any("{" in out for out, _ in printed)  # the connections may be reported there
     assert sum(f"{BAD:02d}.jpg" in error for _, error in printed) == 1
     assert bucket.objects("found") == ["found.jsonl"]
     together = [json.loads(line) for line in bucket.read("found.jsonl").splitlines()]
