@@ -112,20 +112,20 @@ def _choose(
     """Chooses a feature: the named one, else the data set's own, else the only one of the first clear kind."""
     if named in features and usable(features[named].kind):
         return features[named]
-    top = [feature for feature in features.values() if len(feature.path) == 1]
+    top = sorted((f for f in features.values() if len(f.path) == 1), key=lambda f: f.key)  # TFDS keeps no order
     offers = [[feature for feature in supervised if test(feature.kind)] for test in (*clear, usable)]
     offers += [[feature for feature in top if test(feature.kind)] for test in clear]
     offered = next((offer for offer in offers if offer), [])
     if len(offered) == 1 and not named:
         return offered[0]
-    all_usable = [key for key, feature in features.items() if usable(feature.kind)]
+    all_usable = sorted(key for key, feature in features.items() if usable(feature.kind))
     what = "an image" if field == "image_key" else "a class label"
     if named and all_usable:
         got = f"{named!r}, which is {_kind(features[named]) if named in features else 'none of its features'}"
         near = difflib.get_close_matches(named, all_usable, n=len(all_usable), cutoff=0)
         raise UserError(f"data.{field}", got, f"{what} of {spec.name}: {' or '.join(near)}", f"Change `data.{field}`.")
     if offered:
-        names = " or ".join(feature.key for feature in offered)
+        names = " or ".join(sorted(feature.key for feature in offered))
         raise UserError(f"data.{field}", f"nothing for {spec.name}", f"one of its {names}", f"Give `data.{field}`.")
     found = ", ".join(f"{feature.key} ({_kind(feature)})" for feature in top)
     raise UserError(
