@@ -71,6 +71,13 @@ class Bucket:
         """Reads an object."""
         return self._get(f"o/{urllib.parse.quote(name, safe='')}?alt=media")
 
+    def upload(self, name: str, content: bytes) -> None:
+        """Writes an object."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_SECONDS)) as server:
+            place = urllib.parse.quote(name, safe="")
+            server.request("POST", f"/upload/storage/v1/b/{NAME}/o?uploadType=media&name={place}", content)
+            assert server.getresponse().status == 200, name
+
     def _get(self, path: str) -> bytes:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=_REQUEST_SECONDS)) as server:
             server.request("GET", f"/storage/v1/b/{NAME}/{path}")

@@ -1,7 +1,5 @@
 """Prediction on several hosts: real processes that share a bucket, and one result file in the order of the input."""
 
-import contextlib
-import http.client
 import json
 import pathlib
 import socket
@@ -14,17 +12,11 @@ from skipnet_jax import predict
 from skipnet_jax.runs import result_parts
 from tests.data import made_images
 from tests.exports.small_networks import write_weights
-from tests.gcs_emulator import NAME, Bucket, bucket  # noqa: F401 (a fixture)
+from tests.gcs_emulator import NAME, bucket  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEADLINE = 240  # seconds for all processes
 IMAGES, BAD = 11, 7
-
-
-def upload(bucket: Bucket, name: str, content: bytes) -> None:  # noqa: F811
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", bucket.port, timeout=30)) as server:
-        server.request("POST", f"/upload/storage/v1/b/{NAME}/o?uploadType=media&name={name}", content)
-        assert server.getresponse().status == 200
 
 
 def contents() -> dict[str, bytes]:
@@ -36,7 +28,7 @@ def contents() -> dict[str, bytes]:
 def test_hosts_share_the_images_of_a_bucket_and_write_one_file(bucket, tmp_path):  # noqa: F811
     workdir = write_weights(tmp_path / "weights", "resnet20")
     for name, content in contents().items():
-        upload(bucket, f"photos/{name}", content)
+        bucket.upload(f"photos/{name}", content)
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(content)
     with socket.create_server(("127.0.0.1", 0)) as free:

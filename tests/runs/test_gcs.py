@@ -143,12 +143,42 @@ def shards(bucket, tmp_path_factory) -> list[str]:  # noqa: F811
 def test_shards_are_written_into_a_bucket_and_checked_there(bucket, shards):  # noqa: F811
     train = [f"pets/train-0000{i}-of-00003" for i in range(3)]
     test = [f"pets/test-0000{i}-of-00002" for i in range(2)]
-    assert shards == ["pets/dataset.json", *test, *train]
+    described = [f"pets/{name}" for name in ("dataset.json", "dataset_info.json", "features.json", "label.labels.txt")]
+    assert shards == [*described, *test, *train]
     index = json.loads(bucket.read("pets/dataset.json"))
     assert [len(bucket.read(name)) for name in train] == [
         shard["bytes"] for shard in index["splits"]["train"]["shards"]
     ]
     assert "no problems" in run(bucket, [*MAKE, f"--check={DATA}"])
+
+
+@pytest.mark.slow
+def test_images_and_tars_in_a_bucket_become_the_shards_of_local_ones(bucket, tmp_path):  # noqa: F811
+    images = {f"{k:04d}.jpg": made_images.encode(k) for k in range(8)}
+    sources = {f"wds/train-{k}.tar": made_images.tar(_samples(images, range(4 * k, 4 * k + 4))) for k in range(2)}
+    sources |= {f"photos/{('cat', 'dog')[k % 2]}/{k}.jpg": made_images.encode(k) for k in range(8)}
+    for name, content in sources.items():
+        bucket.upload(f"sources/{name}", content)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for what in ("wds/train-*.tar", "photos"):
+        options = ["--train_shards=2", "--name=pets"]
+        run(bucket, [*MAKE, f"--train=gs://{NAME}/sources/{what}", f"--out={tmp_path}/from_bucket", *options])
+        run(bucket, [*MAKE, f"--train={tmp_path}/{what}", f"--out={tmp_path}/from_disk", *options])
+        shards = sorted(path.name for path in (tmp_path / "from_disk").glob("train-*"))
+        assert len(shards) == 2
+        for shard in shards:
+            read = [(tmp_path / folder / shard).read_bytes() for folder in ("from_bucket", "from_disk")]
+            assert read[0] == read[1]
+        for folder in ("from_bucket", "from_disk"):
+            (tmp_path / folder).rename(tmp_path / f"{folder}_{len(what)}")
+
+
+def _samples(images: dict[str, bytes], numbers: range) -> dict[str, bytes]:
+    files = {}
+    for k in numbers:
+        files |= {f"{k:04d}.jpg": images[f"{k:04d}.jpg"], f"{k:04d}.cls": str(k % 2).encode()}
+    return files
 
 
 @pytest.mark.slow
