@@ -10,7 +10,7 @@ One line of JSON per image, for programs:
 
 Many images, in a bucket too, into one file in the order of the images; on a pod, start it on all hosts, and each takes
 its share:
-  %(prog)s gs://bucket/photos --workdir=gs://bucket/runs/skip_resnet50 --output=gs://bucket/predictions.jsonl
+  %(prog)s gs://bucket/photos --workdir=gs://bucket/runs/pets --format=jsonl --output=gs://bucket/found.jsonl
 
 With an exported network:
   %(prog)s photo.jpg --artifact=runs/skip_resnet50/export/onnx
