@@ -1,165 +1,205 @@
-"""Kills a small run again and again at random times, lets it finish, and compares it with a run that nobody killed.
+"""Kills small runs again and again at random times, lets them finish, and compares them with one that nobody killed.
 
     python -m scripts.endurance --kills=200 --hosts=1,2
 
-prints a table with a line for each number of hosts: how many kills hit the start, a save, or anything else; how many
-starts resumed; how many hosts did not notice that another one was gone; and whether the end has the same bits. Ends
-with 1 if it has not. With two hosts a kill takes one of them, and the other has to end by itself. `--minutes` ends the
-killing early.
+prints a table with a line for each number of hosts: in which phase the kills hit; how many starts resumed; how many
+hosts did not notice that another one was gone; how many runs reached their end; and whether each has the same bits:
+arrays, metrics, the results of --mode=evaluate, and the files of --mode=export. Ends with 1 if one has not.
 
-A kill costs about ten seconds of CPU time for each host, most of it for imports.
+With two hosts a kill takes one of them, and the other has to end by itself. `--minutes` ends the killing early. Lives
+are forked after their imports, so a kill costs a few seconds of CPU time for each host. The tests' requirements have to
+be installed: pip install -e .[test].
 """
 
 import argparse
 import collections
-import dataclasses
+import contextlib
 import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-ROOT = pathlib.Path(__file__).parents[1]
-RUN = [
-    "--config=configs/digits.py",
-    "--config.model.name=resnet20",
-    "--config.data.image_size=8",
-    "--config.data.pad_crop=1",
-    "--config.batch_size=128",
-    "--config.ema_decay=0.9",
-    "--config.mixing.cutmix_prob=0.5",
-    "--config.log_every_steps=3",
-    "--config.checkpoint_every_minutes=0.01",
-]
-LONGEST_START = 30.0  # seconds: kills come at a random time up to it
-END_ALONE = 90.0  # seconds for a host to notice that another one is gone
+from tests import lives
+
+LONGEST = 120.0  # seconds for a life to come where it is to be killed, or to its end
+END_ALONE = 60.0  # seconds for a host to notice that another one is gone
+# Every epoch is saved, so that the best is chosen among the same ones.
+SMALL = ("--config.model.name=resnet20", "--config.eval_batch_size=24", "--config.checkpoint_every_epochs=1")
 TIMINGS = {"images_per_second"}
-COLUMNS = ("hosts", "kills", "in the start", "in a save", "else", "resumed", "hung", "minutes", "same bits")
+START, STEPS, SAVE, COMPACTION, EVALUATION = "start", "steps", "save", "compaction", "evaluation"
+EVALUATE, EXPORT = "--mode=evaluate", "--mode=export"
+READING = {EVALUATE: (EVALUATE,), EXPORT: (EXPORT, "--format=safetensors")}
+# How many of 20 kills aim where. Where one hits is seen once the process is frozen.
+AIMS = {START: 3, STEPS: 2, SAVE: 5, COMPACTION: 3, EVALUATION: 3, EVALUATE: 2, EXPORT: 2}
+DELAYS = {STEPS: 0.1, SAVE: 0.02, EVALUATION: 0.01}  # seconds at most, from the moment aimed at to the kill
+TOLD = {EVALUATION: 0, COMPACTION: 1}  # phases that a life tells: the position of the phase's byte in OUTPUT.phases
+COLUMNS = ("hosts", "kills", *AIMS, "resumed", "hung", "ends", "minutes", "same bits")
 
 
-@dataclasses.dataclass
-class Processes:
-    """One start of a run, on one host or several."""
+class Endurance:
+    """A run on some number of hosts that is killed again and again, beside one that is not.
 
-    hosts: list[subprocess.Popen[bytes]]
-    output: pathlib.Path
+    Attributes:
+      counts: by the columns of the table.
+      same: whether all ends so far have the same bits as the whole run's.
+    """
 
-    def said(self) -> str:
-        return self.output.read_text()
+    def __init__(self, folder: pathlib.Path, forks: lives.Forks, hosts: int, epochs: int, seed: int) -> None:
+        self._forks, self._hosts, self._chance = forks, hosts, random.Random(seed)
+        self._train = (*lives.RUN, *SMALL, f"--config.epochs={epochs}")
+        self._whole, self._parts = folder / f"whole_{hosts}", folder / f"parts_{hosts}"
+        finish(self._start(self._whole, *self._train, lives.SELDOM))
+        self._seconds = {mode: self._read(mode, self._whole) for mode in READING}
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.same = True
 
-    def kill(self, chance: random.Random) -> int:
-        """Kills one host, and returns how many of the others had to be killed too."""
-        chance.choice(self.hosts).send_signal(signal.SIGKILL)
-        hung, deadline = 0, time.monotonic() + END_ALONE
-        for host in self.hosts:
-            try:
-                host.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                hung += 1
-                host.kill()
-                host.wait()
-        return hung
+    def kill(self) -> None:
+        """Starts a life and kills it where its aim is. If a training ends before, compares the end."""
+        aim = self._chance.choices(list(AIMS), list(AIMS.values()))[0]
+        before = saved(self._parts)
+        if reading := aim in READING and before > 0:
+            together = self._start(self._parts, *READING[aim])
+            wait(together, self._chance.uniform(0, self._seconds[aim]))
+        else:
+            together = self._start(self._parts, *self._train, lives.EVERY_STEP)
+            self._wait_for(aim, together, before)
+        victim = self._chance.choice(together)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim.process, signal.SIGSTOP)
+        phase = aim if reading else self._phase(together)
+        if not victim.kill():
+            finish(together)
+            if not reading:
+                self._compare()
+            return
+        self.counts["kills"] += 1
+        self.counts[phase] += 1
+        self.counts["resumed"] += any("resuming from step" in life.said() for life in together)
+        self.counts["hung"] += sum(not ends_alone(life) for life in together if life is not victim)
+
+    def complete(self) -> None:
+        """Lets the killed run finish, and compares its end."""
+        finish(self._start(self._parts, *self._train, lives.SELDOM))
+        self._compare()
+
+    def _compare(self) -> None:
+        for mode in READING:
+            self._read(mode, self._parts)
+        self.counts["ends"] += 1
+        if end(self._parts) != end(self._whole):
+            self.same = False
+            shutil.copytree(self._parts, tempfile.mkdtemp(prefix="endurance_"), dirs_exist_ok=True)
+        shutil.rmtree(self._parts)
+
+    def _read(self, mode: str, workdir: pathlib.Path) -> float:
+        """Evaluates or exports a run, and returns the seconds that it took."""
+        began = time.monotonic()
+        finish(self._start(workdir, *READING[mode]))
+        return time.monotonic() - began
+
+    def _wait_for(self, aim: str, together: list[lives.Life], before: int) -> None:
+        """Waits until a training is where it is to be killed; if it has started, after a save, so that it comes on."""
+        if aim == START:
+            wait(together, self._chance.uniform(0, 1.5 * self._seconds[EVALUATE]))
+            return
+        wait(together, LONGEST, lambda: saved(self._parts) > before)
+        wait(together, LONGEST, lambda: aim not in (SAVE, *TOLD) or self._phase(together) == aim)
+        time.sleep(self._chance.uniform(0, DELAYS.get(aim, 0.0)))
+
+    def _phase(self, together: list[lives.Life]) -> str:
+        for phase, position in TOLD.items():
+            if any(is_in(position, life) for life in together):
+                return phase
+        if any((self._parts / "checkpoints").glob("*.orbax-checkpoint-tmp")):
+            return SAVE
+        return STEPS if any("compiled" in life.said() for life in together) else START
+
+    def _start(self, workdir: pathlib.Path, *flags: str) -> list[lives.Life]:
+        if self._hosts == 1 or EXPORT in flags:  # which runs on one host
+            return [self._forks.start_command(workdir, *flags)]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"
+        joined = (*flags, "--distributed", address, f"--num_processes={self._hosts}")
+        return [self._forks.start_command(workdir, *joined, f"--process_id={i}") for i in range(self._hosts)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 = every run ended with the same bits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="of each run")
-    parser.add_argument("--hosts", default="1,2", help="numbers of local processes, one run for each")
+    parser.add_argument("--kills", type=int, default=200, help="for each number of hosts")
+    parser.add_argument("--hosts", default="1,2", help="numbers of local processes")
     parser.add_argument("--epochs", type=int, default=20, help="of each run")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="of killing, for each run")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of killing, for each number of hosts")
     parser.add_argument("--seed", type=int, default=0, help="of the times of the kills")
     arguments = parser.parse_args(argv)
     same = True
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        for hosts in map(int, arguments.hosts.split(",")):
-            length = [*RUN, f"--config.epochs={arguments.epochs}"]
-            row = endure(folder, length, hosts, arguments.kills, arguments.minutes * 60, random.Random(arguments.seed))
-            print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
-            same = same and row["same bits"] == "yes"
+    for hosts in map(int, arguments.hosts.split(",")):
+        with tempfile.TemporaryDirectory() as folder, lives_in(pathlib.Path(folder)) as forks:
+            tried = Endurance(pathlib.Path(folder), forks, hosts, arguments.epochs, arguments.seed)
+            began = time.monotonic()
+            while tried.counts["kills"] < arguments.kills and time.monotonic() - began < arguments.minutes * 60:
+                tried.kill()
+            tried.complete()
+        row: dict[str, object] = {name: tried.counts[name] for name in COLUMNS}
+        minutes = f"{(time.monotonic() - began) / 60:.1f}"
+        row |= {"hosts": hosts, "minutes": minutes, "same bits": "yes" if tried.same else "NO"}
+        print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
+        same = same and tried.same
     return 0 if same else 1
 
 
-def endure(
-    folder: pathlib.Path, flags: Sequence[str], hosts: int, kills: int, seconds: float, chance: random.Random
-) -> dict[str, object]:
-    """Kills a run `kills` times, or for `seconds`; returns a row of the table.
-
-    Raises:
-      RuntimeError: a start failed by itself; the text is what it said.
-    """
-    whole, parts = folder / f"whole_{hosts}", folder / f"parts_{hosts}"
-    finish(start(whole, flags, hosts))
-    counts: collections.Counter[str] = collections.Counter()
-    began = time.monotonic()
-    while counts["kills"] < kills and time.monotonic() - began < seconds:
-        before = saved(parts)
-        processes = start(parts, flags, hosts)
-        in_a_save = chance.random() < 0.5
-        until = time.monotonic() + (4 * LONGEST_START if in_a_save else chance.uniform(0, LONGEST_START))
-        while time.monotonic() < until and all(host.poll() is None for host in processes.hosts):
-            if in_a_save and is_saving(parts) and saved(parts) > before:  # so that the next start resumes further on
-                break
-            time.sleep(0.005)
-        if any(host.poll() is not None for host in processes.hosts):
-            finish(processes)  # the run is complete; or a failure
-            counts["complete"] += 1
-            break
-        where = "in a save" if is_saving(parts) else "in the start" if "compiled" not in processes.said() else "else"
-        counts["hung"] += processes.kill(chance)
-        counts["kills"] += 1
-        counts[where] += 1
-        counts["resumed"] += "resuming from step" in processes.said()
-    finish(start(parts, flags, hosts))
-    values: dict[str, object] = {name: counts[name] for name in COLUMNS}
-    minutes = f"{(time.monotonic() - began) / 60:.1f}"
-    return values | {"hosts": hosts, "minutes": minutes, "same bits": "yes" if end(parts) == end(whole) else "NO"}
+@contextlib.contextmanager
+def lives_in(folder: pathlib.Path) -> Iterator[lives.Forks]:
+    """Forks that share what they have compiled."""
+    forks = lives.Forks(lives.environment(folder / "compiled"), folder, "scripts.endurance_server")
+    try:
+        yield forks
+    finally:
+        forks.close()
 
 
-def start(workdir: pathlib.Path, flags: Sequence[str], hosts: int) -> Processes:
-    """Starts a run as the user does."""
-    command = [sys.executable, "-m", "skipnet_jax.main", *flags, f"--workdir={workdir}"]
-    together = []
-    if hosts > 1:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            together = ["--distributed", f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"]
-        together.append(f"--num_processes={hosts}")
-    env = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONUNBUFFERED": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    output = workdir.with_suffix(".output")
-    with output.open("wb") as file:
-        processes = [
-            subprocess.Popen(
-                [*command, *together, *([f"--process_id={number}"] if together else [])],
-                cwd=ROOT,
-                env=env,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-            for number in range(hosts)
-        ]
-    return Processes(processes, output)
+def wait(together: list[lives.Life], seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+    """Waits until something happens, a life ends, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while not until() and all(life.is_alive() for life in together) and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
-def finish(processes: Processes) -> None:
-    """Waits for the end of a run; raises a RuntimeError if it failed."""
-    statuses = [host.wait() for host in processes.hosts]
-    if any(statuses):
-        raise RuntimeError(processes.said())
+def finish(together: list[lives.Life]) -> None:
+    """Waits for the end of a command; raises a RuntimeError if it failed, or takes too long."""
+    deadline = time.monotonic() + LONGEST
+    while any(life.is_alive() for life in together) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if any(life.is_alive() or life.ended() for life in together):
+        raise RuntimeError("\n".join(life.said() for life in together))
+
+
+def ends_alone(life: lives.Life) -> bool:
+    """Whether a host ends by itself; if not, it is killed."""
+    wait([life], END_ALONE)
+    if not life.is_alive():
+        return True
+    life.kill()
+    return False
+
+
+def is_in(position: int, life: lives.Life) -> bool:
+    """Whether a life has said that it is in a phase of `TOLD`."""
+    file = told_by(str(life.output))
+    return file.exists() and file.read_bytes()[position : position + 1] == b"1"
+
+
+def told_by(output: str) -> pathlib.Path:
+    """Where a life says in which phases it is."""
+    return pathlib.Path(f"{output}.phases")
 
 
 def saved(workdir: pathlib.Path) -> int:
@@ -169,18 +209,23 @@ def saved(workdir: pathlib.Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def is_saving(workdir: pathlib.Path) -> bool:
-    """Tells whether a checkpoint is being written."""
-    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
-
-
-def end(workdir: pathlib.Path) -> tuple[int, object, list[object]]:
-    """What a run ended with: its last step, the checksums of all arrays there, and its metrics."""
+def end(workdir: pathlib.Path) -> dict[str, object]:
+    """What a run ended with, without times and paths."""
     step = saved(workdir)
-    sums = json.loads((workdir / "checkpoints" / str(step) / "checksums" / "metadata").read_text())
+    checksums = workdir / "checkpoints" / str(step) / "checksums" / "metadata"
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    metrics: list[object] = [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
-    return step, sums, metrics
+    export = workdir / "export" / "safetensors"
+    record = json.loads((export / "export.json").read_text())
+    results = json.loads((workdir / "results.json").read_text())
+    return {
+        "step": step,
+        "arrays": json.loads(checksums.read_text()),
+        "metrics": [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
+        "exported": (export / "network.safetensors").read_bytes(),
+        "export": record | {"checkpoint": None},
+        # Evaluations that were killed after they had written have left results of other steps.
+        "results": [line | {"checkpoint": None} for line in results if line["step"] == record["step"]],
+    }
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def convert_checkpoint(
     new_head = any(array.startswith("params/classifier/") for array in filled.fresh)
     names = () if new_head else companion.class_names
     if classes is not None:
-        names = class_names.read(classes, filled.num_classes)
+        names = class_names.read("classes", classes, filled.num_classes)
     elif names:
         class_names.require_names("classes", str(path), names, filled.num_classes)
     origin = run_weights.Origin(name, filled.num_classes, str(path), filled.fresh, companion.preparation, names)

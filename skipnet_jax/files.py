@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import reprlib
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -212,4 +213,6 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, list) and all(_is(item, *typing.get_args(kind)) for item in value)
     if typing.get_origin(kind) is dict:
         return isinstance(value, dict) and all(_is(item, typing.get_args(kind)[1]) for item in value.values())
-    return type(value) is kind or (kind is float and type(value) is int)
+    if kind is float and type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is kind

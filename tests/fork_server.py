@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -29,9 +30,16 @@ from tests.tiny_runs import TinyNet
 BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate)
 
 
-def serve() -> None:
-    train.build_network = lambda _: TinyNet()
-    lease.RENEW_SECONDS, lease.STALE_SECONDS = map(float, sys.argv[1:])
+def shorten_leases(renew_seconds: float, stale_seconds: float) -> None:
+    lease.RENEW_SECONDS, lease.STALE_SECONDS = renew_seconds, stale_seconds
+
+
+def serve(in_child: Callable[[dict[str, Any]], None] = lambda asked: None) -> None:
+    """Reads orders until there are no more, and all children have ended.
+
+    Args:
+      in_child: called with the order in each child, before the command.
+    """
     children: set[int] = set()
     orders = bytearray()
     asking = True
@@ -43,7 +51,7 @@ def serve() -> None:
             orders += read
             while b"\n" in orders:
                 line, _, orders = orders.partition(b"\n")
-                children.add(_fork(json.loads(line)))
+                children.add(_fork(json.loads(line), in_child))
         elif not asking:
             time.sleep(0.02)
         for child in list(children):
@@ -53,7 +61,7 @@ def serve() -> None:
                 print("ended", child, status, flush=True)
 
 
-def _fork(asked: dict[str, Any]) -> int:
+def _fork(asked: dict[str, Any], in_child: Callable[[dict[str, Any]], None]) -> int:
     child = os.fork()
     if not child:
         output = os.open(asked["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
@@ -61,10 +69,13 @@ def _fork(asked: dict[str, Any]) -> int:
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.argv = ["skipnet_jax", *asked["argv"]]
+        in_child(asked)
         app.run(main.main, flags_parser=main._parse)
     print("started", child, flush=True)
     return child
 
 
 if __name__ == "__main__":
+    train.build_network = lambda _: TinyNet()
+    shorten_leases(*map(float, sys.argv[1:]))
     serve()

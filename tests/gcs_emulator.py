@@ -38,13 +38,15 @@ _HOP_HEADERS = {"connection", "content-length", "expect", "transfer-encoding"}
 
 @dataclasses.dataclass
 class Trouble:
-    """Makes the bucket answer every request with a status such as 503; 0 = it does its work.
+    """Makes the bucket answer every request with a status such as 503 (0 = it does its work), or slowly.
 
     Attributes:
+      delay: seconds before each answer.
       answered: number of requests that got such an answer.
     """
 
     status: int = 0
+    delay: float = 0.0
     answered: int = 0
 
 
@@ -236,6 +238,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self._body()
+        time.sleep(self.server.trouble.delay)
         if self.server.trouble.status:
             self.server.trouble.answered += 1
             self._answer(self.server.trouble.status, {}, json.dumps({"error": {"message": "try again"}}).encode())

@@ -52,19 +52,28 @@ class Life:
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.001)
 
+    def is_alive(self) -> bool:
+        """Of forked lives only: another process takes note of their ends."""
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill(self) -> bool:
-        """Returns whether the kill ended the process."""
-        os.kill(self.process, signal.SIGKILL)
+        """Returns whether the kill ended the process, and not the process itself before."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process, signal.SIGKILL)
         return os.WTERMSIG(self.ended()) == signal.SIGKILL
 
 
 class Forks:
     """Starts lives that have done their imports already. Several may live at the same time."""
 
-    def __init__(self, env: dict[str, str], folder: pathlib.Path) -> None:
+    def __init__(self, env: dict[str, str], folder: pathlib.Path, server: str = "tests.fork_server") -> None:
         self._folder = folder
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.fork_server", str(RENEW_SECONDS), str(STALE_SECONDS)],
+            [sys.executable, "-m", server, str(RENEW_SECONDS), str(STALE_SECONDS)],
             cwd=ROOT,
             env=env | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -76,10 +85,15 @@ class Forks:
         self._alive: set[int] = set()
 
     def start(self, path: pathlib.Path, *flags: str) -> Life:
+        """Starts a training of the digits."""
+        return self.start_command(path, *RUN, *flags)
+
+    def start_command(self, path: pathlib.Path, *flags: str) -> Life:
+        """Starts the command with these flags and the workdir."""
         self._number += 1
         output = self._folder / f"output_{self._number}"
         output.touch()
-        asked = {"argv": [*RUN, *flags, f"--workdir={path}"], "output": str(output)}
+        asked = {"argv": [*flags, f"--workdir={path}"], "output": str(output)}
         print(json.dumps(asked), file=self._server.stdin, flush=True)
         while not (answer := self._answer()):
             pass
@@ -109,12 +123,18 @@ class Forks:
         return []
 
 
-@pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(compiled: pathlib.Path) -> dict[str, str]:
     """One device, and a cache of everything compiled."""
     return {
         **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of lives that share what they compile."""
+    return environment(tmp_path_factory.mktemp("compiled"))

@@ -270,7 +270,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
         while "compiled" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 128 + number, err

@@ -29,6 +29,11 @@ RESULTS_FIELDS = {"data": str, "image_size": int, "eval_classes": str, "step": i
     "top5_accuracy": float,
     "loss": float,
 }
+OPTIONAL_FIELDS = dict.fromkeys(("average_accuracy", "average_top5_accuracy", "average_loss"), float) | {
+    "flip": bool,
+    "calibration_error": float,
+    "class_accuracy": dict[str, float],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ class EpochTest:
 
     epoch: float | int
     step: int
-    accuracy: float | int
+    accuracy: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +86,10 @@ class Run:
     def tests(self) -> list[EpochTest]:
         """All tests during training, in order."""
         return [
-            EpochTest(line["epoch"], line["step"], line.get(f"{judge}/average_accuracy", line[f"{judge}/accuracy"]))
+            EpochTest(line["epoch"], line["step"], float(_accuracy(line, f"{judge}/")))
             for line in self.metrics
             for judge in ("test", "holdout")
-            if f"{judge}/accuracy" in line
+            if _accuracy(line, f"{judge}/") is not None
         ]
 
     @property
@@ -120,8 +125,7 @@ class Run:
         evaluated: dict[Condition, Score] = {}
         for record in self.results:
             condition = Condition(self._eval_set(record), record["image_size"])
-            accuracy = record.get("average_accuracy", record["accuracy"])
-            score = Score(accuracy, record["step"], record["count"], workdirs.RESULTS)
+            score = Score(float(_accuracy(record)), record["step"], record["count"], workdirs.RESULTS)
             evaluated[condition] = max(score, evaluated.get(condition, score), key=lambda score: score.step)
         return in_training | evaluated
 
@@ -163,6 +167,11 @@ def _named(data: str, split: str) -> str:
     return name if split == TEST else f"{name} ({split})"
 
 
+def _accuracy(numbers: Mapping[str, Any], prefix: str = "") -> Any:
+    """The accuracy that counts: the moving average's, if there is one."""
+    return numbers.get(f"{prefix}average_accuracy", numbers.get(f"{prefix}accuracy"))
+
+
 def read(path: epath.PathLike) -> Run:
     """Reads a workdir.
 
@@ -173,9 +182,12 @@ def read(path: epath.PathLike) -> Run:
     spec = workdirs.read_spec(workdir)
     data_file = workdir / workdirs.DATA
     data = files.read_record(data_file, {"class_names": list[str]}, mend=workdirs.MEND) if data_file.exists() else {}
-    metrics = files.read_lines(workdir / workdirs.METRICS, METRICS_FIELDS, mend="Remove the line.")
-    mend = "Remove the file and evaluate again."
-    results = files.read_records(workdir / workdirs.RESULTS, RESULTS_FIELDS, mend=mend)
+    metrics = workdirs.read_metrics(workdir, METRICS_FIELDS, mend="Remove the line.")
+    mend, file = "Remove the file and evaluate again.", workdir / workdirs.RESULTS
+    results = files.read_records(file, RESULTS_FIELDS, mend=mend)
+    for record in results:
+        known = {name: kind for name, kind in OPTIONAL_FIELDS.items() if name in record}
+        files.require_fields(record, known, f"{file}", mend=mend)
     return Run(workdir, spec, data, metrics, results)
 
 

@@ -21,12 +21,13 @@ def imagenet() -> tuple[str, ...]:
     return tuple((root / "datasets" / "imagenet2012" / "labels.txt").read_text().split())
 
 
-def read(path: str, num_classes: int) -> tuple[str, ...]:
+def read(field: str, path: str, num_classes: int | None = None) -> tuple[str, ...]:
     """Reads the names of classes, one on a line, in the order of the logits.
 
     Args:
+      field: that says which file.
       path: a text in UTF-8, with or without a byte order mark, or in UTF-16 with one; lines may end as on Windows.
-      num_classes: how many there have to be.
+      num_classes: how many there have to be; None = any number.
 
     Raises:
       UserError: the file cannot be read, or has not as many different names.
@@ -37,10 +38,10 @@ def read(path: str, num_classes: int) -> tuple[str, ...]:
         lines = [line.strip() for line in content.decode(encoding).splitlines()]
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "neither UTF-8 nor UTF-16"
-        raise UserError("classes", f"{path}, which cannot be read ({reason})", "a text file", "Give another.") from None
+        raise UserError(field, f"{path}, which cannot be read ({reason})", "a text file", "Give another.") from None
     while lines and not lines[-1]:
         lines.pop()
-    require_names("classes", path, lines, num_classes)
+    require_names(field, path, lines, len(lines) if num_classes is None else num_classes)
     return tuple(lines)
 
 
@@ -52,9 +53,11 @@ def require_names(field: str, place: str, names: Sequence[str], num_classes: int
     """
     mend = "Correct the list: one name on a line, in the order of the logits."
     expected = f"{num_classes} different names"
-    for k, name in enumerate(names):
-        if not name or name in names[:k]:
+    seen = set[str]()
+    for k, name in enumerate(names, 1):
+        if not name or name in seen:
             got = f"{name!r} again" if name else "an empty name"
-            raise UserError(field, f"{got} as name {k + 1} in {place}", expected, mend)
+            raise UserError(field, f"{got} as name {k} in {place}", expected, mend)
+        seen.add(name)
     if len(names) != num_classes:
         raise UserError(field, f"{len(names)} names in {place}", expected, mend)

@@ -176,5 +176,5 @@ def normalize(images: UInt8[np.ndarray, "b h w 3"], statistics: Statistics) -> F
 
 
 def _channels(numbers: list[Any]) -> tuple[float, float, float]:
-    red, green, blue = numbers
+    red, green, blue = map(float, numbers)
     return red, green, blue

@@ -1,5 +1,6 @@
 """What a weight file's companions say about it: the `config.json` of the Hugging Face hub, timm's `pretrained_cfg`."""
 
+import collections
 import dataclasses
 import math
 import re
@@ -112,6 +113,6 @@ def _class_names(place: str, config: Mapping[str, Any], settings: Mapping[str, A
     if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise UserError(place, "label_names that are no list of texts", "the names of the classes, in order", _MEND)
     if len(set(names)) < len(names):
-        double = next(name for k, name in enumerate(names) if name in names[:k])
+        [(double, _)] = collections.Counter(names).most_common(1)
         raise UserError(place, f"the class name {double!r} twice", "different names", _MEND)
     return tuple(names)

@@ -24,7 +24,6 @@ Image files are kept unchanged. Exit status: 0 = done, 1 = --check found a probl
 
 import argparse
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,16 @@ from collections.abc import Callable, Sequence
 import tqdm
 
 from skipnet_jax import errors, libraries
-from skipnet_jax.data import archives, shard_checker, shard_plan, shard_writer, storage, tfrecords, webdataset
+from skipnet_jax.data import (
+    archives,
+    class_names,
+    shard_checker,
+    shard_plan,
+    shard_writer,
+    storage,
+    tfrecords,
+    webdataset,
+)
 
 LINE_EVERY_SECONDS = 30.0  # without a terminal
 
@@ -156,7 +164,7 @@ def _make(arguments: argparse.Namespace) -> int:
         print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
     plan = shard_plan.ShardPlan(
         name=arguments.name or _base(arguments.out),
-        class_names=_class_names(arguments.class_names) or shard_plan.class_names_of(listings),
+        class_names=_read_names(arguments.class_names) or shard_plan.class_names_of(listings),
         listings=listings,
         num_shards={"train": arguments.train_shards, "test": arguments.test_shards},
         seed=arguments.seed,
@@ -203,7 +211,7 @@ def _index(arguments: argparse.Namespace) -> int:
             _given_splits(arguments),
             name=arguments.name or _base(arguments.index),
             label_offset=arguments.label_offset,
-            class_names=_class_names(arguments.class_names),
+            class_names=_read_names(arguments.class_names),
             image_key=arguments.image_key,
             label_key=arguments.label_key,
             threads=arguments.threads,
@@ -218,14 +226,8 @@ def _given_splits(arguments: argparse.Namespace) -> dict[str, str]:
     return {split: given for split, given in (("train", arguments.train), ("test", arguments.test)) if given}
 
 
-def _class_names(path: str | None) -> tuple[str, ...]:
-    if path and not pathlib.Path(path).is_file():
-        raise errors.UserError("class_names", path, "a file with a name per line", "Change `class_names`.")
-    names = tuple(pathlib.Path(path).read_text().splitlines()) if path else ()
-    if len(set(names)) < len(names) or "" in names:
-        got, expected = f"{path} with repeated names or empty lines", "each name once"
-        raise errors.UserError("class_names", got, expected, "Mend the file.")
-    return names
+def _read_names(path: str | None) -> tuple[str, ...]:
+    return class_names.read("class_names", path) if path else ()
 
 
 def _summarize(directory: str, index: tfrecords.Index) -> None:

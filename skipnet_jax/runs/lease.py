@@ -32,6 +32,7 @@ from skipnet_jax.runs import lease_store
 RENEW_SECONDS = 3.0
 STALE_SECONDS = 30.0
 _POLL_SECONDS = 0.25
+_LONGEST = 2**32  # seconds, 136 years: what claims to have held longer is damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +239,10 @@ def _parse(content: bytes) -> tuple[Holder, float] | None:
     kinds: dict[str, Any] = {name: int if name in ("process", "started") else str for name in names}
     try:
         record = files.require_fields(files.parse_json(content, "lease"), {**kinds, "held_seconds": str}, "lease")
-        return Holder(*(record[name] for name in names)), float(record["held_seconds"])
+        held_seconds = float(record["held_seconds"])
+        if not 0 <= held_seconds < _LONGEST:
+            return None
+        return Holder(*(record[name] for name in names)), held_seconds
     except ValueError:  # being written at this moment, or damaged; a UserError is one too
         return None
 

@@ -51,6 +51,7 @@ WANDB = "wandb.json"
 MODEL = "model.json"
 
 _PREPARATION = {"image_size": int, "mean": list[float], "std": list[float], "crop": float, "interpolation": str}
+_STEP = {"step": int}
 MEND = "Restore the file, or choose another `workdir`."  # for files that somebody has changed
 
 # These fields say how a run is watched and stored, not what it computes, so they may change when it resumes.
@@ -204,9 +205,19 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     files.write_json(file, [*kept, dict(record)])
 
 
-def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads all lines of metrics.jsonl; none where there is no file."""
-    return files.read_lines(epath.Path(path) / METRICS, {"step": int}, mend=MEND)
+def read_metrics(path: epath.PathLike, fields: files.Fields = _STEP, *, mend: str = MEND) -> list[dict[str, Any]]:
+    """Reads all lines of metrics.jsonl; none where there is no file. All values are numbers, or None.
+
+    Args:
+      path: the workdir.
+      fields, mend: as for `files.read_lines`.
+    """
+    file = epath.Path(path) / METRICS
+    lines = files.read_lines(file, fields, mend=mend)
+    for number, line in enumerate(lines, 1):
+        numbers = {name: float for name, value in line.items() if value is not None}
+        files.require_fields(line, numbers, f"{file}, line {number}", mend=mend)
+    return lines
 
 
 def _spec_of_converted(file: epath.Path) -> TrainSpec:
@@ -223,8 +234,8 @@ def _spec_of_converted(file: epath.Path) -> TrainSpec:
         data = DataSpec(
             name=cifar if published_size == 32 else "imagenet2012",
             image_size=record.get("image_size", published_size),
-            mean=tuple(record.get("mean", ())),
-            std=tuple(record.get("std", ())),
+            mean=tuple(map(float, record.get("mean", ()))),
+            std=tuple(map(float, record.get("std", ()))),
             eval_crop=float(record.get("crop", 0)),
             interpolation=record.get("interpolation", "bilinear"),
         )

@@ -1,6 +1,7 @@
 """Says what to do when a batch is too big for the memory of a device, in place of XLA's trace."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -58,11 +59,7 @@ def _too_big(field: str, batch_size: int, parts: dict[str, int], message: str, m
     total = f"needs at least {_words(needed)} of a device's memory" if needed else "needs too much memory"
     rest = f", {_words(needed - kept)} for activations, gradients and images" if needed > kept else ""
     room = f"; the device has {_words(available)}" if available else ""
-    fits = ""
-    if available > kept and needed > available:
-        share = (available - kept) / (needed - kept)  # what grows with the batch
-        if size := int(batch_size * share) // mesh.size * mesh.size:
-            fits = f" About {size} should fit."
+    fits = _fitting(batch_size, mesh.size, (available - kept) / (needed - kept)) if needed > available > kept else ""
     less = "" if field == "eval_batch_size" else " recompute activations (`model.remat`=True), `accumulate_steps`=2,"
     return UserError(
         field,
@@ -70,6 +67,22 @@ def _too_big(field: str, batch_size: int, parts: dict[str, int], message: str, m
         "a batch that fits",
         f"Give a smaller `{field}`,{less} or more devices.{fits} --mode=plan says what fits without trying.",
     )
+
+
+def _fitting(batch_size: int, devices: int, share: float) -> str:
+    """Names the batch and the number of devices that should fit, as a sentence.
+
+    Args:
+      share: of what grows with a device's part of the batch, there is room for so much (0..1). What XLA named is the
+        least that the step needs, so less may fit.
+    """
+    options = []
+    if size := int(batch_size * share) // devices * devices:
+        options.append(f"a batch of {size}")
+    enough = range(math.ceil(devices / share), batch_size + 1)
+    if more := next((count for count in enough if batch_size % count == 0), 0):
+        options.append(f"{more} devices")
+    return f" By this estimate {' or '.join(options)} should fit." if options else ""
 
 
 def _bytes_of(tree: Any) -> int:

@@ -15,7 +15,7 @@ def test_imagenet_s_classes_stand_in_the_order_of_folders_with_their_names():
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_names_are_read_in_any_usual_encoding(tmp_path, encoding, end):
     (tmp_path / "names.txt").write_bytes(end.join(["blau", "grün", "rot", ""]).encode(encoding))
-    assert class_names.read(str(tmp_path / "names.txt"), 3) == ("blau", "grün", "rot")
+    assert class_names.read("classes", str(tmp_path / "names.txt"), 3) == ("blau", "grün", "rot")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,6 @@ def test_names_are_read_in_any_usual_encoding(tmp_path, encoding, end):
 def test_a_wrong_list_is_refused(tmp_path, content, message):
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"classes: {message}|classes: .*{message}"):
-        class_names.read(str(tmp_path / "names.txt"), 3)
+        class_names.read("classes", str(tmp_path / "names.txt"), 3)
     with pytest.raises(UserError, match="No such file"):
-        class_names.read(str(tmp_path / "nowhere.txt"), 3)
+        class_names.read("classes", str(tmp_path / "nowhere.txt"), 3)

@@ -67,7 +67,7 @@ def after_steps(monkeypatch, actions) -> None:
         def step(self, sums):
             super().step(sums)
             if self.done in actions:
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 240
                 while any((self.workdir / workdir.CHECKPOINTS).glob("*tmp*")) and time.monotonic() < deadline:
                     time.sleep(0.01)
                 actions[self.done]()

@@ -38,7 +38,7 @@ def test_a_second_signal_ends_a_process_that_does_not_listen():
         process.send_signal(signal.SIGTERM)
         assert process.stderr.readline().startswith(b"SIGTERM: stopping after this step")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=120) == 130
     finally:
         process.kill()
         process.communicate()

@@ -94,7 +94,7 @@ def test_shards_made_elsewhere_are_described(tmp_path, run):
         (["--train={tmp}/nothing", "--out={tmp}/out"], "nothing: got no file or folder"),
         (["--train={tmp}/pets", "--out={tmp}/out"], "--train_shards: got 1024, expected 1 to 2"),
         (["--train={tmp}/pets", "--train_shards=1", "--out={tmp}/pets/cat/0.jpg"], "0.jpg"),
-        (["--train={tmp}/pets", "--train_shards=1", "--class_names={tmp}/no", "--out={tmp}/out"], "a name per line"),
+        (["--train={tmp}/pets", "--train_shards=1", "--class_names={tmp}/no", "--out={tmp}/out"], "a text file"),
         (["--check={tmp}/pets"], "no dataset.json"),
         (["--index={tmp}/pets", "--train=train-*"], "--train: got 'train-*'"),
     ],
