@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -57,7 +58,7 @@ def changed_json(chance: random.Random, content: Any) -> Any:
     for _ in range(chance.choice((1, 1, 2))):
         places = list(_places(content))
         if not places or chance.random() < 0.02:
-            return chance.choice(VALUES)
+            return _value(chance)
         holder, key = chance.choice(places)
         match chance.randrange(5):
             case 0:
@@ -70,8 +71,12 @@ def changed_json(chance: random.Random, content: Any) -> Any:
                 other, name = chance.choice(places)
                 holder[key] = json.loads(json.dumps(other[name]))
             case _:
-                holder[key] = chance.choice(VALUES)
+                holder[key] = _value(chance)
     return content
+
+
+def _value(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(VALUES))  # a later change may go into it
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:

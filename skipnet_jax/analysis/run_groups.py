@@ -30,6 +30,7 @@ RESULTS_FIELDS = {"data": str, "image_size": int, "eval_classes": str, "step": i
     "loss": float,
 }
 OPTIONAL_FIELDS = dict.fromkeys(("average_accuracy", "average_top5_accuracy", "average_loss"), float) | {
+    "split": str,
     "flip": bool,
     "calibration_error": float,
     "class_accuracy": dict[str, float],
