@@ -206,6 +206,8 @@ def _read_shards(index: pathlib.Path, which: str | None, companion: hub_config.C
     """Reads weights that lie in several files, as an index says."""
     record = files.read_record(index, {"weight_map": dict[str, str]}, mend=_FETCH)
     shards = sorted(set(record["weight_map"].values()))
+    if not shards:
+        raise UserError(f"{index}", "an empty weight_map", "the file of each array", _FETCH)
     if outside := [name for name in shards if pathlib.PurePath(name).name != name]:
         raise UserError(f"{index}", f"the file {outside[0]!r}", "files in its own folder", _FETCH)
     if missing := [name for name in shards if not (index.parent / name).is_file()]:
