@@ -29,6 +29,8 @@ PARAMS = json.loads((golden_rules.FOLDER / "parameter_counts.json").read_text())
     "Sum-ResNet-20": 278324,
 }
 
+BLOCKS = {"resnet32": 5, "resnet44": 7, "resnet56": 9}  # per section; without a count of record
+
 REPEATED = {"stem", "shortcut", "operation", "junction"}  # the parts that networks share, by name
 FAST = {"resnet20", "resnet50d", "seresnet34", "resnext50_32x4d", "wide_resnet28_10", "regnety_008", "convnext_tiny"}
 
@@ -69,17 +71,26 @@ def count_params(names):
 
 
 def test_every_name_has_a_count_of_record_and_every_count_a_name():
-    published = collections.Counter(model_info(name).published_name for name in list_models())
+    names = [name for name in list_models() if name.rpartition("_")[2] not in BLOCKS]
+    published = collections.Counter(model_info(name).published_name for name in names)
     assert set(published) == set(PARAMS)
     assert set(published.values()) == {1}
 
 
 @pytest.mark.parametrize(
-    "network", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS]
+    "network",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETWORKS if name not in BLOCKS],
 )
 def test_number_of_parameters(network):
     names = [network if junction == "add" else f"{junction}_{network}" for junction in JUNCTIONS]
     assert count_params(names) == {name: PARAMS[model_info(name).published_name] for name in names}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_deeper_network_for_small_images_has_more_blocks(name):
+    """Two 3x3 convolutions with their norms in each block, of 16, 32 and 64 channels."""
+    added = sum(2 * 9 * width**2 + 4 * width for width in (16, 32, 64))
+    assert traced.count(name).params == PARAMS["ResNet-20"] + (BLOCKS[name] - 3) * added
 
 
 @pytest.mark.parametrize("name", ["skip_pyramidnet110_a48", "skip_swin_tiny"])
