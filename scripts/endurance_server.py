@@ -3,10 +3,11 @@
 `tests.lives.Forks` runs it, in place of `tests/fork_server.py`.
 """
 
+import contextlib
 import dataclasses
-import functools
 import os
 import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from orbax.checkpoint._src.serialization import ocdbt_utils
@@ -35,28 +36,22 @@ def announce(asked: dict[str, Any]) -> None:
     """Lets a child say when it evaluates, and when it compacts: Orbax then joins the files of a save."""
     file = os.open(endurance.told_by(asked["output"]), os.O_CREAT | os.O_WRONLY)
 
-    def tell(phase: str, inside: bool) -> None:
-        os.pwrite(file, b"1" if inside else b"0", endurance.TOLD[phase])
-
-    evaluate, merge = scoring.evaluate_state, ocdbt_utils.merge_ocdbt_per_process_files
-
-    @functools.wraps(evaluate)
-    def evaluate_state(*args: Any, **kwargs: Any) -> Any:
-        tell(endurance.EVALUATION, True)
+    @contextlib.contextmanager
+    def telling(phase: str) -> Iterator[None]:
+        os.pwrite(file, b"1", endurance.TOLD[phase])
         try:
-            return evaluate(*args, **kwargs)
+            yield
         finally:
-            tell(endurance.EVALUATION, False)
+            os.pwrite(file, b"0", endurance.TOLD[phase])
 
-    @functools.wraps(merge)
-    async def compact(*args: Any, **kwargs: Any) -> None:
-        tell(endurance.COMPACTION, True)
-        try:
-            await merge(*args, **kwargs)
-        finally:
-            tell(endurance.COMPACTION, False)
+    @contextlib.asynccontextmanager
+    async def telling_meanwhile(phase: str) -> AsyncIterator[None]:
+        with telling(phase):
+            yield
 
-    scoring.evaluate_state, ocdbt_utils.merge_ocdbt_per_process_files = evaluate_state, compact
+    scoring.evaluate_state = telling(endurance.EVALUATION)(scoring.evaluate_state)
+    merge = telling_meanwhile(endurance.COMPACTION)(ocdbt_utils.merge_ocdbt_per_process_files)
+    ocdbt_utils.merge_ocdbt_per_process_files = merge
 
 
 if __name__ == "__main__":

@@ -21,43 +21,24 @@ for a mistake in the command.
 """
 
 import argparse
-import collections
-import concurrent.futures
-import dataclasses
 import hashlib
 import itertools
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING
 
-from skipnet_jax.data import storage, walk
-from skipnet_jax.errors import DataError, UserError, one_line
+from skipnet_jax.errors import UserError, one_line
+from skipnet_jax.evaluation.image_predictions import STDIN, Result, classify, find_images
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
 
-STDIN = "-"
 UNREADABLE, USER_ERROR = 1, 2  # exit statuses
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as in shells: 128 + the number of the signal
 NAME_WIDTH = 60  # of the column of file names, in characters; longer names push the rest to the right
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The classes of an image, or an error.
-
-    Args:
-      file: as the user named it, or its path in the folder that the user named.
-      predictions: (name of the class, probability 0..1), most probable first.
-      error: empty = none.
-    """
-
-    file: str
-    predictions: tuple[tuple[str, float], ...] = ()
-    error: str = ""
 
 
 def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
@@ -93,7 +74,7 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
 def _run(arguments: argparse.Namespace, joined: bool) -> int:
     files = find_images(arguments.images)
     if not arguments.output:
-        batches = predict(_load(arguments), files, arguments.top, arguments.batch_size)
+        batches = classify(_load(arguments), files, arguments.top, arguments.batch_size)
         return UNREADABLE if _print(batches, len(files), arguments.format, _width(files)) else 0
     from skipnet_jax.runs import result_parts
 
@@ -103,7 +84,7 @@ def _run(arguments: argparse.Namespace, joined: bool) -> int:
     network = _load(arguments)
     mine = [files[number] for number in result_parts.share(len(files))]
     with result_parts.writing(arguments.output) as file:
-        batches = predict(network, mine, arguments.top, arguments.batch_size)
+        batches = classify(network, mine, arguments.top, arguments.batch_size)
         unreadable = _print(batches, len(mine), arguments.format, _width(files), file)
     return UNREADABLE if result_parts.join(arguments.output, unreadable) else 0
 
@@ -131,76 +112,6 @@ def _require_same_work(arguments: argparse.Namespace, files: Sequence[str]) -> N
     digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
     told = {name: getattr(arguments, name) for name in ("output", "top", "format", "checkpoint")}
     agreement.require_alike({"mode": "predict", "images": f"{len(files)} ({digest[:12]})", **told})
-
-
-def find_images(paths: Sequence[str]) -> list[str]:
-    """Finds the images to classify.
-
-    Args:
-      paths: files, which need not exist; folders, for all images in them that are not hidden; - = standard input.
-
-    Returns:
-      Files in the order given, a folder's sorted.
-
-    Raises:
-      UserError: a folder without images, or standard input twice.
-    """
-    if paths.count(STDIN) > 1:
-        raise UserError("images", "- more than once", "one image on standard input", "Leave the others out.")
-    found = []
-    for path in paths:
-        if path == STDIN or not storage.is_folder(path):
-            found.append(path)
-            continue
-        found += _images_below(path)
-    return found
-
-
-def _images_below(folder: str) -> list[str]:
-    """All images below a folder, sorted. An empty file counts: users should hear of it rather than miss its result."""
-    left_out = walk.LeftOut()
-    inside = sorted(os.path.join(folder, name) for name, _ in walk.images_below(folder, left_out, empty=True))
-    if not inside:
-        got = f"{folder}, a folder without images" + (f" ({left_out})" if left_out.counts else "")
-        expected = f"some ({', '.join(walk.EXTENSIONS)}) in it or below"
-        raise UserError("images", got, expected, "Give another.")
-    if told := {kind: count for kind, count in left_out.counts.items() if kind in (walk.LINKS, walk.BROKEN)}:
-        print(f"{folder}: left out: {'; '.join(f'{kind} ({count})' for kind, count in told.items())}", file=sys.stderr)
-    return inside
-
-
-def predict(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
-    """Classifies images while the next ones are being decoded.
-
-    All batches have the same size, so that only one program is compiled: the last one is padded, and so are those with
-    images that cannot be read.
-
-    Args:
-      network: a run's, or an exported one.
-      files: paths, or - for standard input.
-      top: classes per image.
-      batch_size: images at once.
-
-    Yields:
-      The results of one batch at a time, in the order of the files.
-    """
-    import numpy as np
-
-    from skipnet_jax.evaluation.predictor import most_probable, pad
-
-    size = min(batch_size, len(files))
-    loaded = _read_ahead(files, network, ahead=2 * size)
-    while batch := list(itertools.islice(loaded, size)):
-        images = [image for _, image in batch if not isinstance(image, str)]
-        named = []
-        if images:
-            logits = network.logits(pad(np.stack(images), size))[: len(images)]
-            named = most_probable(logits, network.preprocessing.class_names, top)
-        following = iter(named)
-        yield [
-            Result(file, error=image) if isinstance(image, str) else Result(file, tuple(next(following)))
-            for file, image in batch
-        ]
 
 
 def as_json(result: Result) -> str:
@@ -257,31 +168,6 @@ def _print(batches: Iterable[list[Result]], total: int, form: str, width: int, o
             unreadable += len(errors)
             bar.update(len(batch))
     return unreadable
-
-
-def _read_ahead(files: Sequence[str], network: "Classifier", ahead: int) -> Iterator[tuple[str, Any]]:
-    """Yields (file, image or error) in order, while threads read the next `ahead` files."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        waiting: collections.deque[tuple[str, concurrent.futures.Future[Any]]] = collections.deque()
-        for file in files:
-            waiting.append((file, pool.submit(_read, file, network)))
-            if len(waiting) > ahead:
-                file, future = waiting.popleft()
-                yield file, future.result()
-        for file, future in waiting:
-            yield file, future.result()
-
-
-def _read(file: str, network: "Classifier") -> Any:
-    """Reads an image as uint8 [s, s, 3], or returns the error as text."""
-    from skipnet_jax.evaluation.preprocessing import load_image
-
-    try:
-        return load_image(sys.stdin.buffer.read() if file == STDIN else file, network.preprocessing)
-    except DataError as error:
-        return str(error)
-    except OSError as error:
-        return f"{file}: cannot be read: {error.strerror or error}."
 
 
 def _load(arguments: argparse.Namespace) -> "Classifier":

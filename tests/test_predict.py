@@ -12,6 +12,7 @@ import pytest
 
 from skipnet_jax import evaluate, predict
 from skipnet_jax.data import sources
+from skipnet_jax.evaluation import image_predictions
 from skipnet_jax.evaluation.preprocessing import Preprocessing
 from skipnet_jax.specs import Statistics
 from tests import tiny_runs
@@ -92,11 +93,11 @@ def test_a_bad_image_is_an_error_for_that_image_alone(levels, exported, capsys):
 
 
 def test_all_batches_have_one_size_and_none_is_empty(levels, exported):
-    files = predict.find_images([str(levels)])
-    batches = list(predict.predict(exported, [*files, files[2], files[2]], 1, batch_size=2))
+    files = image_predictions.find_images([str(levels)])
+    batches = list(image_predictions.classify(exported, [*files, files[2], files[2]], 1, batch_size=2))
     assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
     assert exported.batches == [2, 2, 2]  # of the last two batches nothing can be read
-    list(predict.predict(exported, files[:2], 1, batch_size=64))
+    list(image_predictions.classify(exported, files[:2], 1, batch_size=64))
     assert exported.batches[3:] == [2]
 
 
@@ -130,7 +131,7 @@ def test_folders_are_searched_in_order(tmp_path):
     (tmp_path / "b" / "deeper" / "up").symlink_to("..")
     (tmp_path / "b" / "notes.txt").write_text("mine")
     first, other = write_image(tmp_path / "z.png"), str(tmp_path / "notes.txt")  # a file that is named counts
-    assert predict.find_images([first, str(tmp_path / "b"), other]) == [first, *inside, other]
+    assert image_predictions.find_images([first, str(tmp_path / "b"), other]) == [first, *inside, other]
 
 
 @pytest.mark.parametrize(
