@@ -3,7 +3,7 @@
 
 import sys
 
-from skipnet_jax.programs.report import main
+from skipnet_jax.command.report import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], "python scripts/report.py"))

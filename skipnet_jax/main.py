@@ -47,8 +47,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from skipnet_jax import command_line, errors, libraries
-from skipnet_jax.modes import COMPILE_CACHE, MODE, MODES, WORKDIR, Mode, Program
+from skipnet_jax import errors, libraries
+from skipnet_jax.command import command_line
+from skipnet_jax.command.modes import COMPILE_CACHE, MODE, MODES, WORKDIR, Mode, Program
 from skipnet_jax.runs import signals
 
 FAILED = 1  # a bug, or the machine: worth another try

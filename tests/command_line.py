@@ -75,7 +75,8 @@ def _fork(main, argv: Sequence[str]) -> Done:
 
 
 def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool, folder: str, tiny_network: bool) -> None:
-    from skipnet_jax import config, main, modes
+    from skipnet_jax import config, main
+    from skipnet_jax.command import modes
 
     def check_config():
         if modes.CONFIG.value is not None:

@@ -13,8 +13,9 @@ import time
 import pytest
 from absl.testing import flagsaver
 
-from skipnet_jax import command_line as commands
-from skipnet_jax import errors, main, modes
+from skipnet_jax import errors, main
+from skipnet_jax.command import command_line as commands
+from skipnet_jax.command import modes
 from skipnet_jax.runs import events, signals, workdir
 from tests import command_line
 

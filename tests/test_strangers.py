@@ -29,12 +29,12 @@ from etils import epath
 from configs import recipes
 from skipnet_jax import config
 from skipnet_jax.analysis import run_groups
+from skipnet_jax.command import shards
 from skipnet_jax.data import class_names, encoded, folders, image_files, pipeline, shard_checker, sources, tfrecords
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.evaluation import preprocessing
 from skipnet_jax.exports import artifacts
 from skipnet_jax.interop import checkpoint_files
-from skipnet_jax.programs import shards
 from skipnet_jax.runs import checkpoint_damage, events, lease, workdir
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images

@@ -2,7 +2,7 @@
 
 import sys
 
-from skipnet_jax.programs.networks import main
+from skipnet_jax.command.networks import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], "python -m skipnet_jax.models"))

@@ -13,11 +13,11 @@ import time
 
 import pytest
 
+from skipnet_jax.command import shards as program
 from skipnet_jax.data import shard_beam
 from skipnet_jax.data.archives import find_images
 from skipnet_jax.data.shard_plan import ShardPlan, class_names_of
 from skipnet_jax.errors import UserError
-from skipnet_jax.programs import shards as program
 from tests.data import made_images
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from skipnet_jax.command import shards as program
 from skipnet_jax.data import pipeline, sources, tars, webdataset
 from skipnet_jax.errors import DataError, UserError
-from skipnet_jax.programs import shards as program
 from skipnet_jax.specs import DataSpec
 from tests.data import made_images
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from skipnet_jax.command import shards as program
 from skipnet_jax.data import tfrecords
-from skipnet_jax.programs import shards as program
 from tests.data import made_images
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "make_tfrecords.py"

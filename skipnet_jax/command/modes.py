@@ -185,19 +185,19 @@ def _predict(argv: Sequence[str], program: str) -> int:
 
 
 def _shards(argv: Sequence[str], program: str) -> int:
-    from skipnet_jax.programs import shards
+    from skipnet_jax.command import shards
 
     return shards.main(argv, program)
 
 
 def _models(argv: Sequence[str], program: str) -> int:
-    from skipnet_jax.programs import networks
+    from skipnet_jax.command import networks
 
     return networks.main(argv, program)
 
 
 def _report(argv: Sequence[str], program: str) -> int:
-    from skipnet_jax.programs import report
+    from skipnet_jax.command import report
 
     return report.main(argv, program)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 
 from skipnet_jax import config, config_files, errors
-from skipnet_jax.modes import (
+from skipnet_jax.command.modes import (
     COORDINATOR_ADDRESS,
     DISTRIBUTED,
     FORMAT,

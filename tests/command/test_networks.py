@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from skipnet_jax.command.networks import main
 from skipnet_jax.models import complexity, list_models
-from skipnet_jax.programs.networks import main
 from tests.models import traced
 
 FEATURES = "features: channels/stride"
