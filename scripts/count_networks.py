@@ -1,8 +1,8 @@
-"""Counts parameters, FLOPs and features of every network, and writes what `skipnet models` prints.
+"""Counts parameters, FLOPs and features of every network, for `skipnet models` to print.
 
     python -m scripts.count_networks
 
-Run it after a change of a network: it traces all of them, which takes some minutes, and writes
+Run it after a change of a network. It traces all networks, which takes some minutes, and writes
 skipnet_jax/models/counts.json and the table in docs/networks.md.
 """
 

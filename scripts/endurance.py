@@ -2,13 +2,14 @@
 
     python -m scripts.endurance --kills=200 --hosts=1,2
 
-prints a table with a line for each number of hosts: in which phase the kills hit; how many starts resumed; how many
-hosts did not notice that another one was gone; how many runs reached their end; and whether each has the same bits:
-arrays, metrics, the results of --mode=evaluate, and the files of --mode=export. Ends with 1 if one has not.
+prints a table with a line for each number of hosts: the phases in which the kills hit; how many starts resumed; how
+many hosts did not notice that another one was gone; how many runs reached their end; and whether all ends have the same
+bits: arrays, metrics, the results of --mode=evaluate, and the files of --mode=export. The exit status is 1 if one of
+them has not.
 
-With two hosts a kill takes one of them, and the other has to end by itself. `--minutes` ends the killing early. Lives
-are forked after their imports, so a kill costs a few seconds of CPU time for each host. The tests' requirements have to
-be installed: pip install -e .[test].
+With two hosts a kill takes one of them, and the other has to end by itself. `--minutes` ends the killing early. A life
+is one process of a run, forked after the imports, so a kill costs a few seconds of CPU time for each host. This needs
+the tests' requirements: pip install -e .[test].
 """
 
 import argparse
@@ -28,18 +29,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tests import lives
 
-LONGEST = 120.0  # seconds for a life to come where it is to be killed, or to its end
+LONGEST = 120.0  # seconds for a life to reach the phase in which it is to be killed, or its end
 END_ALONE = 60.0  # seconds for a host to notice that another one is gone
-# Every epoch is saved, so that the best is chosen among the same ones.
+# Every epoch is saved, so that each run chooses the best among the same checkpoints.
 SMALL = ("--config.model.name=resnet20", "--config.eval_batch_size=24", "--config.checkpoint_every_epochs=1")
 TIMINGS = {"images_per_second"}
 START, STEPS, SAVE, COMPACTION, EVALUATION = "start", "steps", "save", "compaction", "evaluation"
 EVALUATE, EXPORT = "--mode=evaluate", "--mode=export"
 READING = {EVALUATE: (EVALUATE,), EXPORT: (EXPORT, "--format=safetensors")}
-# How many of 20 kills aim where. Where one hits is seen once the process is frozen.
+# How many of 20 kills aim at each phase. The phase that a kill hits is seen once the process is frozen.
 AIMS = {START: 3, STEPS: 2, SAVE: 5, COMPACTION: 3, EVALUATION: 3, EVALUATE: 2, EXPORT: 2}
-DELAYS = {STEPS: 0.1, SAVE: 0.02, EVALUATION: 0.01}  # seconds at most, from the moment aimed at to the kill
-TOLD = {EVALUATION: 0, COMPACTION: 1}  # phases that a life tells: the position of the phase's byte in OUTPUT.phases
+DELAYS = {STEPS: 0.1, SAVE: 0.02, EVALUATION: 0.01}  # at most so many seconds from the phase's beginning to the kill
+TOLD = {EVALUATION: 0, COMPACTION: 1}  # phases that a life announces, each by its byte at this place in OUTPUT.phases
 COLUMNS = ("hosts", "kills", *AIMS, "resumed", "hung", "ends", "minutes", "same bits")
 
 
@@ -61,7 +62,10 @@ class Endurance:
         self.same = True
 
     def kill(self) -> None:
-        """Starts a life and kills it where its aim is. If a training ends before, compares the end."""
+        """Starts a run, or a command that reads it, and kills a host in the phase aimed at.
+
+        If a training ends before the kill, its end is compared.
+        """
         aim = self._chance.choices(list(AIMS), list(AIMS.values()))[0]
         before = saved(self._parts)
         if reading := aim in READING and before > 0:
@@ -105,7 +109,10 @@ class Endurance:
         return time.monotonic() - began
 
     def _wait_for(self, aim: str, together: list[lives.Life], before: int) -> None:
-        """Waits until a training is where it is to be killed; if it has started, after a save, so that it comes on."""
+        """Waits for the phase in which a training is to be killed; all but the start come after a save.
+
+        So every life gets further than the one before.
+        """
         if aim == START:
             wait(together, self._chance.uniform(0, 1.5 * self._seconds[EVALUATE]))
             return
@@ -158,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def lives_in(folder: pathlib.Path) -> Iterator[lives.Forks]:
-    """Forks that share what they have compiled."""
+    """Starts the process that forks lives, which share their compiled programs, and stops it at the end."""
     forks = lives.Forks(lives.environment(folder / "compiled"), folder, "scripts.endurance_server")
     try:
         yield forks
@@ -192,13 +199,13 @@ def ends_alone(life: lives.Life) -> bool:
 
 
 def is_in(position: int, life: lives.Life) -> bool:
-    """Whether a life has said that it is in a phase of `TOLD`."""
+    """Whether a life has announced that it is in the phase of `TOLD` with this position."""
     file = told_by(str(life.output))
     return file.exists() and file.read_bytes()[position : position + 1] == b"1"
 
 
 def told_by(output: str) -> pathlib.Path:
-    """Where a life says in which phases it is."""
+    """The file in which a life announces its phases."""
     return pathlib.Path(f"{output}.phases")
 
 
@@ -210,7 +217,7 @@ def saved(workdir: pathlib.Path) -> int:
 
 
 def end(workdir: pathlib.Path) -> dict[str, object]:
-    """What a run ended with, without times and paths."""
+    """Everything that a run ended with, except times and paths."""
     step = saved(workdir)
     checksums = workdir / "checkpoints" / str(step) / "checksums" / "metadata"
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
@@ -223,7 +230,7 @@ def end(workdir: pathlib.Path) -> dict[str, object]:
         "metrics": [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
         "exported": (export / "network.safetensors").read_bytes(),
         "export": record | {"checkpoint": None},
-        # Evaluations that were killed after they had written have left results of other steps.
+        # Evaluations that were killed after they had written their results have left those of other steps.
         "results": [line | {"checkpoint": None} for line in results if line["step"] == record["step"]],
     }
 

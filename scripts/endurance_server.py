@@ -1,6 +1,6 @@
-"""Forks the lives that `endurance.py` kills; each tells in which phase it is, where that cannot be seen from outside.
+"""Forks the lives that `endurance.py` kills; each announces the phases that cannot be seen from outside.
 
-`tests.lives.Forks` runs it, in place of `tests/fork_server.py`.
+`tests.lives.Forks` runs it in place of `tests/fork_server.py`.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from skipnet_jax.runs import hosts
 from tests import fork_server
 
 BEFOREHAND = (export,)
-JOIN_SECONDS, HEARTBEAT_SECONDS = 20, 10  # so that the survivor of two hosts does not wait for minutes
+JOIN_SECONDS, HEARTBEAT_SECONDS = 20, 10  # so that the survivor of two hosts ends within seconds, not minutes
 NETWORK = "resnet20"
 
 
 def make_short() -> None:
-    """Leaves one block, which compiles fast, and patience of seconds."""
+    """Cuts the network to one block, which compiles fast, and the waiting times to seconds."""
     whole = zoo.NETWORKS[NETWORK]
     zoo.NETWORKS[NETWORK] = dataclasses.replace(whole, blocks=whole.blocks[:1])
     hosts.JOIN_SECONDS, hosts.HEARTBEAT_SECONDS = JOIN_SECONDS, HEARTBEAT_SECONDS
@@ -33,7 +33,7 @@ def make_short() -> None:
 
 
 def announce(asked: dict[str, Any]) -> None:
-    """Lets a child say when it evaluates, and when it compacts: Orbax then joins the files of a save."""
+    """Makes a child announce when it evaluates, and when it compacts a save (Orbax joins the files of the hosts)."""
     file = os.open(endurance.told_by(asked["output"]), os.O_CREAT | os.O_WRONLY)
 
     @contextlib.contextmanager

@@ -91,23 +91,25 @@ class DataSpec:
 
     Args:
       name: digits; a data set of TensorFlow Datasets as NAME[/CONFIG][:VERSION] (cifar10, imagenet2012, ...), or tfds
-        for the one that it has prepared in `dir`; or your own images: tfrecords (made by scripts/make_tfrecords.py),
-        folder (one folder per class, under train/ and test/) or webdataset (tars of samples).
+        for one that is prepared in `dir`; or your own images: tfrecords (made or described by
+        scripts/make_tfrecords.py), folder (one folder per class, under train/ and test/) or webdataset (tars of
+        samples).
       dir: where the data lie, local or gs://; ~ and $VARIABLES are replaced; empty = the default of TensorFlow Datasets
         (~/tensorflow_datasets).
       train_split, test_split: for TensorFlow Datasets: the training and the test images in its own split language, as
         train[:90%] or validation+test; empty = train, and test or else validation.
       image_key, label_key: for TensorFlow Datasets: the features with the image and the label; empty = the data set's
-        own choice, or the only ones. For webdataset: the ending of the image's name, and the label's key in JSON.
+        supervised keys, or its only image and label. For webdataset: the ending of the image's name, as in left.jpg,
+        and the label's key in JSON.
       pattern: for tfrecords: train only on the shards whose names match this shell pattern.
       holdout: the training images that choose the best checkpoint instead of the test images: a fraction as 0.1, a
-        number as 5000, the name of a split or folder, or none; empty = the validation images where there are training,
-        validation and test images in folders or in TensorFlow Datasets, otherwise none.
+        number as 5000, the name of a split or folder, or none; empty = the validation images where folders, tars or
+        TensorFlow Datasets have training, validation and test images, otherwise none.
       absent_classes: for folders: a class without test images is an `error`; or `allow` it and evaluate the others.
       background: red, green and blue (0..255) behind transparent images.
       classes: keep only these classes and renumber them in this order; empty = all. Not for data in shards.
-      eval_classes: for TensorFlow Datasets: the prediction is the best of `all` classes of the network, or of the
-        data set's `own`, which occur among its test images: 200 of imagenet_a and of imagenet_r.
+      eval_classes: for TensorFlow Datasets: the prediction is the best of `all` classes of the network, or of the data
+        set's `own`, which are those of its test images: 200 for imagenet_a and for imagenet_r.
       image_size: side of the square images that the network sees, in pixels.
       mean, std: what the pixels are normalised with, per channel, for pixels in 0..1; empty = the data set's own.
       eval_crop: share of the shorter side that evaluation shows of an image in a file; 0 = 0.875, or all of it from 384

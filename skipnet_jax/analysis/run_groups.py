@@ -163,7 +163,7 @@ class Group:
 
 
 def _named(data: str, split: str) -> str:
-    """The name of a test set in any version; published figures are about the usual split."""
+    """The name of a test set without its version, and with its split unless it is the usual one, as published."""
     name = data.partition(":")[0]
     return name if split == TEST else f"{name} ({split})"
 

@@ -1,1 +1,1 @@
-"""The command line: the table of modes, flags, mistakes and help, and the modes that parse a line of their own."""
+"""The command line: the table of modes, their flags, mistakes and help, and the modes that parse their own flags."""

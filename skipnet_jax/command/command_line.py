@@ -1,4 +1,4 @@
-"""Reads the command line: which mode, its flags, and every mistake that can be told before anything runs.
+"""Reads the command line: the mode, its flags, and every mistake that can be found before anything runs.
 
 `skipnet evaluate --workdir=DIR` and `python -m skipnet_jax.main --mode=evaluate --workdir=DIR` are the same.
 """

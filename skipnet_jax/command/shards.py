@@ -9,17 +9,18 @@ Your own images, one folder per class:
 WebDataset's tars, KEY.jpg beside KEY.cls:
   %(prog)s --train='wds/train-*.tar' --test='wds/val-{000000..000015}.tar' --out=shards
 
-On many machines, by Apache Beam, whose own flags say where (Dataflow, Flink, Spark, or processes of this machine):
+On many machines with Apache Beam, whose own flags say where (Dataflow, Flink, Spark, or processes of this machine):
   %(prog)s --train='gs://bucket/wds/train-*.tar' --out=gs://bucket/shards --beam --runner=DataflowRunner --project=...
 
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
-To use shards made elsewhere, write their dataset.json. Keys and compression are found by looking at them; in tf-slim's
+To use shards made elsewhere, write their dataset.json. Their first records tell keys and compression; in tf-slim's
 ImageNet the labels start at 1:
   %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
-Image files are kept unchanged. Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
+Plain JPEG and PNG files are kept unchanged. An image that TensorFlow would not show as a viewer does becomes a PNG.
+Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
 """
 
 import argparse
@@ -130,7 +131,7 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
     parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
     for key in ("image", "label"):
-        text = f"with --index and WebDataset: key of the {key} in a record or sample; default: found by looking"
+        text = f"with --index and WebDataset: key of the {key} in a record or sample; default: found in the first ones"
         parser.add_argument(f"--{key}_key", default="", help=text)
     parser.add_argument("--name", help="name of the data set; default: the name of its folder")
     parser.add_argument(

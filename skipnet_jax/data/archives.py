@@ -26,7 +26,7 @@ from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError
 
 _LARGEST = 2**50  # bytes; no tar is larger
-# What damaged headers raise.
+# Damaged headers raise any of these.
 BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError, MemoryError)
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _READABLE = "a file that can be read"
@@ -49,7 +49,7 @@ class Listing:
       names: paths below `path`, one after the other; `name` cuts them out.
       name_ends: where each name ends.
       left_out: the files that are no images of the data set.
-      is_archive: `path` is a tar, and no folder.
+      is_archive: `path` is a tar, not a folder.
     """
 
     path: str
@@ -78,7 +78,7 @@ class Listing:
           DataError: the file is gone, or has another size than when it was listed.
         """
         name, offset, size = self.name(index), int(self.offsets[index]), int(self.sizes[index])
-        # At an offset in a folder lies a member of an archive there.
+        # In a folder, an image with an offset is a member of a tar; its name begins with the tar's.
         path = self.path if self.is_archive else os.path.join(self.path, name.partition("/")[0] if offset else name)
         try:
             with storage.open_binary(path) as file:

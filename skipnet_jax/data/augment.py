@@ -24,7 +24,7 @@ def train_image(encoded: Any, key: Int64[Any, "2"], spec: DataSpec, *, whole: bo
       encoded: the file, a string scalar.
       key: of the example in this epoch.
       spec: says which operations, and the size s.
-      whole: evaluation shows all of the image, which is square, not its centre.
+      whole: evaluation shows all of the square image, not its centre.
     """
     if spec.crop_min_area and not _has_policy(spec):
         crop_key = _fold(key, _CROP)

@@ -82,7 +82,7 @@ def is_plain_jpeg(encoded: Shaped[Any, ""]) -> Bool[Any, ""]:
 
 
 def portable(encoded: bytes) -> bytes:
-    """A file with the same pixels that TensorFlow's own decoders show as a viewer does.
+    """Returns a file that TensorFlow's own decoders show as a viewer shows the image.
 
     Args:
       encoded: an image that can be decoded.

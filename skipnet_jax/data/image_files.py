@@ -14,9 +14,9 @@ CROPS = (CENTER, WHOLE)
 
 
 def crop_of(name: str) -> str:
-    """Which of `CROPS` evaluation uses for a data set whose name (as in `specs.DataSpec`) is all that is known.
+    """Which of `CROPS` evaluation uses, as far as the name of a data set (as in `specs.DataSpec`) tells.
 
-    The data sets with statistics of their own have small images.
+    The data sets with statistics of their own have small images, which are shown whole.
     """
     return WHOLE if statistics.base_name(name) in statistics.STATISTICS else CENTER
 

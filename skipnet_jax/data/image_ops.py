@@ -59,7 +59,7 @@ def resize(images: Num[np.ndarray, "n h w c"], size: int) -> UInt8[np.ndarray, "
 
 
 def resize_whole(image: UInt8[Any, "h w 3"], size: int) -> UInt8[Any, "{size} {size} 3"]:
-    """Does the work of `resize` on one image, inside TensorFlow's input."""
+    """Resizes one image as `resize` does, in TensorFlow operations."""
     pixels = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
 

@@ -1,4 +1,4 @@
-"""Splits whose images can be read in any order: in files, or at known places in archives."""
+"""Splits whose images can be read in any order: from files, or from known places in tars."""
 
 import abc
 import dataclasses

@@ -1,8 +1,8 @@
-"""Where a record keeps its image and its label: found by looking at the first records, or named by the user.
+"""The keys of a record's image and label: found in the first records, or named by the user.
 
-Every writer of shards has keys of its own: `image/encoded` and `image/class/label` in tf-slim's, `image` and `label` in
-those of TensorFlow Datasets, `image_raw` with `height` and `width` in the tutorials. An image is found by its content,
-a label by its name.
+Every writer of shards has keys of its own: tf-slim `image/encoded` and `image/class/label`, TensorFlow Datasets `image`
+and `label`, the tutorials `image_raw` with `height` and `width`. The content of a value tells an image, the name of a
+key tells a label.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from jaxtyping import Int64
 
 from skipnet_jax.errors import DataError, UserError
 
-# Kinds of labels: a whole number, the same as a float or as text, or the name of the class.
+# Kinds of labels: a whole number, a whole number stored as a float or as text, or the name of the class.
 NUMBER, FLOAT, DIGITS, TEXT = "number", "float", "digits", "text"
 KINDS = (NUMBER, FLOAT, DIGITS, TEXT)
-# So many records at the beginning of the shards are looked at.
+# Records at the beginning of the first shard that tell the format.
 LOOKED_AT = 8
 
-# The last words of a key that names a label, an image's sides and its file; the first that occurs counts.
+# The last words of the keys of a label, of an image's sides and of its file's name; the first that occurs counts.
 _LABELS = (
     "class label", "label", "labels", "class id", "class index", "class idx", "class", "label id", "label index", "lbl",
     "cls", "target", "category id", "category", "y",
@@ -33,7 +33,7 @@ _CHANNELS = (1, 2, 3, 4)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordFormat:
-    """Where things stand in a record, a tf.Example. The default is tf-slim's.
+    """The keys of a record, a tf.Example. The default is tf-slim's.
 
     Args:
       image: key of the image file, or of raw pixels (a byte per value, row by row).
@@ -81,7 +81,7 @@ class RecordFormat:
         """Returns the function from a record to its image file and its label, in TensorFlow operations.
 
         Args:
-          class_names: what labels in words are looked up in; an unknown one becomes -1.
+          class_names: numbers the labels in words; an unknown word becomes -1.
         """
         import tensorflow as tf
 
@@ -106,11 +106,11 @@ class RecordFormat:
 
 
 def find(records: Iterable[bytes], place: str, *, image_key: str = "", label_key: str = "") -> RecordFormat:
-    """Finds out where the records keep their images and labels.
+    """Finds the keys of the images and labels.
 
     Args:
-      records: the first ones.
-      place: where they are, for messages.
+      records: the first ones of a shard.
+      place: the shard, for messages.
       image_key, label_key: keys that the user has named; empty = look for them.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Makes shards as a pipeline of Apache Beam: on several processes, or on the machines of Dataflow, Flink or Spark.
+"""Makes shards as a pipeline of Apache Beam: in several processes, or on the machines of Dataflow, Flink or Spark.
 
-The program that starts the pipeline lists the images (some 70 bytes of memory each) and writes for each shard a list of
-its images into the folder `parts`. Each worker takes one such list at a time, so its memory does not grow with the data
-set. It does what `shard_writer` does with it, so the bytes are the same. A shard appears whole or not at all, and made
-twice it is the same: whatever Beam repeats, since a worker has died or seems to have, changes nothing.
+The program that starts the pipeline lists the images (some 70 bytes of memory each) and writes a list of the images of
+each shard into the folder `parts`. A worker takes one such list at a time, so its memory does not grow with the data
+set. It makes the shard by `shard_writer`, so the bytes are the same. A shard appears whole or not at all, and is the
+same if it is made twice. So Beam may repeat the work of a worker that has died, or that seems to have.
 """
 
 import functools
@@ -32,7 +32,7 @@ def make(out: str, plan: ShardPlan, *, flags: Sequence[str], advance: Callable[[
     """Writes the missing shards, and the index, as `shard_writer.make` does.
 
     Args:
-      out: folder for the data set, which all workers see: local or gs://.
+      out: folder for the data set, local or gs://, which all workers see.
       plan: what to make.
       flags: Beam's own, such as --runner=DirectRunner.
       advance: called with the number of images that the pipeline has read.
@@ -60,7 +60,7 @@ def make(out: str, plan: ShardPlan, *, flags: Sequence[str], advance: Callable[[
     waiting = [name for of_split in names.values() for name in of_split if not shard_writer.read_note(out, name)]
     try:
         options = PipelineOptions(list(flags))
-    except SystemExit:  # of Beam's own parser, which has said why
+    except SystemExit:  # from Beam's own parser, which has said why
         raise UserError("beam", " ".join(flags), "flags that Beam knows", "Correct them.") from None
     pipeline = beam.Pipeline(options=options)
     # Without the reshuffle one worker would make all shards.
@@ -83,7 +83,7 @@ def _run(pipeline: Any, out: str) -> Any:
     try:
         result = pipeline.run()
         result.wait_until_finish()
-    except RuntimeError as error:  # as Beam says that it has given up
+    except RuntimeError as error:  # by which Beam says that it has given up
         lines = [line for line in str(error).splitlines() if line.strip()]
         got, mend = f"a pipeline that has failed ({lines[-1] if lines else error!r})", "Run the same command again."
         raise DataError(out, got, "all shards", mend) from error
@@ -116,7 +116,7 @@ def _require_none_refused(out: str, names: Sequence[str]) -> None:
 
 
 def _write_list(task: ShardTask) -> str:
-    """Writes what a shard is made of where the workers find it, and returns the shard's name."""
+    """Writes the list of a shard's images where the workers find it, and returns the shard's name."""
     images = task.images
     content = io.BytesIO()
     np.savez(

@@ -1,4 +1,4 @@
-"""Reads shards to the last byte: to check a data set, or to describe shards that were made elsewhere."""
+"""Reads shards to the last byte, to check a data set or to describe shards that were made elsewhere."""
 
 import concurrent.futures
 import dataclasses
@@ -14,9 +14,9 @@ from skipnet_jax.data.record_format import DIGITS, TEXT, RecordFormat
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
 
-# More numbers than these are no classes, but identities or sizes.
+# Labels with more different numbers are no classes, but identities or sizes.
 _MOST_CLASSES = 1_000_000
-# Problems named per shard: where all records are bad, more lines would say no more.
+# Problems named per shard: if all records are bad, more lines say no more.
 _NAMED_AT_MOST = 20
 
 
@@ -105,7 +105,11 @@ def describe(
 def _named_by_words(
     found: RecordFormat, words: set[str], class_names: tuple[str, ...], label_offset: int, directory: str
 ) -> tuple[RecordFormat, tuple[str, ...]]:
-    """Takes labels in words for numbers, if all are, or for the names of classes, and returns those names."""
+    """Takes labels in words for numbers, if all of them are, otherwise for the names of classes.
+
+    Returns:
+      The format with the kind of the labels, and the names of the classes.
+    """
     if all(word.strip().isdecimal() for word in words):
         return dataclasses.replace(found, kind=DIGITS), class_names
     if label_offset:

@@ -1,4 +1,4 @@
-"""Reads the records of a shard one by one, whatever its keys, its compression and its damage."""
+"""Reads the records of a shard one by one, with any keys, any compression and any damage."""
 
 import dataclasses
 import os
@@ -8,16 +8,16 @@ from typing import Any
 from skipnet_jax.data import storage
 from skipnet_jax.data.record_format import DIGITS, LOOKED_AT, RecordFormat
 
-# Bytes of a record beside its content: the length (8), and a checksum (4) of each.
+# Bytes of a record beside its content: its length (8), and a checksum (4) of each of the two.
 _FRAME = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a record holds."""
+    """The image and the label of a record."""
 
     encoded: bytes
-    label: int | str  # a word, if that is what the record has
+    label: int | str  # as in the record
     filename: str
 
 
@@ -35,7 +35,7 @@ def first(path: str) -> list[bytes]:
 
 
 def read(path: str, compression: str, of: RecordFormat) -> Iterator[Record | str]:
-    """Yields the records of a local shard; for a record that holds no image, says what it lacks."""
+    """Yields the records of a local shard, or a text in place of a bad record, which says what the record lacks."""
     import tensorflow as tf
 
     with storage.decompressed(path, compression) as plain:

@@ -1,9 +1,9 @@
 """Makes shuffled shards from images: in parallel, in little memory, and resumable.
 
-Which image goes where is a pure function of the seed and the listing. Each shard is written under another name, moved
+The place of each image is a pure function of the seed and the listing. Each shard is written under another name, moved
 to its place when it is whole, and then noted in the folder `parts`. So a killed run leaves no broken shard, and the
-next run makes only the shards that are not noted yet. At the end the files of TensorFlow Datasets and the index are
-written, and `parts` is removed.
+next run makes only the shards that are not noted yet. At the end come the files of TensorFlow Datasets and the index,
+and `parts` is removed.
 
 Each thread holds one image at a time.
 """
@@ -33,18 +33,18 @@ _PARTS = "parts"
 _PLAN = "plan.json"
 _NOTE = {"name": str, "examples": int, "bytes": int, "sha256": str, "skipped": list[str]}
 
-Note = dict[str, Any]  # what is known of a finished shard: the fields of _NOTE
+Note = dict[str, Any]  # about a finished shard: the fields of _NOTE
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """A shard to make, which needs nothing but this.
+    """All that is needed to make a shard.
 
     Args:
       out: folder of the data set.
       name: of the shard.
-      images: those of the shard, in the order of its records.
-      labels: their numbers in the data set.
+      images: of the shard, in the order of its records.
+      labels: the classes of the images, numbered as in the data set.
       skip: leave out images that cannot be decoded.
     """
 
@@ -109,7 +109,7 @@ def prepare(out: str, plan: ShardPlan) -> Index | None:
 
 
 def tasks(out: str, plan: ShardPlan, split: str) -> Callable[[int], ShardTask]:
-    """Returns the function from the number of a shard to what it is made of."""
+    """Returns the function from the number of a shard to its task."""
     listing, num_shards, order = plan.listings[split], plan.num_shards[split], plan.order(split)
     labels = np.array([plan.class_names.index(name) for name in listing.class_names])[listing.labels]
 
@@ -191,8 +191,8 @@ def _write(task: ShardTask, stop: threading.Event, advance: Callable[[int], None
     skipped: list[str] = []
     out, local = epath.Path(task.out), files.is_local(task.out)
     with tempfile.TemporaryDirectory() as scratch:
-        # A name of its own keeps it apart from what another process writes, which was started by mistake or instead
-        # of one that seems to be lost.
+        # The random name keeps the file apart from that of another process, started by mistake or in place of a worker
+        # that seems to be lost.
         path = os.path.join(out / _PARTS if local else scratch, f"{task.name}.{uuid.uuid4().hex}")
         with tf.io.TFRecordWriter(path) as writer:
             for index in range(len(task.images)):

@@ -92,12 +92,12 @@ def _expanded(spec: DataSpec) -> DataSpec:
 
 
 def is_tfds(name: str) -> bool:
-    """Whether TensorFlow Datasets knows a data set by its name, so that others of its lie beside it."""
+    """Whether the name is that of a data set of TensorFlow Datasets, beside which its other data sets lie."""
     return name not in (*tfds_names.OTHERS, tfds_names.FOLDER)
 
 
 def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
-    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only where it has to look into them.
+    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only if it has to look into them.
 
     Args:
       to_train: training images are needed too.
@@ -133,7 +133,7 @@ def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
 def _require_no_tfds_fields(spec: DataSpec) -> None:
     """Refuses fields that only the data sets of TensorFlow Datasets have."""
     defaults = {"train_split": "", "test_split": "", "eval_classes": "all"}
-    if spec.name != "webdataset":  # whose samples have names for these too
+    if spec.name != "webdataset":  # which has these two as well
         defaults |= {"image_key": "", "label_key": ""}
     values = dataclasses.asdict(spec)
     for field, default in defaults.items():

@@ -16,7 +16,7 @@ from skipnet_jax.specs import DataSpec, Statistics
 
 Batch = dict[str, np.ndarray]
 
-# What evaluation shows of an image: its centre, or all of it.
+# Evaluation shows the centre of an image, or all of it.
 CENTER, WHOLE = "center", "whole"
 
 
@@ -57,7 +57,7 @@ class DataSplit(abc.ABC):
       class_names: in the order of the labels.
       place: which folder or split the images come from, for people; empty = that goes without saying.
       statistics: what its pixels are normalised with.
-      crop: what evaluation shows of an image: CENTER, or WHOLE for small square ones.
+      crop: which part of an image evaluation shows: CENTER, or WHOLE for small square ones.
       classes: the classes that a prediction may choose from; None = all.
       held_out: these are training images that are kept from training.
     """

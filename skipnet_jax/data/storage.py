@@ -15,10 +15,10 @@ from skipnet_jax import files
 from skipnet_jax.errors import DataError, UserError
 
 NAMED_AT_MOST = 5  # names in a message
-# Of TFRecord files, as TensorFlow calls them; empty = none.
+# The compressions of TFRecord files, by TensorFlow's names; empty = none.
 COMPRESSIONS = ("", "GZIP", "ZLIB")
 _STARTS = {"GZIP": b"\x1f\x8b\x08", "ZLIB": b"\x78"}
-_ANY_COMPRESSION = 32 + zlib.MAX_WBITS  # zlib looks which it is
+_ANY_COMPRESSION = 32 + zlib.MAX_WBITS  # zlib finds out which one it is
 _BLOCK = 1 << 20
 
 
@@ -84,7 +84,7 @@ def compression_of(path: str) -> str:
     with epath.Path(path).open("rb") as file:
         start = file.read(4096)
     for name, first in _STARTS.items():
-        # The length of a plain file's first record may begin so too, but then the rest is nothing that zlib knows.
+        # The length of a plain file's first record may begin like this too, but then zlib refuses the rest.
         if start.startswith(first):
             try:
                 return name if zlib.decompressobj(_ANY_COMPRESSION).decompress(start) else ""
@@ -97,7 +97,7 @@ def compression_of(path: str) -> str:
 def decompressed(path: str, compression: str) -> Iterator[str]:
     """Yields the path of a local file: the file itself, or a plain copy that is removed afterwards.
 
-    Of a damaged file the copy has what comes before the damage.
+    The copy of a damaged file ends before the damage.
     """
     if not compression:
         yield path

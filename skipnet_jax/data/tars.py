@@ -1,7 +1,7 @@
-"""Training and evaluation on WebDataset's tars, local or gs://: which tars hold which split, and how images are read.
+"""Splits in WebDataset's tars, local or gs://: which tars hold which split, and how images are read.
 
-DIR/train/*.tar and DIR/val/*.tar, or DIR/*-train-*.tar and DIR/*-val-*.tar by any usual names, or tars alone with
-`data.holdout`. `webdataset.py` says what a sample is.
+The tars are DIR/train/*.tar and DIR/val/*.tar, or DIR/*-train-*.tar and DIR/*-val-*.tar (or other usual names), or any
+tars with `data.holdout`. `webdataset.py` finds the samples in them.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Tars(ListedSplit):
     """Images at known places in tars.
 
     Args:
-      listing: of these images and maybe others.
-      numbers: of these images in the listing.
+      listing: lists these images, and maybe others.
+      numbers: the places of these images in the listing.
     """
 
     listing: Listing
@@ -62,11 +62,11 @@ class Tars(ListedSplit):
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Where the tars of each place lie.
+    """The tars of each place.
 
     Args:
-      layout: which place is for what.
-      tars: by place: the folder, and the names of the tars in there.
+      layout: which place holds the training, validation and test images.
+      tars: by place: the folder, and the names of its tars.
     """
 
     layout: layout.Layout
@@ -74,7 +74,7 @@ class Found:
 
 
 def find(spec: DataSpec) -> Found:
-    """Finds the tars, and which split each belongs to.
+    """Finds the tars, and the split of each.
 
     Raises:
       DataError: there are none.
@@ -142,7 +142,7 @@ def open_tars(spec: DataSpec, split: str) -> ListedSplit | None:
 
 
 def _stamps(folder: str, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Size and time of each tar: another tar of this name is listed again."""
+    """Size and time of each tar, so that a tar that has been replaced is listed again."""
     if "://" in folder:
         return ()
     stats = [os.stat(f"{folder}/{name}") for name in names]

@@ -67,7 +67,7 @@ def require_files(builder: Any, names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def reported_as_damage(builder: Any) -> Iterator[None]:
-    """Turns TensorFlow's errors of reading into DataErrors."""
+    """Turns TensorFlow's errors while reading into DataErrors."""
     import tensorflow as tf
 
     try:
@@ -83,7 +83,7 @@ def _manual(builder: Any) -> Any:
 
 
 def _archives(builder: Any) -> dict[str, Any]:
-    """Addresses of the archives that can be downloaded -> paths where TFDS finds them if the user puts them there."""
+    """Addresses of archives that can be downloaded -> paths where TFDS looks for them before it downloads."""
     infos = {url: info.filename or url.rpartition("/")[2] for url, info in builder.url_infos.items()}
     kept = {url: file for url, file in infos.items() if file not in _BY_HAND["imagenet2012"]}
     if builder.builder_config is not None:  # a variant's archive has the variant in its name, spelt differently
@@ -104,12 +104,12 @@ def prepare(builder: Any) -> None:
     downloader.MAX_RETRIES = 2
     try:
         builder.download_and_prepare()
-    except ImportError as error:  # some data sets need more packages
+    except ImportError as error:  # preparing some data sets needs more packages
         got, mend = f"{error} while preparing it", f"Run: pip install {error.name or 'the package'}"
         raise DataError(builder.info.full_name, got, "the packages that it needs", mend) from error
     except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
         raise _needs_archive(builder, f"{type(error).__name__} while preparing it ({error})") from error
-    except AssertionError as error:  # files that the user should have put there
+    except AssertionError as error:  # TFDS misses files that the user should have put there
         if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise
         raise _needs_hands(builder, f"{error}") from error
@@ -141,7 +141,7 @@ def how_to_mend(builder: Any) -> str:
 
 
 def _needs_archive(builder: Any, trouble: str) -> DataError:
-    """Names the archives that can be downloaded, where TFDS looks for them, and the commands."""
+    """The error that names the archives to download, the place where TFDS looks for them, and the commands."""
     lines = []
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and builder.name not in _BY_HAND:
         return _needs_hands(builder, trouble)
@@ -161,7 +161,7 @@ def _needs_archive(builder: Any, trouble: str) -> DataError:
 
 
 def _needs_account(builder: Any, missing: list[str]) -> DataError:
-    """The same for archives that only a logged-in user can download."""
+    """The error for archives that only a logged-in user can download."""
     manual = _manual(builder)
     infos = {url.rpartition("/")[2]: info for url, info in builder.url_infos.items()}
     lines = [
@@ -177,7 +177,7 @@ def _needs_account(builder: Any, missing: list[str]) -> DataError:
 
 
 def _needs_hands(builder: Any, trouble: str) -> DataError:
-    """The same for a data set that comes with instructions."""
+    """The error for a data set that comes with instructions for the user."""
     told = (line.strip() for line in builder.MANUAL_DOWNLOAD_INSTRUCTIONS.strip().splitlines())
     lines = [f"  into:        {_manual(builder)}", *(f"  {line}" for line in told if line)]
     return _not_prepared(builder, trouble, f"{builder.data_dir}, or its files to prepare it from", lines)

@@ -1,6 +1,6 @@
-"""Which features of a data set of TensorFlow Datasets (TFDS) are the image and the label, and how to read them.
+"""Finds the image and the label among the features of a data set of TensorFlow Datasets (TFDS).
 
-The user names them, or the data set does (its supervised keys), or there is only one of a kind.
+The user names them, or the data set does (its supervised keys), or it has only one of each.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ SEVERAL = 32
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """A feature, and where it stands.
+    """A feature, and its place among the features.
 
     Args:
       path: keys of the nested dicts that lead to it.
@@ -34,7 +34,7 @@ class Feature:
 
     @property
     def key(self) -> str:
-        """The name for people, as in attributes/Smiling."""
+        """The name that users see and give, as in attributes/Smiling."""
         return "/".join(self.path)
 
     def nested(self, leaf: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """The two features of a data set that count."""
+    """The image and the label of a data set."""
 
     image: Feature
     label: Feature
@@ -69,7 +69,7 @@ class Pair:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes; None if only the labels themselves tell the classes."""
+        """The names of the classes; None if they have to be learnt from the labels."""
         kind = self.label.kind.feature if self.several else self.label.kind
         return tuple(kind.names) if _is_class_label(kind) else None
 
@@ -81,7 +81,7 @@ class Pair:
 
 
 def find(builder: Any, spec: DataSpec) -> Pair:
-    """Finds the image and the label in what the builder says of its features.
+    """Finds the image and the label among the features that the builder describes.
 
     Raises:
       UserError: there is no image or no label, or several, or not those that the spec names.
@@ -137,7 +137,7 @@ def _choose(
 
 
 def _flat(features: Any) -> dict[str, Feature]:
-    """Features by name for people, those of nested dicts included."""
+    """Features by `Feature.key`, those of nested dicts included."""
     import tensorflow_datasets as tfds
 
     found: dict[str, Feature] = {}
@@ -151,14 +151,14 @@ def _flat(features: Any) -> dict[str, Feature]:
 
 
 def _kind(feature: Feature) -> str:
-    """What a feature is, in TFDS's words."""
+    """Describes a feature in TFDS's words."""
     kind = feature.kind
     shape = tuple(kind.shape) if isinstance(getattr(kind, "shape", None), tuple) else ()
     return type(kind).__name__ + (f" of shape {shape}" if shape else "")
 
 
 def is_image(kind: Any) -> bool:
-    """Whether a feature is an image file of bytes or 16-bit numbers, and no mask of labels."""
+    """Whether a feature is an image file with 8 or 16 bits a value, and not a mask of labels."""
     import tensorflow_datasets as tfds
 
     if not isinstance(kind, tfds.features.Image) or isinstance(kind, tfds.features.LabeledImage):
@@ -187,7 +187,7 @@ def are_class_labels(kind: Any) -> bool:
 
 
 def _is_label(kind: Any) -> bool:
-    """Whether a feature tells a class: also a number or a text, of which there may be many that do not."""
+    """Whether a feature may be a label: a class, or a number or a text, many of which are no labels."""
     import tensorflow_datasets as tfds
 
     if _is_class_label(kind) or are_class_labels(kind):

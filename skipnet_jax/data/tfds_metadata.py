@@ -9,15 +9,15 @@ from etils import epath
 
 from skipnet_jax.data.tfrecords import OWN, Index
 
-# Bytes of a record in a shard beside the record: its length and two checksums.
+# Bytes that a shard adds to each record: its length and two checksums.
 _FRAME = 16
 
 
 def write(directory: str, index: Index) -> None:
     """Writes TFDS's files beside shards that `shard_writer` made.
 
-    TFDS writes by renaming, which not every bucket does for folders. So it writes to the local disk, beside empty files
-    with the names of the shards, since the names are all that it wants to know.
+    TFDS renames folders when it writes, which not every bucket can. So it writes to the local disk, beside empty files
+    with the names of the shards, since it looks at nothing but their names.
 
     Args:
       directory: where the shards are, local or gs://.

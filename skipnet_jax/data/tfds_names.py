@@ -1,4 +1,4 @@
-"""Finds data sets of TensorFlow Datasets (TFDS) by name, or by the folder that TFDS has prepared."""
+"""Finds data sets of TensorFlow Datasets (TFDS) by name, or in the folder where they are prepared."""
 
 import difflib
 import re
@@ -10,11 +10,11 @@ from skipnet_jax.data import storage
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-# Names of data that are not TFDS's.
+# Names of `data.name` that are not data sets of TFDS.
 OTHERS = ("digits", "folder", "tfrecords", "webdataset")
-# The name of a data set that `data.dir` alone tells: a folder that TFDS has prepared.
+# The `data.name` of a data set that is prepared in the folder `data.dir`.
 FOLDER = "tfds"
-# What such a folder holds.
+# Files in such a folder.
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<variant>[^/:]+))?(:(?P<version>[\d*][\d.*]*))?")
 _NEAREST = 5  # names in a message
@@ -60,7 +60,7 @@ def find_builder(spec: DataSpec) -> Any:
 
 
 def unknown_name(spec: DataSpec) -> UserError:
-    """The error for a name that nothing has, with the nearest ones."""
+    """The error for a name that no data set has; it lists the nearest names."""
     import tensorflow_datasets as tfds
 
     here = epath.Path(spec.dir) if spec.dir else None
@@ -76,7 +76,7 @@ def unknown_name(spec: DataSpec) -> UserError:
 
 
 def name_of(builder: Any, spec: DataSpec) -> str:
-    """What a data set is called in messages."""
+    """The name of a data set in messages."""
     return builder.info.full_name if spec.name == FOLDER else spec.name
 
 

@@ -1,4 +1,4 @@
-"""Records of TensorFlow Datasets (TFDS): how to read them, take them apart, and learn the classes from labels."""
+"""Reads records of TensorFlow Datasets (TFDS), takes them apart, and learns the classes from their labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from skipnet_jax.data.tfds_features import SEVERAL, Pair, is_image
 from skipnet_jax.data.tfrecords import Shard
 from skipnet_jax.errors import UserError
 
-# Labels that hardly ever come twice are no classes.
+# With fewer images per label on average, the labels are no classes.
 _LEAST_PER_CLASS = 2
 
 
@@ -30,7 +30,7 @@ def parser(pair: Pair, values: Sequence[Any] | None = None) -> Callable[[Any], t
     """Returns TensorFlow operations that take a record apart.
 
     Args:
-      values: where only the labels themselves tell the classes: those of class 0, 1, ...
+      values: the labels of class 0, 1, ..., if the classes were learnt from the labels.
 
     Returns:
       The function from a serialized record to the encoded image, and its label (int32) or its labels padded with -1.
@@ -65,7 +65,7 @@ def parser(pair: Pair, values: Sequence[Any] | None = None) -> Callable[[Any], t
 
 
 def read_labels(pair: Pair, records: Any) -> list[Any]:
-    """Reads the label of each record: numbers, or bytes of a text.
+    """Reads the label of each record: a number, or a text as bytes.
 
     Args:
       records: a dataset of serialized records.
@@ -85,10 +85,10 @@ def read_labels(pair: Pair, records: Any) -> list[Any]:
 
 
 def classes_of(pair: Pair, labels: Sequence[Any]) -> tuple[list[Any], tuple[str, ...]]:
-    """The different labels in order, and their names: the classes of a label that is a number or a text.
+    """Learns classes from labels that are numbers or texts: returns the distinct labels in order, and their names.
 
     Raises:
-      UserError: most labels come only once.
+      UserError: there are fewer than two images per label.
     """
     values = sorted(set(labels))
     if len(values) * _LEAST_PER_CLASS > len(labels):
@@ -101,7 +101,7 @@ def classes_of(pair: Pair, labels: Sequence[Any]) -> tuple[list[Any], tuple[str,
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two dicts of dicts in one."""
+    """Merges two dicts of dicts."""
     both = {key: _merged(one[key], other[key]) for key in one.keys() & other.keys()}
     return {**one, **other, **both}
 

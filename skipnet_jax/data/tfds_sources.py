@@ -1,6 +1,7 @@
 """The data sets of TensorFlow Datasets (TFDS): small images in memory, others in the shards that TFDS has written.
 
-`tfds_builders.py` prepares them, `tfds_features.py` finds the image and the label, `tfds_splits.py` the records.
+`tfds_builders.py` prepares them, `tfds_features.py` finds the image and the label, `tfds_splits.py` divides the
+records.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ def require_available(spec: DataSpec, *, to_train: bool) -> None:
     """Raises a UserError within 5 seconds if the data set does not fit, or is not prepared and cannot be.
 
     Args:
-      to_train: it needs one label per image; and, if it is prepared, training images.
+      to_train: training needs one label per image, and training images; those are checked if the data set is prepared.
     """
     builder = tfds_names.find_builder(spec)
     pair = tfds_features.find(builder, spec)
@@ -55,7 +56,7 @@ def open_split(spec: DataSpec, split: str) -> DataSplit | None:
       None if there is no hold-out.
 
     Raises:
-      UserError: the data set is of another kind, or lacks this split, or the spec names what it does not have.
+      UserError: the data set is of another kind, or lacks this split or something else that the spec names.
       DataError: it cannot be prepared, or is damaged.
     """
     builder = tfds_names.find_builder(spec)
@@ -135,7 +136,7 @@ def _open(
 
 
 def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemory:
-    """Reads small images, all channels of which become red, green and blue."""
+    """Reads small images, and makes them red, green and blue whatever their channels."""
     import tensorflow as tf
 
     from skipnet_jax.data import decoding
@@ -173,9 +174,9 @@ def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemo
 
 
 def _with_own_classes(split: InMemory | Shards, spec: DataSpec) -> InMemory | Shards:
-    """Lets a prediction choose among the classes that occur, if `data.eval_classes` says so.
+    """Lets predictions choose among the classes that occur in the split, if `data.eval_classes` says so.
 
-    Of shards, all records are read: a minute for ImageNet-R's 2 GB.
+    From shards this reads all records: ImageNet-R's 2 GB take a minute.
     """
     if spec.eval_classes == "all":
         return split
@@ -216,7 +217,7 @@ def _require_training_images(builder: Any, spec: DataSpec, uses: tfds_splits.Use
 
 
 def _require_shuffled(builder: Any, divided: bool) -> None:
-    """Refuses to hold out the last records of shards that are not shuffled, and warns of training on them."""
+    """Refuses to hold out the last records of shards that are not shuffled; otherwise warns that training is not."""
     name = builder.info.full_name
     if divided:
         expected = "a split, since the last of its records are of some classes only"

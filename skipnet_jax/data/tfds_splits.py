@@ -1,4 +1,4 @@
-"""Which records of a data set of TensorFlow Datasets (TFDS) train, choose the best checkpoint, and test.
+"""Divides the records of a data set of TensorFlow Datasets (TFDS): for training, for the hold-out and for testing.
 
 `data.train_split`, `data.test_split` and `data.holdout` take TFDS's own split language: train[:90%], validation+test.
 """
@@ -24,11 +24,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """Records with one purpose.
+    """The records for one purpose.
 
     Args:
       parts: in order; none = there are no such records.
-      place: what they are called, for people.
+      place: what messages call them.
     """
 
     parts: tuple[Part, ...] = ()
@@ -42,7 +42,7 @@ class Use:
 
 @dataclasses.dataclass(frozen=True)
 class Uses:
-    """What the records are for. A number in `data.holdout` is a part of `train`, which is not taken out here."""
+    """The records for each purpose. A number in `data.holdout` means a part of `train`, which is still in there."""
 
     train: Use
     holdout: Use
@@ -53,8 +53,8 @@ def find(builder: Any, spec: DataSpec, *, is_labelled: Callable[[str], bool]) ->
     """Finds the records for each purpose.
 
     Without `data.test_split`, the test images are the data set's own, or else its validation images. With training,
-    validation and test images, the validation images choose the best checkpoint. What is held out does not train, and
-    if all of the test images are held out, there are none besides.
+    validation and test images, the validation images choose the best checkpoint. Images that are held out do not train.
+    If validation images stand in for test images and all of them are held out, there are no test images.
 
     Args:
       builder: of a prepared data set.
@@ -94,7 +94,7 @@ def find(builder: Any, spec: DataSpec, *, is_labelled: Callable[[str], bool]) ->
 
 
 def require_apart(field: str, use: Use, others: Sequence[Use]) -> None:
-    """Refuses images that are judged by if they are used otherwise too.
+    """Refuses records that have another use too.
 
     Raises:
       UserError: `use`, which `field` names, shares records with one of the others.
@@ -108,7 +108,7 @@ def require_apart(field: str, use: Use, others: Sequence[Use]) -> None:
 
 
 def shards(builder: Any, use: Use) -> tuple[Shard, ...]:
-    """The records' places in the files."""
+    """The places of the records in the files."""
     found = []
     for part in use.parts:
         info, begin = builder.info.splits[part.split], 0
@@ -133,7 +133,7 @@ def lacking(builder: Any, spec: DataSpec) -> DataError:
 
 
 def list_splits(builder: Any) -> str:
-    """The splits of a data set and their sizes, for people."""
+    """The splits of a data set and their sizes, for messages."""
     return ", ".join(f"{name} ({info.num_examples:,} images)" for name, info in builder.info.splits.items())
 
 

@@ -7,8 +7,8 @@ A folder, local or in a bucket, with TFRecord files of tf.Example messages:
     file_name   bytes   names the image in messages
 
 and `dataset.json`, which names every shard with its number of examples, its size and its SHA-256. It is written last:
-if it exists, the shards are complete. Shards made elsewhere need only an index, which also says where their records
-keep these three and how they are compressed. Without a word about that (format 1) their keys are tf-slim's.
+if it exists, the shards are complete. Shards made elsewhere need only an index, which also holds their own keys and
+their compression. An index of format 1 holds neither; the keys are then tf-slim's.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ MAKE = "scripts/make_tfrecords.py"
 _LARGEST = 2**62
 _MEND = f"Make it again with {MAKE}."
 
-# What `serialize` writes, as TensorFlow Datasets does.
+# The keys that `serialize` writes, and that TensorFlow Datasets expects.
 OWN = RecordFormat(image="image", label="label", filename="file_name")
 
 
@@ -72,7 +72,7 @@ class Index:
       class_names: in the order of the classes' numbers.
       label_offset: label of class 0 in the records.
       splits: "train", "test" or both; the shards in the order of the data.
-      records: where things stand in a record.
+      records: the keys of a record.
     """
 
     name: str

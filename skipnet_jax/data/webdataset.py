@@ -1,6 +1,6 @@
-"""WebDataset's tars: of each sample `KEY.jpg` and its label `KEY.cls` (a number or a word), `KEY.json` or `KEY.txt`.
+"""Finds the samples in WebDataset's tars: `KEY.jpg` with its label in `KEY.cls`, `KEY.json` or `KEY.txt`.
 
-The tars are read once, header by header, to find where each image lies. Then images are read from anywhere, so that
+The tars are read once, header by header, to find the place of each image. Then images are read from anywhere, so that
 the order of training depends on the seed and the step alone. Nothing is ever unpacked.
 """
 
@@ -25,13 +25,13 @@ from skipnet_jax.errors import DataError
 _LABELS = ("cls", "json", "txt")
 _JSON_KEYS = ("label", "cls", "class", "class_id", "label_id", "target", "category", "class_name", "label_name")
 _LABEL_BYTES = 1 << 20  # a larger file is no label
-_PEEKED = 64  # members of a tar that tell what it is
+_PEEKED = 64  # members at the beginning of a tar that tell whether it holds samples
 _UNLABELLED, _NO_IMAGE = "images without a label", "labels without an image"
 _EXPECTED = "samples as KEY.jpg with KEY.cls (a number or a word), or KEY.json or KEY.txt"
 
 
 def is_given(path: str) -> bool:
-    """Whether a path means WebDataset's tars: a pattern of them, a folder with them, or one of them."""
+    """Whether a path means WebDataset's tars: a pattern, a folder with tars, or a tar of samples."""
     if re.search(r"[*?{]", path.rpartition("/")[2]) and not storage.is_folder(path):
         return True
     if storage.is_file(path):
@@ -40,7 +40,7 @@ def is_given(path: str) -> bool:
 
 
 def list_given(path: str, found: Callable[[], None], *, image_key: str = "", label_key: str = "") -> Listing:
-    """Lists the samples of what `is_given` tells; raises as `list_samples` does."""
+    """Lists the samples of a path that `is_given` accepts; raises as `list_samples` does."""
     if storage.is_folder(path):
         folder, names = path.rstrip("/"), tars_in(path)
     else:
@@ -50,7 +50,7 @@ def list_given(path: str, found: Callable[[], None], *, image_key: str = "", lab
 
 
 def expand(pattern: str) -> list[str]:
-    """The tars that a pattern names, sorted: with * and ?, and with WebDataset's own {000000..000146}.
+    """The tars that match a pattern, sorted: with * and ?, or with WebDataset's own {000000..000146}.
 
     Raises:
       DataError: there are none.
@@ -100,8 +100,8 @@ def list_samples(
     """Lists the samples of tars, in the order of the tars and of the images in them.
 
     Args:
-      folder: of the tars, local or gs://.
-      tars: their names in there.
+      folder: that holds the tars, local or gs://.
+      tars: their names in the folder.
       found: called at each image.
       image_key: which image of a sample, as in "left.jpg"; empty = the only one.
       label_key: of a label in JSON; empty = one of the usual ones.
@@ -140,7 +140,7 @@ def list_samples(
 def _samples(
     path: str, left_out: walk.LeftOut, image_key: str, label_key: str
 ) -> Iterator[tuple[str, int, int, int | str]]:
-    """Yields name, offset, size and label of each image of a tar, once the whole tar has been seen."""
+    """Reads all headers of a tar, then yields name, offset, size and label of each image."""
     images: dict[str, tuple[str, str, int, int]] = {}
     labels: dict[str, tuple[int, int | str]] = {}
     try:
@@ -174,7 +174,7 @@ def _samples(
 
 
 def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, label_key: str) -> int | str | None:
-    """A label as a number, if it is one, or as a word; None if there is none."""
+    """Returns a label as a number if it is one, otherwise as a word; None if there is no label."""
     content = archive.extractfile(member)
     assert content is not None  # of a regular file it is one
     text = content.read().decode("utf-8", "replace").strip()
@@ -196,7 +196,7 @@ def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, la
 
 
 def _number(labels: list[int | str], folder: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes and their number for each label: numbers stay as they are, words are sorted."""
+    """Returns the names of the classes, and each label's class: numbers stay as they are, words are sorted."""
     numbers = [label for label in labels if isinstance(label, int)]
     if len(numbers) == len(labels):
         last = max(numbers)
@@ -213,7 +213,7 @@ def _number(labels: list[int | str], folder: str) -> tuple[tuple[str, ...], np.n
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and kind of a file: what comes before and after the first dot of its name; the kind in lower case."""
+    """Returns a file's key and kind: its name before and after the first dot, the kind in lower case."""
     folder, slash, file = name.rpartition("/")
     stem, _, kind = file.lstrip(".").partition(".") if not file.startswith("._") else (file, "", "")
     return f"{folder}{slash}{stem}", kind.lower()

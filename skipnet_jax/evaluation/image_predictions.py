@@ -37,7 +37,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
     """Finds the images to classify.
 
     Args:
-      paths: files, which need not exist; folders, for all images in them that are not hidden; - = standard input.
+      paths: files, which need not exist; folders, which stand for all images below them; - = standard input.
 
     Returns:
       Files in the order given, a folder's sorted.
@@ -57,7 +57,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> list[str]:
-    """All images below a folder, sorted. An empty file counts: users should hear of it rather than miss its result."""
+    """All images below a folder, sorted. Empty files too, since users should hear of them rather than miss a result."""
     left_out = walk.LeftOut()
     inside = sorted(os.path.join(folder, name) for name, _ in walk.images_below(folder, left_out, empty=True))
     if not inside:

@@ -70,7 +70,7 @@ class Preprocessing:
           model: name of the network.
           data: names the data set, and the image size.
           class_names: in the order of the labels.
-          crop: what the data set's images are shown of; None = its name tells.
+          crop: which part of an image evaluation shows; None = the name of the data set tells.
         """
         statistics = data_statistics.of_spec(data)
         return cls(

@@ -110,8 +110,8 @@ def _read_stablehlo(folder: epath.Path, spec: ModelSpec) -> Program:
 def _write_saved_model(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
     """Writes one signature, from images to logits. It needs neither JAX nor this project to run.
 
-    JAX's own `jax2tf` is deprecated, and leaves no choice of StableHLO's version: TensorFlow lags behind JAX, and
-    would refuse the program.
+    JAX's own `jax2tf` is deprecated, and always writes the newest version of StableHLO. TensorFlow lags behind JAX, and
+    would refuse such a program.
     """
     import tensorflow as tf
     from tensorflow.compiler.tf2xla.python import xla  # no public name calls a StableHLO program

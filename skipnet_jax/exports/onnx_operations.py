@@ -12,7 +12,7 @@ import numpy as np
 from skipnet_jax.exports.onnx_graph import Graph, Shape, Value, untranslatable, whole
 from skipnet_jax.exports.onnx_layers import convolution, pool_as, product
 
-_Translation = Callable[[Graph, Any, list[Value]], Value | list[Value]]  # a list for an operation of several results
+_Translation = Callable[[Graph, Any, list[Value]], Value | list[Value]]  # a list for an operation with several results
 
 
 def _same(graph: Graph, equation: Any, inputs: list[Value]) -> Value:

@@ -92,7 +92,7 @@ def _channels(place: str, name: str, value: Any) -> tuple[float, float, float] |
     if value is None:
         return None
     numbers = isinstance(value, Sequence) and len(value) == 3 and all(type(x) in (int, float) for x in value)
-    if not numbers or not all(abs(x) <= sys.float_info.max for x in value):  # neither NaN nor a whole number beyond
+    if not numbers or not all(abs(x) <= sys.float_info.max for x in value):  # neither NaN nor beyond all floats
         raise UserError(place, f"{name}={value!r}", "three numbers", _MEND)
     red, green, blue = map(float, value)
     return red, green, blue

@@ -25,7 +25,7 @@ def published_results() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def counts() -> dict[str, complexity.Complexity]:
-    """The counts of each network, as `python -m scripts.count_networks` wrote them: tracing all takes minutes."""
+    """The counts of each network, which `python -m scripts.count_networks` has written: tracing all takes minutes."""
     text = importlib.resources.files(__package__).joinpath("counts.json").read_text()
     return {
         name: complexity.Complexity(params, flops, tuple(map(tuple, features)))

@@ -1,4 +1,4 @@
-"""One result file of many hosts: each writes its part, and host 0 joins the parts in the order of the input."""
+"""One result file from many hosts: each writes its part, and host 0 joins the parts in the order of the input."""
 
 import os
 import shutil
@@ -9,25 +9,25 @@ from typing import IO
 
 import jax
 from etils import epath
-from jax._src import distributed  # JAX has no public name for the store that its hosts share
+from jax._src import distributed  # JAX has no public name for the key-value store that its hosts share
 
 from skipnet_jax import files
 from skipnet_jax.data import storage
 from skipnet_jax.errors import UserError
 
-# A host that is slower than the others has this long after they are done; one that is gone ends them within seconds.
+# So long the others wait for a host that is slower. A host that is gone ends them within seconds.
 _WAIT_HOURS = 24 * 7
 _COPIED_BYTES = 1 << 20
 
 
 def share(total: int) -> range:
-    """This host's part of the numbers 0..total - 1: consecutive ones, so that the joined parts are in order."""
+    """This host's share of the numbers 0..total - 1: consecutive ones, so that the joined parts are in order."""
     count, index = jax.process_count(), jax.process_index()
     return range(total * index // count, total * (index + 1) // count)
 
 
 def require_output(output: str) -> None:
-    """Checks that a file can be written, before hours go into what it is to hold.
+    """Checks that a file can be written, before hours go into its content.
 
     Raises:
       UserError: it cannot.
@@ -45,9 +45,9 @@ def require_output(output: str) -> None:
 
 @contextmanager
 def writing(output: str) -> Iterator[IO[str]]:
-    """Opens this host's part for text. It appears in its place, whole, when all is written."""
+    """Opens this host's part to write text. The part appears in its place once it is whole."""
     with tempfile.TemporaryDirectory() as scratch:
-        # Beside the result on a disk, which has room for it; an upload to a bucket appears all at once.
+        # On a disk the part is written beside the result, where there is room. An upload to a bucket appears at once.
         local = files.is_local(output)
         path = f"{_part(output, jax.process_index())}.new" if local else os.path.join(scratch, "part")
         with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -59,14 +59,14 @@ def writing(output: str) -> Iterator[IO[str]]:
 
 
 def join(output: str, unreadable: int) -> int:
-    """Makes the one file, once all hosts have written their parts. All hosts call it, and wait for its end.
+    """Joins the parts once all hosts have written theirs. All hosts call this, and return once the file is there.
 
     Args:
       output: the file, local or gs://, which all hosts see.
       unreadable: how many images this host could not read.
 
     Returns:
-      How many images none could read.
+      How many images the hosts could not read, all together.
 
     Raises:
       UserError: on host 0, if it does not see the parts of the others.

@@ -160,7 +160,7 @@ def require_same_data(
       workdir: the run's.
       class_names: in the order of the labels.
       training_images: their number.
-      crop: what evaluation shows of an image, if the name of the data set does not tell: see `read_crop`.
+      crop: which part of an image evaluation shows, if the name of the data set does not tell: see `read_crop`.
       started: whether the run has a checkpoint.
 
     Raises:
@@ -188,7 +188,7 @@ def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
 
 
 def read_crop(workdir: epath.Path) -> str | None:
-    """Reads what evaluation shows of an image (`data.splits`), if the run has noted it."""
+    """Reads which part of an image evaluation shows (`data.splits`), if the run has noted it."""
     file = workdir / DATA
     content = files.read_record(file, {}, mend=MEND) if file.exists() else {}
     if "crop" not in content:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from skipnet_jax.errors import UserError
 
-# In XLA's messages: what a program would take of what there is (TPUs, when compiled), and what found no room.
+# In XLA's messages: the memory that a program needs and that a TPU has, when it is compiled; an allocation that failed.
 _USED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)")
 _ALLOCATION = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)")
 _SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -73,8 +73,8 @@ def _fitting(batch_size: int, devices: int, share: float) -> str:
     """Names the batch and the number of devices that should fit, as a sentence.
 
     Args:
-      share: of what grows with a device's part of the batch, there is room for so much (0..1). What XLA named is the
-        least that the step needs, so less may fit.
+      share: of the memory that grows with a device's part of the batch, the device has room for this share (0..1). XLA
+        names the least that the step needs, so less may fit.
     """
     options = []
     if size := int(batch_size * share) // devices * devices:
