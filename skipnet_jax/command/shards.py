@@ -15,8 +15,8 @@ On many machines with Apache Beam, whose own flags say where (Dataflow, Flink, S
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
-To use shards made elsewhere, write their dataset.json. Their first records tell keys and compression; in tf-slim's
-ImageNet the labels start at 1:
+To use shards made elsewhere, write their dataset.json. Their content tells keys and compression; in tf-slim's ImageNet
+the labels start at 1:
   %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
 Plain JPEG and PNG files are kept unchanged. An image that TensorFlow would not show as a viewer does becomes a PNG.
