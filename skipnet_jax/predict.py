@@ -215,10 +215,18 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     )
     hosts.add_argument("--coordinator_address", help="host:port of process 0, where not detected")
     hosts.add_argument("--num_processes", type=_count, help="number of hosts, where not detected")
-    hosts.add_argument("--process_id", type=int, help="number of this host from 0, where not detected")
+    hosts.add_argument("--process_id", type=_number, help="number of this host from 0, where not detected")
     arguments = parser.parse_intermixed_args(argv)
     if not arguments.output and (arguments.num_processes or 1) > 1:
         parser.error("argument --output: got nothing, expected a file that all hosts share")
+    where_hosts_are = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+    if arguments.distributed == "no" and where_hosts_are != (None, None, None):
+        parser.error("argument --distributed: got no beside the place of a host. Leave out either of them.")
+    if arguments.num_processes is not None and (arguments.process_id or 0) >= arguments.num_processes:
+        parser.error(
+            f"argument --process_id: got {arguments.process_id}, expected 0 to {arguments.num_processes - 1}, since "
+            f"--num_processes={arguments.num_processes}"
+        )
     if arguments.artifact and arguments.checkpoint:
         parser.error("argument --checkpoint: got one, but an exported network has just one. Leave it out.")
     return arguments
@@ -229,6 +237,12 @@ def _spell(field: str) -> str:
     if field == "images":
         return "IMAGE"
     return f"--{field}" if field in ("workdir", "artifact", "checkpoint", "output", "distributed") else field
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 on")
+    return int(text)
 
 
 def _count(text: str) -> int:

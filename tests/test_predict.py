@@ -159,6 +159,9 @@ def test_what_cannot_be_done_is_one_line_and_status_2(tmp_path, arguments, messa
         ["x.png", "--artifact=y", "--checkpoint=best"],
         ["x.png", "--workdir=x", "--top=0"],
         ["x.png", "--workdir=x", "--batch_size=all"],
+        ["x.png", "--workdir=x", "--output=y", "--process_id=-1"],
+        ["x.png", "--workdir=x", "--output=y", "--process_id=2", "--num_processes=2"],
+        ["x.png", "--workdir=x", "--output=y", "--process_id=1", "--distributed=no"],
     ],
 )
 def test_a_mistake_in_the_command_is_status_2(arguments, capsys):

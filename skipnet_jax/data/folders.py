@@ -138,7 +138,7 @@ def _require_all(train: ListedSplit, root: str) -> None:
     empty = _empty(train)
     if empty or train.num_classes < 2:
         got = f"classes without images: {storage.some(empty)}" if empty else f"one class, {train.class_names[0]!r}"
-        raise DataError(f"{root}/{train.place}", got, "images of two classes or more, one folder each", layout.MEND)
+        raise DataError(f"{root}/{train.place}", got, "images of two classes or more", layout.MEND)
 
 
 def _with_classes_of(
@@ -166,7 +166,7 @@ def _with_classes_of(
 def _differ(root: str, train: str, other: str, unknown: Sequence[str], absent: Sequence[str]) -> DataError:
     sides = ((train.rstrip("/"), absent), (other, unknown))
     only = "; ".join(f"only in {place}/: {storage.some(names)}" for place, names in sides if names)
-    mend = "Rename or add the folders."
+    mend = "Rename the classes, or add images."
     if absent and not unknown:
         mend += " To evaluate the classes that are there, set `data.absent_classes`=allow."
     return DataError(storage.show(root), f"classes that have images {only}", "the same classes in both", mend)
