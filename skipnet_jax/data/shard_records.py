@@ -41,6 +41,9 @@ def read(path: str, compression: str, of: RecordFormat) -> Iterator[Record | str
     with storage.decompressed(path, compression) as plain:
         whole, damage = _count_framed(plain)
         for serialized in tf.data.TFRecordDataset(plain).take(whole):
+            if not _is_example(serialized.numpy()):
+                yield "no tf.Example"
+                continue
             try:
                 fields = of.fields(serialized)
                 encoded, label = of.encoded(fields).numpy(), _label(fields[of.label].numpy(), of)
@@ -55,6 +58,18 @@ def read(path: str, compression: str, of: RecordFormat) -> Iterator[Record | str
             yield Record(encoded, label, filename)
         if damage:
             raise tf.errors.DataLossError(None, None, damage)
+
+
+def _is_example(serialized: bytes) -> bool:
+    """Whether a record can be taken apart. Some damage ends the process in TensorFlow's own parser."""
+    import tensorflow as tf
+    from google.protobuf import message
+
+    try:
+        tf.train.Example.FromString(serialized)
+    except message.DecodeError:
+        return False
+    return True
 
 
 def _label(value: Any, of: RecordFormat) -> int | str:
