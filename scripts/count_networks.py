@@ -25,7 +25,7 @@ def serialize(counts: dict[str, complexity.Complexity]) -> str:
 
 
 def with_table(page: str) -> str:
-    """The page with its table made anew from the counts."""
+    """The page, with its table rewritten from the counts."""
     text, _, _ = page.partition("| name |")
     infos = map(table.model_info, zoo.list_models())
     return text + "\n".join(table.markdown_lines(infos, table.columns(xla=False, features=True))) + "\n"

@@ -9,7 +9,7 @@ from skipnet_jax.data import storage
 from skipnet_jax.data.record_format import DIGITS, LOOKED_AT, RecordFormat
 
 # Bytes of a record beside its content: its length (8), and a checksum (4) of each of the two.
-_FRAME = 16
+FRAME_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _count_framed(path: str) -> tuple[int, str]:
         while at < size:
             file.seek(at)
             length = int.from_bytes(file.read(8), "little")
-            at += length + _FRAME
+            at += length + FRAME_BYTES
             if at > size:
                 return count, f"truncated record: {length:,} bytes, of which {max(size - at + length, 0):,} are there"
             count += 1

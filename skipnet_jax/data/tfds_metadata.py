@@ -7,10 +7,8 @@ import tempfile
 
 from etils import epath
 
+from skipnet_jax.data.shard_records import FRAME_BYTES
 from skipnet_jax.data.tfrecords import OWN, Index
-
-# Bytes that a shard adds to each record: its length and two checksums.
-_FRAME = 16
 
 
 def write(directory: str, index: Index) -> None:
@@ -45,7 +43,7 @@ def write(directory: str, index: Index) -> None:
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[shard.examples for shard in shards],
-                num_bytes=sum(shard.size - _FRAME * shard.examples for shard in shards),
+                num_bytes=sum(shard.size - FRAME_BYTES * shard.examples for shard in shards),
                 filename_template=template.replace(split=split),
             )
             for split, shards in index.splits.items()

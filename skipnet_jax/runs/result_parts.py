@@ -46,16 +46,11 @@ def require_output(output: str) -> None:
 @contextmanager
 def writing(output: str) -> Iterator[IO[str]]:
     """Opens this host's part to write text. The part appears in its place once it is whole."""
-    with tempfile.TemporaryDirectory() as scratch:
-        # On a disk the part is written beside the result, where there is room. An upload to a bucket appears at once.
-        local = files.is_local(output)
-        path = f"{_part(output, jax.process_index())}.new" if local else os.path.join(scratch, "part")
-        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-            yield file
-        if local:
-            files.put_in_place(path, _part(output, jax.process_index()))
-        else:
-            epath.Path(path).copy(_part(output, jax.process_index()), overwrite=True)
+    with (
+        _appearing_whole(_part(output, jax.process_index())) as path,
+        open(path, "w", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        yield file
 
 
 def join(output: str, unreadable: int) -> int:
@@ -95,17 +90,26 @@ def join(output: str, unreadable: int) -> int:
 
 
 def _concatenate(parts: Iterable[epath.Path], output: str) -> None:
+    with _appearing_whole(output) as path, open(path, "wb") as file:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file, _COPIED_BYTES)
+
+
+@contextmanager
+def _appearing_whole(target: str) -> Iterator[str]:
+    """Yields a local path to write to; what was written there then takes its place, or goes into the bucket.
+
+    On a disk the path lies beside the target, where there is room. An upload to a bucket appears at once.
+    """
+    if files.is_local(target):
+        yield f"{target}.new"
+        files.put_in_place(f"{target}.new", target)
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        local = files.is_local(output)
-        whole = f"{output}.new" if local else os.path.join(scratch, "whole")
-        with open(whole, "wb") as file:
-            for part in parts:
-                with part.open("rb") as content:
-                    shutil.copyfileobj(content, file, _COPIED_BYTES)
-        if local:
-            files.put_in_place(whole, output)
-        else:
-            epath.Path(whole).copy(output, overwrite=True)
+        path = os.path.join(scratch, "whole")
+        yield path
+        epath.Path(path).copy(target, overwrite=True)
 
 
 def _part(output: str, index: int) -> str:
