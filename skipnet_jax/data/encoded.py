@@ -192,6 +192,7 @@ def _in_batches(examples: Any, host_batch: int, *, careful: bool, drop_remainder
 
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # nothing to tune, and closing would wait seconds for the tuner
     options.threading.private_threadpool_size = threads
     return examples.batch(host_batch, drop_remainder=drop_remainder).prefetch(_PREFETCH).with_options(options)
 

@@ -67,6 +67,7 @@ class InMemory(DataSplit):
 
         options = tf.data.Options()
         options.deterministic = True
+        options.autotune.enabled = False  # nothing to tune, and closing would wait seconds for the tuner
         options.threading.private_threadpool_size = _THREADS
         epochs = tf.data.Dataset.range(request.start_step // steps_per_epoch, np.iinfo(np.int64).max)
         as_it_is = tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from skipnet_jax.errors import UserError
-from skipnet_jax.models import init_variables
+from skipnet_jax.models import init_variables, ops
 from skipnet_jax.optim.optimizers import global_norm
 from skipnet_jax.specs import Statistics, TrainSpec
 from skipnet_jax.training import gradients, mixing, nonfinite, objectives, sharding, xla_options
@@ -267,13 +267,19 @@ def make_eval_step(
 
 def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
     """Jits a step whose first argument and results are replicated, and whose batch is split over the devices."""
-    everywhere = sharding.replicated(mesh)
+    everywhere, platform = sharding.replicated(mesh), sharding.platform(mesh)
+
+    @functools.wraps(step)
+    def on_these_devices(*arguments: Any) -> Any:
+        with ops.traced_for(platform):
+            return step(*arguments)
+
     return jax.jit(
-        step,
+        on_these_devices,
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
         donate_argnums=donate,
-        compiler_options=xla_options.compiler_options(sharding.platform(mesh)),
+        compiler_options=xla_options.compiler_options(platform),
     )
 
 

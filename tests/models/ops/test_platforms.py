@@ -69,6 +69,20 @@ def test_each_platform_gets_its_way_and_no_other(name):
         assert operations(chosen) == operations(program(way, arrays, settings, platform)), platform
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_tracing_for_one_platform_leaves_the_others_out(name):
+    _, arrays, settings = CALLS[name]
+    for_any = program(getattr(ops, name), arrays, settings, "cpu")
+    with ops.traced_for("cpu"):
+        traced = jax.make_jaxpr(functools.partial(gradients, getattr(ops, name), settings))(*arrays)
+        for_cpu = program(getattr(ops, name), arrays, settings, "cpu")
+    assert "platform_index" not in str(traced)
+    assert operations(for_cpu) == operations(for_any)
+    with ops.traced_for("gpu"):  # CUDA or ROCm
+        for_gpu = program(getattr(ops, name), arrays, settings, "cuda")
+    assert operations(for_gpu) == operations(program(getattr(ops, name), arrays, settings, "cuda"))
+
+
 @pytest.mark.parametrize(("name", "on_cpu", "on_gpu"), [("relu", 2, 1), ("gated_sum", 4, 2), ("max_pool", 1, 0)])
 def test_only_a_cpu_gets_barriers_that_put_results_in_memory(name, on_cpu, on_gpu):
     _, arrays, settings = CALLS[name]
