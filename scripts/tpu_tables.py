@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from scripts import pages
 from skipnet_jax.analysis import chips
 from skipnet_jax.errors import UserError
 from skipnet_jax.specs import TrainSpec
@@ -39,7 +40,6 @@ SERIES = {  # name -> batch on so many chips
     "weak, groups straddle two chips": lambda count: GROUP // 2 * count,
     "strong": lambda count: 1024,
 }
-BEGIN, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +141,6 @@ def tables(folder: pathlib.Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(folder: pathlib.Path, page: pathlib.Path) -> None:
-    """Replaces the tables of a page."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError("--write", f"{page}", f"a page with the lines {BEGIN.strip()} and {END.strip()}")
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(before + BEGIN + tables(folder) + END + rest.partition(END)[2])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -164,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.write:
-            write(arguments.folder, arguments.write)
+            pages.replace(arguments.write, "tables", tables(arguments.folder))
             return 0
         arguments.folder.mkdir(parents=True, exist_ok=True)
         wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)

@@ -28,7 +28,7 @@ def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_
     before = file.read_text()
     assert tpu_tables.main(command) == 0 and file.read_text() == before  # was not made again
     page = tmp_path / "page.md"
-    page.write_text(f"above\n{tpu_tables.BEGIN}old\n{tpu_tables.END}below\n")
+    page.write_text("above\n<!-- tables -->\nold\n<!-- end of tables -->\nbelow\n")
     assert tpu_tables.main([command[0], f"--write={page}"]) == 0
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
