@@ -120,7 +120,7 @@ def _ours(case: Case, outputs: str, batch: int, dtype: str) -> Run:
     x, cotangent = (jnp.asarray(array, dtype) for array in _arrays(case, batch))
     params = conv.init(jax.random.key(0), x)
 
-    @functools.partial(jax.jit, compiler_options=xla_options.compiler_options(jax.devices()[0].platform))
+    @functools.partial(jax.jit, compiler_options=xla_options.for_training(jax.devices()[0].platform))
     def compute(params, x, cotangent):
         if outputs == "all":
             y, pull = jax.vjp(conv.apply, params, x)

@@ -150,8 +150,7 @@ def make_step(
         ]
         return sums | {"counts": jnp.sum(members, axis=1), "moments": moments}
 
-    everywhere = sharding.replicated(mesh)
-    return jax.jit(step, in_shardings=(everywhere, sharding.batch_sharding(mesh)), out_shardings=everywhere)
+    return steps.compile_evaluation(step, mesh)
 
 
 def measure(

@@ -24,7 +24,7 @@ from skipnet_jax.evaluation.preprocessing import Preprocessing
 from skipnet_jax.models import build_network
 from skipnet_jax.runs import weights
 from skipnet_jax.runs import workdir as workdirs
-from skipnet_jax.training import mixing
+from skipnet_jax.training import mixing, xla_options
 
 BATCH_SIZE = 64
 
@@ -105,7 +105,8 @@ class Predictor:
             outputs = self.model.apply(variables, normalized, train=False, method=method)
             return jax.tree.map(lambda output: output.astype(jnp.float32), outputs)
 
-        return jax.jit(run, static_argnames="method")
+        options = xla_options.for_evaluation(jax.default_backend())
+        return jax.jit(run, static_argnames="method", compiler_options=options)
 
 
 def pad(images: UInt8[np.ndarray, "b h w 3"], size: int) -> UInt8[np.ndarray, "n h w 3"]:

@@ -147,7 +147,7 @@ def make_train_step(
         metrics["learning_rate"] = schedule(state.step)
         return next_state, metrics
 
-    return _compile(train_step, mesh, donate=(0,))
+    return _compile(train_step, mesh, xla_options.for_training(sharding.platform(mesh)), donate=(0,))
 
 
 def prepare(
@@ -262,16 +262,23 @@ def make_eval_step(
             sums["predictions"] = objectives.predict(logits, labels, mask)
         return sums
 
-    return _compile(eval_step, mesh)
+    return compile_evaluation(eval_step, mesh)
 
 
-def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+def compile_evaluation(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Compiles a step over a mesh: (variables, batch) -> results, without gradients."""
+    return _compile(step, mesh, xla_options.for_evaluation(sharding.platform(mesh)))
+
+
+def _compile(
+    step: Callable[..., Any], mesh: Mesh, options: dict[str, str], donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
     """Jits a step whose first argument and results are replicated, and whose batch is split over the devices."""
-    everywhere, platform = sharding.replicated(mesh), sharding.platform(mesh)
+    everywhere = sharding.replicated(mesh)
 
     @functools.wraps(step)
     def on_these_devices(*arguments: Any) -> Any:
-        with ops.traced_for(platform):
+        with ops.traced_for(sharding.platform(mesh)):
             return step(*arguments)
 
     return jax.jit(
@@ -279,7 +286,7 @@ def _compile(step: Callable[..., Any], mesh: Mesh, donate: tuple[int, ...] = ())
         in_shardings=(everywhere, sharding.batch_sharding(mesh)),
         out_shardings=everywhere,
         donate_argnums=donate,
-        compiler_options=xla_options.compiler_options(platform),
+        compiler_options=options,
     )
 
 

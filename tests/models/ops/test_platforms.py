@@ -14,7 +14,7 @@ from skipnet_jax.models import create_model, ops
 from skipnet_jax.models.ops import cpu, gpu, plain
 from skipnet_jax.training import sharding, xla_options
 
-OPTIONS = xla_options.compiler_options("cpu")
+OPTIONS = xla_options.for_training("cpu")
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), jnp.float32)
 # JAX fills in zeros for what only other platforms' gradients keep; XLA drops them.
 IGNORED = ("case", "return", "constant", "broadcast_in_dim")

@@ -11,7 +11,7 @@ from skipnet_jax.models import ops
 from skipnet_jax.models.ops import cpu, gpu, plain
 from skipnet_jax.training import xla_options
 
-QUICKLY = {**xla_options.compiler_options("cpu"), "xla_backend_optimization_level": 0}  # to compile, not to run
+QUICKLY = {**xla_options.for_training("cpu"), "xla_backend_optimization_level": 0}  # to compile, not to run
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):
