@@ -32,9 +32,9 @@ DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 KEPT, PAGE, PICTURE = DOCS / "fashion_mnist", DOCS / "results.md", DOCS / "fashion_mnist_curves.png"
 TABLES = "tables of Fashion-MNIST"
 CIRCUMSTANCES = ("time", "event", "step", "git", "python", "libraries", "devices", "device_kind", "hosts")
-# Test error in percent after 300 epochs, without random erasing. Source: Zhong et al., Random Erasing Data
-# Augmentation, AAAI 2020, the table of Fashion-MNIST.
-PUBLISHED = {"resnet20": 4.39, "resnet32": 4.16, "resnet44": 4.41, "resnet56": 4.39, "resnet110": 4.40}
+# Test error in percent after 300 epochs, without random erasing, of the two networks that are the same as ours. Source:
+# Zhong et al., Random Erasing Data Augmentation, AAAI 2020, the table of Fashion-MNIST.
+PUBLISHED = {"resnet20": 4.39, "resnet32": 4.16}
 
 
 def keep(workdir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
