@@ -12,6 +12,8 @@ from jax.interpreters import partial_eval
 from jax.typing import DTypeLike
 from jaxtyping import Array, PRNGKeyArray
 
+from skipnet_jax.models import ops
+
 
 @dataclasses.dataclass(frozen=True)
 class HostDraw:
@@ -67,7 +69,8 @@ def init_variables(model: nn.Module, key: PRNGKeyArray, image_size: int) -> dict
       {"params": ..., "batch_stats": ...}, the latter only if the network has any.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
-    traced, shapes = jax.make_jaxpr(functools.partial(model.init, train=False), return_shape=True)(key, images)
+    with ops.traced_for("cpu"):  # any platform has these shapes
+        traced, shapes = jax.make_jaxpr(functools.partial(model.init, train=False), return_shape=True)(key, images)
     needed, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     leaves = jax.core.eval_jaxpr(needed, traced.consts, *([key] if used[0] else []))
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
@@ -76,4 +79,5 @@ def init_variables(model: nn.Module, key: PRNGKeyArray, image_size: int) -> dict
 def abstract_variables(model: nn.Module, image_size: int) -> dict[str, Any]:
     """Shapes and types of what `init_variables` returns; draws nothing."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    with ops.traced_for("cpu"):  # any platform has these shapes
+        return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)

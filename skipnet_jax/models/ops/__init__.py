@@ -9,7 +9,7 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 from jax import lax
@@ -103,12 +103,12 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) ->
         return lax.platform_dependent(*arguments[:arrays], **by_platform, default=ways[operation])
 
     @functools.wraps(operation)
-    def call(*arguments: P.args, **named: P.kwargs) -> R:
+    def call(*arguments: Any) -> Any:
         platform = _traced_for.get()
         way = traced_once[TABLE[operation].get(platform, operation)] if platform else on_any_platform
-        return way(*arguments, **named)
+        return way(*arguments)
 
-    return call
+    return cast(Callable[P, R], call)
 
 
 convolve = _by_platform(plain.convolve, arrays=2)
