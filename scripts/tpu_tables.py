@@ -130,14 +130,14 @@ def tables(folder: pathlib.Path) -> str:
     parts = []
     first = [([row.network, row.topology], row) for row in network_rows(NETWORKS, TOPOLOGIES)]
     second = [([row.series, row.topology], row) for row in scaling_rows()]
-    for heads, rows in ((["network", "slice"], first), ([SCALED, "slice"], second)):
+    for kind, heads, rows in (("slices", ["network", "slice"], first), ("scaling", [SCALED, "slice"], second)):
         lines = [[*names, *cells(plan)] for names, row in rows if (plan := read(row, folder))]
         if lines:
-            table = [[*heads, *TITLES], ["---"] * (2 + len(TITLES)), *lines]
+            table = [[*heads, *TITLES], ["---"] * 2 + ["---:"] * len(TITLES), *lines]
             parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
         missing = len(rows) - len(lines)
         if missing:
-            parts.append(f"{missing} of {len(rows)} rows are not filled in yet.")
+            parts.append(f"{missing} of {len(rows)} rows of the table of {kind} are not filled in yet.")
     return "\n\n".join(parts) + "\n"
 
 

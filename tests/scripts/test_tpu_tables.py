@@ -32,7 +32,10 @@ def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_
     assert tpu_tables.main([command[0], f"--write={page}"]) == 0
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
-    assert "| skip_resnet50 | cpu | 8 | 1,024 | " in text and "1 of 2 rows are not filled in yet." in text
+    assert (
+        "| skip_resnet50 | cpu | 8 | 1,024 | " in text
+        and "1 of 2 rows of the table of slices are not filled in yet." in text
+    )
 
 
 def test_a_page_without_a_place_for_tables_is_left_alone(tmp_path, capsys):
