@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from skipnet_jax.data import pillow_images, storage
-from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit
+from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit, reading_options
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
@@ -185,16 +185,10 @@ class EncodedSplit(DataSplit):
 
 
 def _in_batches(examples: Any, host_batch: int, *, careful: bool, drop_remainder: bool = False) -> Any:
-    import tensorflow as tf
-
     # In the careful mode each image in progress holds a thread while others do its work.
     threads = (os.cpu_count() or 1) + (2 * _PARALLEL if careful else 0)
-
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.enabled = False  # nothing to tune, and closing would wait seconds for the tuner
-    options.threading.private_threadpool_size = threads
-    return examples.batch(host_batch, drop_remainder=drop_remainder).prefetch(_PREFETCH).with_options(options)
+    batches = examples.batch(host_batch, drop_remainder=drop_remainder)
+    return batches.prefetch(_PREFETCH).with_options(reading_options(threads))
 
 
 def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> Iterator[Batch]:

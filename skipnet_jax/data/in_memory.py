@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from skipnet_jax.data import holdout
-from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit
+from skipnet_jax.data.splits import WHOLE, Batch, BatchRequest, DataSplit, reading_options
 from skipnet_jax.specs import DataSpec
 
 # Threads of the input's own pool, and batches made ahead: enough for an accelerator, and no burden on the host.
@@ -65,14 +65,10 @@ class InMemory(DataSplit):
         def batch_of(epoch: Any, indexes: Any, offsets: Any, mirrored: Any) -> dict[str, tf.Tensor]:
             return augmented(epoch, indexes, offsets, mirrored) | {"label": tf.gather(labels, indexes)}
 
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False  # nothing to tune, and closing would wait seconds for the tuner
-        options.threading.private_threadpool_size = _THREADS
         epochs = tf.data.Dataset.range(request.start_step // steps_per_epoch, np.iinfo(np.int64).max)
         as_it_is = tf.autograph.experimental.do_not_convert  # AutoGraph would take seconds, and nothing here needs it
         batches = epochs.flat_map(as_it_is(steps_of)).map(as_it_is(batch_of), num_parallel_calls=_THREADS)
-        return batches.prefetch(_PREFETCH).with_options(options).as_numpy_iterator()
+        return batches.prefetch(_PREFETCH).with_options(reading_options(_THREADS)).as_numpy_iterator()
 
     def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
         """Makes this host's slice of each global batch, which may be nothing but padding."""

@@ -7,6 +7,7 @@ A split is the training part or the test part of a data set. It comes in one of 
 import abc
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -91,3 +92,18 @@ class DataSplit(abc.ABC):
     @abc.abstractmethod
     def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
         """Makes one pass of batches; `pipeline.eval_batches` says of what."""
+
+
+def reading_options(threads: int) -> Any:
+    """The options of each input that tf.data makes.
+
+    Args:
+      threads: of the input's own pool.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False  # nothing to tune, and closing would wait seconds for the tuner
+    options.threading.private_threadpool_size = threads
+    return options
