@@ -11,7 +11,6 @@ epoch counts; the best is not shown.
 
 import argparse
 import itertools
-import json
 import pathlib
 import shutil
 import statistics
@@ -22,6 +21,7 @@ from etils import epath
 
 from scripts import pages
 from scripts.digits_results import JUNCTIONS
+from skipnet_jax import files
 from skipnet_jax.analysis import curves, run_groups
 from skipnet_jax.errors import UserError
 from skipnet_jax.models.complexity import count
@@ -51,15 +51,15 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
         raise UserError("--keep", f"{workdir}, whose last checkpoint was not evaluated", "results of it", mend)
     kept = folder / f"{run.spec.model.name}_seed{run.spec.seed}"
     kept.mkdir(parents=True, exist_ok=True)
-    config = json.loads((workdir / workdirs.CONFIG).read_text())
+    config = files.read_json(workdir / workdirs.CONFIG)
     config["data"]["dir"] = ""
-    (kept / workdirs.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    files.write_json(kept / workdirs.CONFIG, config)
     results = [{name: record[name] for name in record if name != "checkpoint"} for record in run.results]
-    (kept / workdirs.RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    files.write_json(kept / workdirs.RESULTS, results)
     for name in (workdirs.DATA, workdirs.METRICS):
         shutil.copy(workdir / name, kept / name)
-    lines = [{name: event[name] for name in CIRCUMSTANCES if name in event} for event in events.read(workdir)]
-    (kept / workdirs.EVENTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = ({name: event[name] for name in CIRCUMSTANCES if name in event} for event in events.read(workdir))
+    files.write_lines(kept / workdirs.EVENTS, lines)
     return kept
 
 
@@ -111,7 +111,7 @@ def tables(groups: Sequence[run_groups.Group]) -> str:
 
 
 def draw(groups: Iterable[run_groups.Group], file: pathlib.Path) -> None:
-    """Draws the test accuracy over the epochs, one line for each network."""
+    """Draws losses and test accuracy over the epochs, in one colour for each network."""
     curves.plot_runs({group.label: [run.metrics for run in group.runs] for group in groups}, epath.Path(file))
 
 

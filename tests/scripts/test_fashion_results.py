@@ -12,7 +12,7 @@ from tests import tiny_runs
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """A folder for what is kept, a page with a place for the tables, and the picture."""
+    """Makes the script keep runs, write its page and draw its picture in a temporary folder."""
     page = tmp_path / "page.md"
     page.write_text(f"above\n<!-- {fashion_results.TABLES} -->\nold\n<!-- end of {fashion_results.TABLES} -->\nbelow\n")
     monkeypatch.setattr(fashion_results, "KEPT", tmp_path / "kept")
