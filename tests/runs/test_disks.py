@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from skipnet_jax import config, errors, main, train
-from skipnet_jax.runs import events, saver, workdir
+from skipnet_jax.runs import checkpoint, events, saver, workdir
 from skipnet_jax.runs.console import Console
 from tests.tiny_runs import TinyNet, last_checkpoint, make_spec, require_equal
 
@@ -61,21 +61,24 @@ def fill(disk: pathlib.Path) -> None:
 
 
 def after_steps(monkeypatch, actions) -> None:
-    """Runs an action after each of some steps, once the save in progress is done."""
+    """Runs an action after each of some steps, once the save in progress is done or has failed."""
+    managers, open_manager = [], checkpoint.open_manager
+
+    def remembered(*args, **kwargs):
+        managers.append(open_manager(*args, **kwargs))
+        return managers[-1]
 
     class Acting(Console):
         def step(self, sums):
             super().step(sums)
             if self.done in actions:
                 deadline = time.monotonic() + 240
-                while any((self.workdir / workdir.CHECKPOINTS).glob("*tmp*")) and time.monotonic() < deadline:
+                while managers[-1].is_saving_in_progress():
+                    assert time.monotonic() < deadline
                     time.sleep(0.01)
                 actions[self.done]()
 
-        def __init__(self, path, **kwargs):
-            super().__init__(path, **kwargs)
-            self.workdir = path
-
+    monkeypatch.setattr(checkpoint, "open_manager", remembered)
     monkeypatch.setattr(train, "Console", Acting)
 
 
