@@ -322,6 +322,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, name, count):
         warnings.simplefilter("ignore")  # of libraries, about odd values
         for number in range(count):
             content = reader.change(chance, whole)
+            file.unlink()  # ext4 waits for the disk where a file is overwritten
             file.write_bytes(content)
             try:
                 error = refused(lambda: reader.read(tmp_path))
