@@ -33,6 +33,7 @@ section "tests"
 # Compiling takes most of the tests' time; the second run finds it done.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-python -m pytest -q -n 2 --durations=20 "$@"
+# Three processes for two cores: some tests wait for other programs.
+python -m pytest -q -n 3 --durations=20 "$@"
 
 section "all passed"
