@@ -30,12 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests marked slow, unless --full or a single test's name asks for them.
 
-    Otherwise the modules with slow tests come first: at the end, short tests share out evenly among processes.
+    Modules with slow tests come first: at the end, short modules share out evenly among processes.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
+    modules = {item.path for item in slow}
+    items.sort(key=lambda item: item.path not in modules)
     if config.getoption("full") or any("::" in argument for argument in config.args):
-        modules = {item.path for item in slow}
-        items.sort(key=lambda item: item.path not in modules)
         return
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
