@@ -179,6 +179,10 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
     libraries.require_devices()
+    if arguments.workdir:
+        from skipnet_jax.runs import workdir
+
+        workdir.read_spec(arguments.workdir)  # a mistake is told before the seconds that TensorFlow takes to import
     libraries.hide_accelerators()
     if arguments.artifact:
         from skipnet_jax.exports import artifacts

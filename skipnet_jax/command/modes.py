@@ -92,9 +92,11 @@ class Program:
 def _train() -> int:
     from skipnet_jax import config, config_files, libraries
     from skipnet_jax.data import sources
+    from skipnet_jax.models import zoo
 
     spec = config.train_spec(CONFIG.value)
-    sources.require_available(spec.data, to_train=True)  # before the many seconds that the other imports take
+    sources.require_available(spec.data, to_train=True)  # mistakes are told before the seconds that imports take
+    zoo.find(spec.model.name)
     named = WORKDIR.value is not None
     if not named:
         value = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -113,6 +115,7 @@ def _evaluate() -> int:
     from skipnet_jax import libraries
 
     _join_hosts({flag.name: flag.value for flag in (CHECKPOINT, DATASETS, IMAGE_SIZES, EVAL_CLASSES, FLIP, DETAILS)})
+    _require_run()
     libraries.hide_accelerators()
     from skipnet_jax.evaluate import evaluate_workdir
 
@@ -133,6 +136,7 @@ def _explain() -> int:
     from skipnet_jax import libraries
 
     libraries.require_devices()
+    _require_run()
     libraries.hide_accelerators()
     from skipnet_jax.explain import explain_workdir
 
@@ -144,6 +148,7 @@ def _export() -> int:
     from skipnet_jax import libraries
 
     libraries.require_devices()
+    _require_run()
     libraries.hide_accelerators()
     from skipnet_jax.exports.export import export_workdir
 
@@ -152,9 +157,10 @@ def _export() -> int:
 
 
 def _convert() -> int:
-    from skipnet_jax import libraries
+    from skipnet_jax import files, libraries
 
-    libraries.hide_accelerators()
+    if not files.is_local(WORKDIR.value):  # only buckets need TensorFlow here, which takes seconds to import
+        libraries.hide_accelerators()
     from skipnet_jax.convert import convert_checkpoint
 
     convert_checkpoint(
@@ -268,6 +274,13 @@ def _format() -> str:
     mode = MODES[MODE.value]
     assert isinstance(mode, Mode)
     return FORMAT.value or mode.formats[0]
+
+
+def _require_run() -> None:
+    """Refuses a workdir without a run, before the seconds that TensorFlow takes to import."""
+    from skipnet_jax.runs import workdir
+
+    workdir.read_spec(WORKDIR.value)
 
 
 def _join_hosts(settings: Mapping[str, Any]) -> int:
