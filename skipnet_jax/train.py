@@ -1,6 +1,7 @@
 """The training loop: `train_and_evaluate` trains a network in a workdir, and resumes a run that was interrupted."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -108,17 +109,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
     held.require()
     workdirs.remember(workdir, spec)
 
-    def batches_from(step: int) -> Iterator[dict[str, np.ndarray]]:
-        return pipeline.train_batches(
-            train_split,
-            spec.data,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            start_step=step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-
+    batches_from = functools.partial(_batches_from, spec, train_split)
     guard = Guard(
         spec, workdir, batches_from=batches_from, saved=lambda: _last_saved(saver, steps_per_epoch), lease=held
     )
@@ -182,6 +173,19 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
                 f"and run the same command again."
             )
     return results
+
+
+def _batches_from(spec: TrainSpec, split: sources.DataSplit, step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This host's share of the training batches after a step."""
+    return pipeline.train_batches(
+        split,
+        spec.data,
+        batch_size=spec.batch_size,
+        seed=spec.seed,
+        start_step=step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _require_fit(spec: TrainSpec, split: sources.DataSplit, mesh: Mesh) -> int:

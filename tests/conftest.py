@@ -17,7 +17,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-MEMORY_LIMIT = 3 * 2**30  # bytes; on a machine of 16 GB two processes leave room for those that tests start
+MEMORY_LIMIT = 2 * 2**30  # bytes; on a machine of 16 GB three processes leave room for those that tests start
 
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
 jax.config.update("jax_numpy_rank_promotion", "raise")
