@@ -258,8 +258,7 @@ def test_no_flipped_bit_of_a_shard_reaches_training(tmp_path: pathlib.Path) -> N
     whole, spec = shard.read_bytes(), dataclasses.replace(ENCODED, on_corrupt="skip")
     want = take(split, spec, 1, batch_size=6)
     last = len(whole) - 1
-    for at in (7, 8, 40, last // 2 + 20, last):  # a length, its checksum, both contents, the last checksum
-        shard.unlink()
+    for at in (0, 7, 8, 11, 12, 40, last // 2 - 4, last // 2 + 20, last - 40, last - 4, last):
         shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         with pytest.raises(DataError, match=f"{shard.name}: got [01] records and then 'corrupted record"):
             take(split, spec, 1, batch_size=6)
