@@ -33,8 +33,8 @@ section "tests"
 # Compiling takes most of the tests' time; the second run finds it done.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
-# Three processes for two cores, because some tests wait for other programs. A module stays in one process: so what its
-# tests share is made once.
+# Three processes for two cores, because some tests wait for other programs. Each module stays in one process, which
+# makes its fixtures once.
 python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "$@"
 
 section "all passed"

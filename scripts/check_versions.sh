@@ -29,7 +29,7 @@ check() {
         grep -E -i '^(jax|flax|optax|orbax-checkpoint|tensorflow|tensorflow-cpu|tensorflow-datasets|clu|numpy)=='
     # Programs compiled by one version are no use to another.
     JAX_COMPILATION_CACHE_DIR=$PWD/.cache/jax-$end JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2 \
-        PATH=$PWD/$folder/bin:$PATH python -m pytest -q -n 2 "$@"
+        PATH=$PWD/$folder/bin:$PATH python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder "$@"
 }
 
 for end in $ends; do

@@ -182,7 +182,7 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
     if arguments.workdir:
         from skipnet_jax.runs import workdir
 
-        workdir.read_spec(arguments.workdir)  # a mistake is told before the seconds that TensorFlow takes to import
+        workdir.read_spec(arguments.workdir)  # report a mistake before importing TensorFlow, which takes seconds
     libraries.hide_accelerators()
     if arguments.artifact:
         from skipnet_jax.exports import artifacts

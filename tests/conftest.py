@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests marked slow, unless --full or a single test's name asks for them.
 
-    Modules with slow tests come first: at the end, short modules share out evenly among processes.
+    Modules with slow tests come first. The last modules are then short, and all processes finish together.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
     modules = {item.path for item in slow}

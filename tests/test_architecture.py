@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "skipnet_jax"
 OPTIONAL = {
@@ -79,6 +81,25 @@ def test_the_command_answers_help_and_mistakes_without_a_slow_library():
         "matplotlib",
     }
     assert loaded_by("import skipnet_jax.main").isdisjoint(slow)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode=evaluate", "--workdir=nowhere"],
+        ["--mode=explain", "--workdir=nowhere"],
+        ["--mode=export", "--workdir=nowhere"],
+        ["--mode=predict", "--workdir=nowhere", "image.jpg"],
+        ["--mode=convert", "--workdir=nowhere", "--from=nowhere.pt"],
+        ["--config=digits", "--config.model.name=resnett20", "--workdir=nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_reports_a_mistake_before_it_imports_tensorflow(flags):
+    command = [sys.executable, "-X", "importtime", "-m", "skipnet_jax.main", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 2 and "jax" in imported and "tensorflow" not in imported, done.stderr[-500:]
 
 
 def test_no_file_has_a_name_that_says_nothing():

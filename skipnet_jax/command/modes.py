@@ -95,7 +95,8 @@ def _train() -> int:
     from skipnet_jax.models import zoo
 
     spec = config.train_spec(CONFIG.value)
-    sources.require_available(spec.data, to_train=True)  # mistakes are told before the seconds that imports take
+    # Report mistakes before the other imports, which take seconds.
+    sources.require_available(spec.data, to_train=True)
     zoo.find(spec.model.name)
     named = WORKDIR.value is not None
     if not named:
@@ -159,7 +160,7 @@ def _export() -> int:
 def _convert() -> int:
     from skipnet_jax import files, libraries
 
-    if not files.is_local(WORKDIR.value):  # only buckets need TensorFlow here, which takes seconds to import
+    if not files.is_local(WORKDIR.value):  # only a bucket needs TensorFlow, which takes seconds to import
         libraries.hide_accelerators()
     from skipnet_jax.convert import convert_checkpoint
 
@@ -277,7 +278,7 @@ def _format() -> str:
 
 
 def _require_run() -> None:
-    """Refuses a workdir without a run, before the seconds that TensorFlow takes to import."""
+    """Refuses a workdir without a run. Call it before TensorFlow is imported, which takes seconds."""
     from skipnet_jax.runs import workdir
 
     workdir.read_spec(WORKDIR.value)
