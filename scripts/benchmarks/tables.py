@@ -73,7 +73,7 @@ def milliseconds(seconds: Mapping[str, float]) -> list[str]:
 
 def ratio(numbers: Mapping[str, float]) -> list[str]:
     """The cells "median" and "min..max"."""
-    digits = 2 if numbers["median"] < 10 else 0
+    digits = 4 if numbers["median"] < 0.1 else 2 if numbers["median"] < 10 else 0
     return [f"{numbers['median']:,.{digits}f}", f"{numbers['min']:,.{digits}f}..{numbers['max']:,.{digits}f}"]
 
 

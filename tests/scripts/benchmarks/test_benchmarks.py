@@ -215,7 +215,7 @@ def test_layers(capsys, peer):
     if peer:
         pytest.importorskip("torch")
     cases = (layers.Case(3, 8, 6, 2), layers.Case(3, 8, 6, 8))
-    layers.run(batch=2, dtype="float32", peer=peer, effort=steps.Effort(0.001, 1), cases=cases)
+    layers.run(batch=2, dtype="float32", peer=peer, effort=steps.Effort(0.001, 3), cases=cases)
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 3x3")]
     assert len(rows) == 3 * 2 * (1 + peer)  # both cases share the ungrouped one
     ratios = {(row[0], row[2]): row[5] for row in rows}
