@@ -31,10 +31,21 @@ def quieten_tensorflow(level: int) -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN prints a notice that the level does not hide
 
 
-def hide_accelerators() -> None:
-    """Keeps TensorFlow, which only reads data here, off the accelerators."""
-    import tensorflow as tf
+def import_tensorflow() -> None:
+    """Imports TensorFlow without Keras, and keeps it, which only reads data here, off the accelerators.
 
+    TensorFlow would import Keras, with Matplotlib and scikit-learn, to register optimisers that nothing here uses: a
+    third of its start. It leaves out the older Keras, which is not installed. Whoever asks for tf.keras gets it, later.
+    """
+    variable = "TF_USE_LEGACY_KERAS"
+    if variable in os.environ:
+        import tensorflow as tf
+    else:
+        os.environ[variable] = "1"
+        try:
+            import tensorflow as tf
+        finally:
+            del os.environ[variable]
     for kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], kind)
 

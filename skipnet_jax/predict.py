@@ -183,7 +183,7 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
         from skipnet_jax.runs import workdir
 
         workdir.read_spec(arguments.workdir)  # report a mistake before importing TensorFlow, which takes seconds
-    libraries.hide_accelerators()
+    libraries.import_tensorflow()
     if arguments.artifact:
         from skipnet_jax.exports import artifacts
 

@@ -40,6 +40,17 @@ def test_a_plugin_that_fails_is_one_line_with_its_cause(tmp_path):
     assert done.stderr == expected
 
 
+@pytest.mark.slow
+def test_tensorflow_starts_without_keras_and_has_it_when_asked():
+    code = "import sys; from skipnet_jax import libraries; libraries.import_tensorflow(); import tensorflow as tf\n"
+    code += "print(sorted({'keras', 'matplotlib', 'sklearn', 'tensorflow'} & set(sys.modules)))\n"
+    code += "print(tf.keras.__name__, tf.losses.MeanSquaredError.__name__)"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    told = "['tensorflow']\nkeras._tf_keras.keras MeanSquaredError\n"
+    assert (done.returncode, done.stdout) == (0, told), done.stderr
+
+
 @pytest.fixture
 def variables(monkeypatch):
     """The environment of a process without anything about JAX's cache."""

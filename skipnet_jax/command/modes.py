@@ -105,7 +105,7 @@ def _train() -> int:
     host = _join_hosts(config.to_dict(spec))
     if not named and not host:
         print(f"no --workdir is given: training in {WORKDIR.value}", flush=True)
-    libraries.hide_accelerators()
+    libraries.import_tensorflow()
     from skipnet_jax.train import train_and_evaluate
 
     train_and_evaluate(spec, WORKDIR.value, allow_change=ALLOW_CHANGE.value)
@@ -117,7 +117,7 @@ def _evaluate() -> int:
 
     _join_hosts({flag.name: flag.value for flag in (CHECKPOINT, DATASETS, IMAGE_SIZES, EVAL_CLASSES, FLIP, DETAILS)})
     _require_run()
-    libraries.hide_accelerators()
+    libraries.import_tensorflow()
     from skipnet_jax.evaluate import evaluate_workdir
 
     evaluate_workdir(
@@ -138,7 +138,7 @@ def _explain() -> int:
 
     libraries.require_devices()
     _require_run()
-    libraries.hide_accelerators()
+    libraries.import_tensorflow()
     from skipnet_jax.explain import explain_workdir
 
     explain_workdir(WORKDIR.value, CHECKPOINT.value, images=IMAGES.value, out=OUT.value, data_dir=DATA_DIR.value)
@@ -150,7 +150,7 @@ def _export() -> int:
 
     libraries.require_devices()
     _require_run()
-    libraries.hide_accelerators()
+    libraries.import_tensorflow()
     from skipnet_jax.exports.export import export_workdir
 
     export_workdir(WORKDIR.value, _format(), OUT.value, CHECKPOINT.value, data_dir=DATA_DIR.value)
@@ -161,7 +161,7 @@ def _convert() -> int:
     from skipnet_jax import files, libraries
 
     if not files.is_local(WORKDIR.value):  # only a bucket needs TensorFlow, which takes seconds to import
-        libraries.hide_accelerators()
+        libraries.import_tensorflow()
     from skipnet_jax.convert import convert_checkpoint
 
     convert_checkpoint(
