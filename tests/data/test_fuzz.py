@@ -58,13 +58,21 @@ def test_a_shard_lies_in_its_folder_and_nowhere_else(tmp_path, name):
         tfrecords.read_index(str(tmp_path))
 
 
+def shifted(byte: int) -> int:
+    """CRC-32C of one byte."""
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+CRCS = [shifted(byte) for byte in range(256)]
+
+
 def crc(content: bytes) -> bytes:
     """TFRecord's masked CRC-32C, so that a false length comes with a right checksum."""
     value = 0xFFFFFFFF
     for byte in content:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        value = value >> 8 ^ CRCS[(value ^ byte) & 0xFF]
     value ^= 0xFFFFFFFF
     return struct.pack("<I", ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
