@@ -33,7 +33,7 @@ NETWORKS = (
 )
 TOPOLOGIES = ("v3:2x2", "v4:2x2x1", "v4:4x4x4", "v5e:2x4", "v5e:16x16", "v5p:2x2x1", "v6e:2x4")
 SCALED = "skip_resnet50"
-SHAPES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # of v5e: 1 to 256 chips
+SHAPES = ("1x1", "2x2", "4x4", "8x8", "16x16")  # of v5e: 1 to 256 chips
 GROUP = 128  # model.bn_group_size
 SERIES = {  # name -> batch on so many chips
     "weak, a group on each chip": lambda count: GROUP * count,

@@ -95,6 +95,7 @@ def run_tpu(arguments: argparse.Namespace) -> None:
         setting=Setting(arguments.batch, arguments.image_size, "bfloat16"),
         topology=arguments.topology,
         plain=arguments.plain,
+        linen=arguments.linen,
     )
 
 
@@ -174,6 +175,7 @@ def add_steps(commands: argparse._SubParsersAction) -> None:
     tpu.add_argument("--image_size", **size)
     tpu.add_argument("--topology", default="v5e:2x2", help="a slice; one chip of it is used; default: v5e:2x2")
     tpu.add_argument("--plain", action="store_true", help="with the plain formulas too, which takes twice as long")
+    tpu.add_argument("--linen", action="store_true", help="with a ResNet-50 of nothing but flax.linen's layers")
     tpu.set_defaults(run=run_tpu)
 
     init = commands.add_parser("init", help="time to initialise a network")

@@ -9,31 +9,48 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from scripts.benchmarks import linen_resnet
 from scripts.benchmarks.contenders import Setting, plain_spec
 from skipnet_jax.analysis import program_costs, step_plans, topologies
 from skipnet_jax.data.statistics import IMAGENET
 from skipnet_jax.models import build_network, ops
 from skipnet_jax.training import run_steps, sharding
 
-OURS, PLAIN = "ours", "plain formulas"
+OURS, PLAIN, LINEN = "ours", "plain formulas", "flax.linen's layers"
 
 
-def run(models: Sequence[str], *, setting: Setting, topology: str, plain: bool) -> None:
+def run(models: Sequence[str], *, setting: Setting, topology: str, plain: bool, linen: bool) -> None:
     """Prints a table, a line as soon as it is compiled, which takes minutes.
 
     Args:
       topology: a slice; the step uses one of its chips.
       plain: compile each network with the plain formulas too.
+      linen: compile a ResNet-50 of nothing but flax.linen's layers first.
     """
     print(f"One chip of {topology}: batch {setting.batch}, {setting.dtype}.\n")
     print("| network | operations | Mcycles | GB to and from memory | s to compile |")
     print("| --- | --- | ---: | ---: | ---: |", flush=True)
-    for name in models:
-        for operations in [OURS, PLAIN] if plain else [OURS]:
-            begin = time.perf_counter()
+    rows = [("resnet50", LINEN)] if linen else []
+    rows += [(name, operations) for name in models for operations in ([OURS, PLAIN] if plain else [OURS])]
+    for name, operations in rows:
+        begin = time.perf_counter()
+        if operations == LINEN:
+            costs = compile_linen(setting, topology)
+        else:
             costs = compile_step(name, setting, topology, plain=operations == PLAIN)
-            numbers = f"{(costs.cycles or 0) / 1e6:.1f} | {costs.bytes / 1e9:.1f} | {time.perf_counter() - begin:.0f}"
-            print(f"| {name} | {operations} | {numbers} |", flush=True)
+        numbers = f"{(costs.cycles or 0) / 1e6:.1f} | {costs.bytes / 1e9:.1f} | {time.perf_counter() - begin:.0f}"
+        print(f"| {name} | {operations} | {numbers} |", flush=True)
+
+
+def compile_linen(setting: Setting, topology: str) -> program_costs.Costs:
+    """Compiles the training step of `linen_resnet` for one chip."""
+    chip = topologies.open_topology(topology, 1)
+    size = setting.size_of("resnet50")
+    step, shapes = linen_resnet.make_step(setting.batch, size, setting.dtype)
+    on_chip = jax.sharding.SingleDeviceSharding(chip.devices[0])
+    placed = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=on_chip), shapes)
+    with step_plans.uncached(chip):
+        return program_costs.read(step.lower(*placed).compile().as_text() or "")
 
 
 def compile_step(name: str, setting: Setting, topology: str, *, plain: bool) -> program_costs.Costs:

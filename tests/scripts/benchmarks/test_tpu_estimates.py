@@ -1,9 +1,13 @@
 import importlib.util
+import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from scripts.benchmarks import tpu_estimates
+from scripts.benchmarks import linen_resnet, tpu_estimates
 from scripts.benchmarks.contenders import Setting
+from skipnet_jax.models import model_info
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 
@@ -16,3 +20,21 @@ def test_a_tpu_takes_less_for_its_own_operations_than_for_the_plain_formulas():
         tpu_estimates.compile_step("skip_resnet20", setting, "v5e:2x2", plain=plain) for plain in (False, True)
     )
     assert ours.cycles / plain.cycles < 0.8
+
+
+def test_the_network_of_linen_layers_is_a_resnet50():
+    _, (state, _) = linen_resnet.make_step(2, 224, "bfloat16")
+    assert sum(math.prod(param.shape) for param in jax.tree.leaves(state["params"])) == model_info("resnet50").params
+
+
+@pytest.mark.slow
+def test_the_network_of_linen_layers_learns():
+    step, (shapes, batch) = linen_resnet.make_step(4, 32, "float32")
+    state = jax.tree.map(lambda shape: jax.random.normal(jax.random.key(0), shape.shape) / 50, shapes)
+    state["batch_stats"] = jax.tree.map(jnp.ones_like, state["batch_stats"])
+    images = jax.random.normal(jax.random.key(1), batch["images"].shape)
+    losses = []
+    for _ in range(5):
+        state, metrics = step(state, {"images": images, "labels": jnp.arange(4)})
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.8 * losses[0]
