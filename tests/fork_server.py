@@ -2,8 +2,9 @@
 
 Imports of JAX and TensorFlow take most of the time of a short run. Neither library has started a thread or opened a
 device when this process forks, so a child is like a fresh process after its imports, and may be killed like one. The
-process reads {"argv": [...], "output": FILE} line by line, and answers "started PROCESS" and, once it has ended,
-"ended PROCESS STATUS" with the status of `os.waitpid`. The network is tiny, so that it compiles fast.
+process reads {"argv": [...], "output": FILE} line by line, if need be with "env" and "folder", and answers "started
+PROCESS" and, once it has ended, "ended PROCESS STATUS" with the status of `os.waitpid`. The network is tiny, so that it
+compiles fast.
 """
 
 import json
@@ -19,15 +20,15 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import clu.metric_writers
 import matplotlib.pyplot
+import pytest
 import sklearn.datasets
 import tensorflow
-from absl import app
 
 from skipnet_jax import evaluate, main, train
 from skipnet_jax.runs import lease
-from tests.tiny_runs import TinyNet
+from tests.tiny_runs import TinyNet, use_network
 
-BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate)
+BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate, train)
 
 
 def shorten_leases(renew_seconds: float, stale_seconds: float) -> None:
@@ -69,13 +70,15 @@ def _fork(asked: dict[str, Any], in_child: Callable[[dict[str, Any]], None]) -> 
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.argv = ["skipnet_jax", *asked["argv"]]
+        os.environ.update(asked.get("env", {}))
+        os.chdir(asked.get("folder", "."))
         in_child(asked)
-        app.run(main.main, flags_parser=main._parse)
+        main.run()
     print("started", child, flush=True)
     return child
 
 
 if __name__ == "__main__":
-    train.build_network = lambda _: TinyNet()
+    use_network(pytest.MonkeyPatch(), TinyNet())
     shorten_leases(*map(float, sys.argv[1:]))
     serve()

@@ -5,13 +5,17 @@ import dataclasses
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
+
+from skipnet_jax.runs import lease
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEADLINE = 120  # seconds for anything that a process does
@@ -30,7 +34,7 @@ RUN = [
 ]
 EVERY_STEP = "--config.checkpoint_every_minutes=1e-9"  # as fast as the disk allows: there is almost always a save
 SELDOM = "--config.checkpoint_every_minutes=0"
-RENEW_SECONDS, STALE_SECONDS = 0.2, 2.0  # of the lease, in forked lives
+SHORT_LEASE = 0.2, 2.0  # seconds after which it is renewed, and after which another may take over
 
 
 @dataclasses.dataclass
@@ -67,22 +71,67 @@ class Life:
         return os.WTERMSIG(self.ended()) == signal.SIGKILL
 
 
-class Forks:
-    """Starts lives that have done their imports already. Several may live at the same time."""
+class Process:
+    """A forked process, with the methods of `subprocess.Popen`."""
 
-    def __init__(self, env: dict[str, str], folder: pathlib.Path, server: str = "tests.fork_server") -> None:
+    def __init__(self, forks: "Forks", number: int) -> None:
+        self._forks, self._number = forks, number
+
+    @property
+    def returncode(self) -> int | None:
+        """As the server last said."""
+        status = self._forks.statuses.get(self._number)
+        return None if status is None else os.waitstatus_to_exitcode(status)
+
+    def poll(self) -> int | None:
+        while self._forks.listen(0):
+            pass
+        return self.returncode
+
+    def wait(self, timeout: float = DEADLINE) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, f"process {self._number} goes on after {timeout:.0f} s"
+            self._forks.listen(0.1)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._number, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Forks:
+    """Starts lives that have done their imports already. Several may live at the same time.
+
+    Attributes:
+      statuses: of the processes that have ended, as of `os.waitpid`.
+    """
+
+    def __init__(
+        self,
+        env: dict[str, str],
+        folder: pathlib.Path,
+        server: str = "tests.fork_server",
+        lease_seconds: tuple[float, float] = SHORT_LEASE,
+    ) -> None:
+        self.statuses: dict[int, int] = {}
         self._folder = folder
         self._server = subprocess.Popen(
-            [sys.executable, "-m", server, str(RENEW_SECONDS), str(STALE_SECONDS)],
+            [sys.executable, "-m", server, *map(str, lease_seconds)],
             cwd=ROOT,
             env=env | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
         self._number = 0
-        self._statuses: dict[int, int] = {}  # of lives that have ended
-        self._alive: set[int] = set()
+        self._processes: set[int] = set()
+        self._started: list[int] = []
+        self._heard = b""  # of a line that the server has not finished
 
     def start(self, path: pathlib.Path, *flags: str) -> Life:
         """Starts a training of the digits."""
@@ -92,41 +141,60 @@ class Forks:
         """Starts the command with these flags and the workdir."""
         self._number += 1
         output = self._folder / f"output_{self._number}"
-        output.touch()
-        asked = {"argv": [*flags, f"--workdir={path}"], "output": str(output)}
-        print(json.dumps(asked), file=self._server.stdin, flush=True)
-        while not (answer := self._answer()):
-            pass
-        process = answer[0]
-        self._alive.add(process)
-        return Life(path, process, output, lambda: self._wait(process))
+        number = self._fork([*flags, f"--workdir={path}"], output)
+        return Life(path, number, output, lambda: self._wait(number))
+
+    def open(
+        self, argv: Sequence[str], output: pathlib.Path, *, env: Mapping[str, str], folder: pathlib.Path = ROOT
+    ) -> Process:
+        """Starts the command with these arguments in a folder, with more variables in its environment."""
+        return Process(self, self._fork(argv, output, env=dict(env), folder=str(folder)))
+
+    def listen(self, seconds: float | None) -> bool:
+        """Notes which processes have started or ended; returns whether the server said anything in that time."""
+        assert self._server.stdout
+        if not select.select([self._server.stdout], [], [], seconds)[0]:
+            return False
+        heard = os.read(self._server.stdout.fileno(), 65536)
+        assert heard, "the server has ended"
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        for line in lines:
+            word, *numbers = line.split()
+            if word == b"started":
+                self._started.append(int(numbers[0]))
+            else:
+                process, status = map(int, numbers)
+                self.statuses[process] = status
+        return True
 
     def close(self) -> None:
-        for process in self._alive:
+        for process in self._processes - self.statuses.keys():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self._server.communicate()
 
-    def _wait(self, process: int) -> int:
-        while process not in self._statuses:
-            self._answer()
-        return self._statuses[process]
+    def _fork(self, argv: Sequence[str], output: pathlib.Path, **more: Any) -> int:
+        output.touch()
+        asked = {"argv": list(argv), "output": str(output), **more}
+        assert self._server.stdin
+        self._server.stdin.write(json.dumps(asked).encode() + b"\n")
+        self._server.stdin.flush()
+        while not self._started:
+            self.listen(None)
+        process = self._started.pop()
+        self._processes.add(process)
+        return process
 
-    def _answer(self) -> list[int]:
-        """Reads one answer, and returns the process that has started; [] if one has ended."""
-        word, *numbers = self._server.stdout.readline().split()
-        if word == "started":
-            return [int(numbers[0])]
-        process, status = map(int, numbers)
-        self._statuses[process] = status
-        self._alive.discard(process)
-        return []
+    def _wait(self, process: int) -> int:
+        while process not in self.statuses:
+            self.listen(None)
+        return self.statuses[process]
 
 
 def environment(compiled: pathlib.Path) -> dict[str, str]:
     """One device, and a cache of everything compiled."""
     return {
-        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -138,3 +206,12 @@ def environment(compiled: pathlib.Path) -> dict[str, str]:
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of lives that share what they compile."""
     return environment(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="module")
+def forks(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Starts processes of hosts, which keep the lease as long as users' do."""
+    seconds = (lease.RENEW_SECONDS, lease.STALE_SECONDS)
+    started = Forks(env, tmp_path_factory.mktemp("forks"), lease_seconds=seconds)
+    yield started
+    started.close()

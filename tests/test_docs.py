@@ -37,7 +37,7 @@ def run(text: str, folder: pathlib.Path) -> str:
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "XLA_FLAGS": ""}
+    environment = os.environ | {"PATH": path}
     result = subprocess.run(
         ["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=DEADLINE
     )
@@ -104,7 +104,7 @@ def test_commands_run(page, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("python", "run"), ids=page_name)
-def test_python_runs(page, tmp_path, monkeypatch):
+def test_python_runs(page, tmp_path, monkeypatch, one_device):
     monkeypatch.chdir(tmp_path)
     names = {"jax": jax, "jnp": jnp, "np": np}
     for text in blocks(page, "python", "run"):

@@ -45,7 +45,7 @@ def installed(wheel, tmp_path_factory):
     """Runs a program of a fresh environment in an empty folder. It borrows the libraries of the tests' environment."""
     place, folder = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("empty")
     venv.create(place, symlinks=True)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     pip = [sys.executable, "-m", "pip", f"--python={place / 'bin' / 'python'}", "--disable-pip-version-check"]
     install = [*pip, "install", "--no-index", "--no-deps", wheel]
     subprocess.run(install, check=True, capture_output=True, env=environment)

@@ -31,12 +31,14 @@ TINY = [
 JOINING = ["--config=configs/digits.py", "--workdir=x", "--distributed"]
 
 
-def command(*flags):
-    return [sys.executable, "-m", "skipnet_jax.main", *flags]
+def command(*flags, program="skipnet_jax.main"):
+    return [sys.executable, "-m", program, *flags]
 
 
-def call(*flags, env=None):
-    return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+def call(*flags, env=None, program="skipnet_jax.main"):
+    return subprocess.run(
+        command(*flags, program=program), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_help_shows_examples():
@@ -266,7 +268,9 @@ def test_without_a_workdir_a_run_is_in_a_folder_named_after_its_config(tmp_path)
 def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
     path, small = tmp_path / "run", ["--config.epochs=2", "--config.log_every_steps=1", "--config.ema_decay=0.9"]
     train = [*TINY, *small, f"--workdir={path}"]
-    process = subprocess.Popen(command(*train), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(*train, program="tests.tiny_main"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         while "compiled" not in process.stdout.readline():
             assert process.poll() is None
@@ -276,7 +280,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
         process.kill()
     assert process.returncode == 128 + number, err
     assert "stopping after this step" in err and "Run the same command to resume" in err and "Traceback" not in err
-    again = call(*train)
+    again = call(*train, program="tests.tiny_main")
     assert again.returncode == 0 and again.stderr == "", again.stderr
     assert "resuming from step" in again.stdout
     stop, start = events.read(path)[1:3]
@@ -288,7 +292,7 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
 def test_killed_run_again_evaluated(tmp_path):
     path = tmp_path / "run"
     env = {
-        **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }

@@ -14,7 +14,7 @@ from skipnet_jax import config, errors, files, models, specs, train
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.runs import checkpoint, events, saver, signals, workdir
-from skipnet_jax.training import precision, sharding, steps
+from skipnet_jax.training import precision, steps
 from tests.tiny_runs import (
     STEPS_PER_EPOCH,
     TinyNet,
@@ -154,11 +154,9 @@ def test_interrupted_twice_with_every_random_operation(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_of_the_project_with_drop_path_resumes_bit_for_bit(tmp_path, monkeypatch):
+def test_a_network_of_the_project_with_drop_path_resumes_bit_for_bit(tmp_path, monkeypatch, one_device):
     """With gates, drop path, dropout, CutMix and the shuffling of two epochs."""
     monkeypatch.setattr(train, "build_network", models.build_network)
-    mesh = sharding.make_mesh(jax.devices()[:1])  # compiles in a fifth of the time
-    monkeypatch.setattr(sharding, "make_mesh", lambda: mesh)
     spec = make_spec(
         model=specs.ModelSpec(name="skip_resnet20", num_classes=10, dropout=0.1, drop_path=0.3),
         optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),

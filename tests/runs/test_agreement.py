@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 import tensorflow as tf
@@ -13,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from skipnet_jax.runs import events
 from tests.data import made_images
-from tests.runs.test_hosts import ENDLESS, TINY_MAIN
+from tests.lives import env, forks  # noqa: F401 (fixtures)
+from tests.runs.test_hosts import ENDLESS
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE = 240
@@ -45,39 +47,44 @@ main.run()
 ]
 
 
+def slurm(tasks: int, devices: Sequence[int]) -> list[dict[str, str]]:
+    """The variables that Slurm sets for each task, with a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [
+        {
+            "SLURM_JOB_ID": "7",
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_NTASKS": str(tasks),
+            "SLURM_STEP_NUM_TASKS": str(tasks),
+            "SLURM_PROCID": str(task),
+            "SLURM_LOCALID": str(task),
+            "JAX_COORDINATOR_PORT": port,
+            "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",  # else it listens to the whole network
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices[task]}",
+        }
+        for task in range(tasks)
+    ]
+
+
 @pytest.fixture
-def srun(tmp_path):
+def srun(forks, tmp_path, tmp_path_factory):  # noqa: F811
     """Runs a command once per task, HOST in it being the task's number; returns the statuses and what each said."""
 
-    def ran(*flags, tasks=2, devices=(1, 1, 1, 1), program=TINY_MAIN, variables=()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+    def ran(*flags, tasks=2, devices=(1, 1, 1, 1)):
+        outputs = [tmp_path_factory.mktemp("output") / "text" for _ in range(tasks)]
         processes = []
-        for task in range(tasks):
-            environment = os.environ | {
-                "SLURM_JOB_ID": "7",
-                "SLURM_STEP_NODELIST": "127.0.0.1",
-                "SLURM_NTASKS": str(tasks),
-                "SLURM_STEP_NUM_TASKS": str(tasks),
-                "SLURM_PROCID": str(task),
-                "SLURM_LOCALID": str(task),
-                "JAX_COORDINATOR_PORT": port,
-                "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",  # else it listens to the whole network
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices[task]}",
-                "PYTHONPATH": str(ROOT),
-                **dict(variables),
-            }
-            command = [sys.executable, *program, *(flag.replace("HOST", str(task)) for flag in flags)]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
+        for task, variables in enumerate(slurm(tasks, devices)):
+            argv = [flag.replace("HOST", str(task)) for flag in flags]
+            processes.append(forks.open(argv, outputs[task], env=variables, folder=tmp_path))
         try:
-            said = [process.communicate(timeout=DEADLINE)[0] for process in processes]
+            statuses = [process.wait(DEADLINE) for process in processes]
         finally:
             for process in processes:
                 process.kill()
-        lines = [[line for line in text.splitlines() if "peer ranks" not in line] for text in said]
-        return [process.returncode for process in processes], lines
+        said = [output.read_text().splitlines() for output in outputs]
+        return statuses, [[line for line in lines if "peer ranks" not in line] for lines in said]
 
     return ran
 
@@ -144,14 +151,25 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_the_command_of_the_manual_trains_on_imagenet_on_one_machine_and_on_several(srun, imagenet, tmp_path, tasks):
+def test_the_command_of_the_manual_trains_on_imagenet_on_one_machine_and_on_several(imagenet, tmp_path, tasks):
     """Word for word, in an empty folder; only the number of epochs and the network are cut."""
-    flags = ["--config=configs/skip_resnet50.py"]
-    statuses, said = srun(*flags, tasks=tasks, program=SHORT_MAIN, variables={"TFDS_DATA_DIR": str(imagenet)})
-    assert statuses == [0] * tasks, said
-    assert said[0][0] == "no --workdir is given: training in runs/skip_resnet50"
-    assert any(line.startswith(f"{tasks} x cpu: 1 epochs of 1 steps of ") for line in said[0])
-    assert "of 40 images" in said[0][-1] and said[1:] == [[]] * (tasks - 1)
+    command = [sys.executable, *SHORT_MAIN, "--config=configs/skip_resnet50.py"]
+    both = os.environ | {"PYTHONPATH": str(ROOT), "TFDS_DATA_DIR": str(imagenet)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, env=both | variables, **pipes)
+        for variables in slurm(tasks, devices=[1] * tasks)
+    ]
+    try:
+        first, *others = [process.communicate(timeout=DEADLINE)[0].splitlines() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * tasks, first
+    assert first[0] == "no --workdir is given: training in runs/skip_resnet50"
+    assert any(line.startswith(f"{tasks} x cpu: 1 epochs of 1 steps of ") for line in first)
+    assert "of 40 images" in first[-1]
+    assert all("peer ranks" in line for lines in others for line in lines)
 
 
 @pytest.mark.slow

@@ -107,7 +107,6 @@ TINY = [
     "--config=configs/digits.py",
     "--config.data.image_size=8",
     "--config.data.pad_crop=1",
-    "--config.model.name=resnet20",
     "--config.batch_size=256",
     "--config.model.bn_group_size=0",
     "--config.optim.warmup_epochs=0",
@@ -117,7 +116,7 @@ TINY = [
 
 
 def call(path, *flags):
-    command = [sys.executable, "-m", "skipnet_jax.main", *TINY, f"--workdir={path}", *flags]
+    command = [sys.executable, "-m", "tests.tiny_main", *TINY, f"--workdir={path}", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 

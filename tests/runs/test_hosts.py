@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -15,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -27,6 +26,7 @@ from PIL import Image
 from skipnet_jax.data import tfrecords
 from skipnet_jax.runs import checksums, events, hosts, workdir
 from skipnet_jax.training import sharding
+from tests.lives import Process, env, forks  # noqa: F401 (fixtures)
 from tests.tiny_runs import TIMINGS, last_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,11 +36,10 @@ NOTICED = 100  # seconds in which a host notices that another is gone: a third o
 
 # 203 and 61 images: no number below divides them, and one shard is smaller than a batch.
 SHARDS = {"train": (70, 13, 99, 21), "test": (40, 21)}
-STEPS_PER_EPOCH = 6
+EPOCHS, STEPS_PER_EPOCH = 8, 6
 AUGMENTED = [
     "--config=configs/digits.py",
     "--config.data.name=tfrecords",
-    "--config.model.name=resnet20",
     "--config.data.pad_crop=0",
     "--config.data.crop_min_area=0.3",
     "--config.data.flip=True",
@@ -48,7 +47,7 @@ AUGMENTED = [
     "--config.data.lighting=0.1",
     "--config.batch_size=32",
     "--config.eval_batch_size=17",
-    "--config.epochs=4",
+    f"--config.epochs={EPOCHS}",
     "--config.optim.warmup_epochs=1",
     "--config.log_every_steps=1",
     "--config.checkpoint_every_epochs=1",
@@ -59,26 +58,6 @@ IN_MEMORY = [
     "--config.data.image_size=8",
     "--config.epochs=1",
     "--config.eval_batch_size=51",
-]
-MAIN = ["-m", "skipnet_jax.main"]
-
-# Tests of the processes themselves need no network that takes half a minute to compile.
-TINY_MAIN = [
-    "-c",
-    """
-import flax.linen as nn
-from absl import app
-from skipnet_jax import main, train
-
-class TinyNet(nn.Module):
-    @nn.compact
-    def __call__(self, images, *, train):
-        x = nn.BatchNorm(use_running_average=not train, name="norm")(images)
-        return nn.Dense(10, name="classifier")(x.reshape(len(x), -1))
-
-train.build_network = lambda _: TinyNet()
-app.run(main.main, flags_parser=main._parse)
-""",
 ]
 ENDLESS = [
     "--config=configs/digits.py",
@@ -93,7 +72,7 @@ ENDLESS = [
 class Hosts:
     """The processes of one run, and the files of their output."""
 
-    processes: list[subprocess.Popen]
+    processes: list[Process]
     outputs: list[pathlib.Path]
 
     def wait(self) -> list[int]:
@@ -134,17 +113,6 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> pathlib.Path:
-    """A cache, so that each program is compiled once."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-def environment(compiled: pathlib.Path) -> dict[str, str]:
-    caching = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
-    return os.environ | caching
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> pathlib.Path:
     """Shards of digits as PNG files."""
     folder = tmp_path_factory.mktemp("digits")
@@ -170,16 +138,16 @@ def data(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def start(compiled, tmp_path_factory) -> Callable[..., contextlib.AbstractContextManager[Hosts]]:
+def start(forks, tmp_path_factory) -> Callable[..., contextlib.AbstractContextManager[Hosts]]:  # noqa: F811
     """Starts the same command on several hosts; none of them outlives the `with` block."""
 
     @contextlib.contextmanager
-    def started(*flags: str, hosts: int, program: Sequence[str] = MAIN) -> Iterator[Hosts]:
+    def started(*flags: str, hosts: int) -> Iterator[Hosts]:
         folder = tmp_path_factory.mktemp("output")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        env = environment(compiled) | {
+        variables = {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // hosts}",
             "JAX_COORDINATOR_BIND_ADDRESS": address,  # else it listens to the whole network
         }
@@ -187,11 +155,9 @@ def start(compiled, tmp_path_factory) -> Callable[..., contextlib.AbstractContex
         try:
             for host, output in enumerate(running.outputs):
                 joining = ["--distributed", f"--coordinator_address={address}", f"--num_processes={hosts}"]
-                command = [sys.executable, *program, *(flag.replace("HOST", str(host)) for flag in flags)]
-                command += [*joining, f"--process_id={host}"] if hosts > 1 else []
-                with output.open("w") as file:
-                    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
-                running.processes.append(process)
+                argv = [flag.replace("HOST", str(host)) for flag in flags]
+                argv += [*joining, f"--process_id={host}"] if hosts > 1 else []
+                running.processes.append(forks.open(argv, output, env=variables))
             yield running
         finally:
             for process in running.processes:
@@ -244,18 +210,18 @@ def require_first_host_alone_writes(path: pathlib.Path, said: list[str], hosts: 
 
 
 @pytest.mark.slow
-def test_two_hosts_of_two_devices_compute_what_one_of_four_does(compiled, tmp_path):
+def test_two_hosts_of_two_devices_compute_what_one_of_four_does(env, tmp_path):  # noqa: F811
     """In float64, since one process sums in another order than several.
 
     In float32 that puts the input of some ReLU on the other side of zero every few steps, and gradients differ by a
     thousandth.
     """
     flags = [*IN_MEMORY, "--config.model.dtype=float64", "--config.log_every_steps=1"]
-    env = environment(compiled) | {"JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    variables = env | {"JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     launcher = ["scripts/run_local_hosts.py", "--num_processes=2", "--devices_per_process=2", "--"]
-    for name, program in {"two": launcher, "one": MAIN}.items():
+    for name, program in {"two": launcher, "one": ["-m", "skipnet_jax.main"]}.items():
         command = [sys.executable, *program, *flags, f"--workdir={tmp_path / name}"]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=DEADLINE)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "4 x cpu: 1 epochs of 11 steps of 128 images" in done.stdout
     lines, expected_lines = (workdir.read_metrics(tmp_path / name) for name in ("two", "one"))
@@ -272,20 +238,22 @@ def test_two_hosts_train_over_shards_as_one_and_their_number_may_change(start, t
     # The evaluation's batch size may change too: 61 images in batches of 6 give the same results as in batches of 18.
     flags = [*AUGMENTED, f"--config.data.dir={data}", "--config.eval_batch_size=5"]
 
-    def saved(epochs: int) -> bool:
-        return (path / workdir.CHECKPOINTS / str(epochs * STEPS_PER_EPOCH)).exists()
+    def last_saved() -> int:
+        folders = (path / workdir.CHECKPOINTS).glob("*")
+        return max((int(folder.name) for folder in folders if folder.name.isdecimal()), default=0)
 
     with start(*flags, f"--workdir={path}", hosts=2) as running:
-        running.send_once(lambda: saved(1), signal.SIGINT)
+        running.send_once(lambda: last_saved() > 0, signal.SIGINT)
         assert running.wait() == [130, 130], running.said()
         assert all("the last checkpoint is step" in text and "Traceback" not in text for text in running.said())
+    stopped_at = last_saved()
     with start(*flags, f"--workdir={path}", hosts=1) as running:
-        running.send_once(lambda: saved(2), signal.SIGKILL)
+        running.send_once(lambda: last_saved() > stopped_at, signal.SIGKILL)
         assert running.wait() == [-signal.SIGKILL], running.said()
         assert "resuming from step" in running.said()[0] and "finished" not in running.said()[0]
     said = train(path, *flags, hosts=2)
     assert "resuming from step" in said[0]
-    assert "203 training and 61 test images" in said[0] and "2 x cpu: 4 epochs of 6 steps of 32" in said[0]
+    assert "203 training and 61 test images" in said[0] and f"2 x cpu: {EPOCHS} epochs of 6 steps of 32" in said[0]
     require_same_run(path, whole)
     require_first_host_alone_writes(path, said, [2, 1, 2])
 
@@ -294,7 +262,7 @@ def test_two_hosts_train_over_shards_as_one_and_their_number_may_change(start, t
     ("asked", "number"), [pytest.param(0, signal.SIGINT, marks=pytest.mark.slow), (1, signal.SIGTERM)]
 )
 def test_a_signal_to_one_host_stops_all_after_the_same_step(start, tmp_path, asked, number):
-    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2) as running:
         running.send_once(running.training, number, only=asked)
         assert running.wait() == [128 + number] * 2, running.said()
         texts = running.said()
@@ -314,13 +282,13 @@ def test_a_signal_to_one_host_stops_all_after_the_same_step(start, tmp_path, ask
 @pytest.mark.parametrize("gone", [0, 1])  # host 0 runs the service through which the hosts find each other
 def test_a_killed_host_ends_the_other_and_the_same_command_goes_on(start, tmp_path, gone):
     saving = [*ENDLESS, f"--workdir={tmp_path}", "--config.checkpoint_every_epochs=1"]
-    with start(*saving, hosts=2, program=TINY_MAIN) as running:
+    with start(*saving, hosts=2) as running:
         running.send_once((tmp_path / workdir.CHECKPOINTS / "44").exists, signal.SIGKILL, only=gone)
         running.require_end_without_the_other(1 - gone, str(tmp_path))
         if running.processes[1 - gone].returncode == hosts.LOST:  # else JAX's threads were quicker
             assert "Traceback" not in running.said()[1 - gone]
             assert gone == 0 or events.read(tmp_path)[-1]["event"] == "stop"
-    with start(*saving, "--config.epochs=1000", hosts=2, program=TINY_MAIN) as running:
+    with start(*saving, "--config.epochs=1000", hosts=2) as running:
         running.send_once(running.training, signal.SIGTERM)
         assert running.wait() == [143, 143], running.said()
         assert int(re.search(r"resuming from step (\d+) of", running.said()[0])[1]) >= 44
@@ -330,7 +298,7 @@ def test_a_killed_host_ends_the_other_and_the_same_command_goes_on(start, tmp_pa
 def test_hosts_put_aside_a_damaged_checkpoint_and_evaluate_an_unevaluated_one(start, tmp_path):
     """The second epoch's checkpoint is damaged, and a signal came during the first epoch's evaluation."""
     flags = [*ENDLESS, f"--workdir={tmp_path}", "--config.epochs=2", "--config.checkpoint_every_epochs=1"]
-    with start(*flags, hosts=2, program=TINY_MAIN) as running:
+    with start(*flags, hosts=2) as running:
         assert running.wait() == [0, 0], running.said()
     results = workdir.read_metrics(tmp_path)[-1]
     first, second = (tmp_path / workdir.CHECKPOINTS / step for step in ("22", "44"))
@@ -343,7 +311,7 @@ def test_hosts_put_aside_a_damaged_checkpoint_and_evaluate_an_unevaluated_one(st
     epoch = {"loss": 2.0, "correct": 3, "count": 4}
     progress = checksums.seal({"window": [], "epoch": epoch})
     (first / "progress" / "metadata").write_text(json.dumps(progress))
-    with start(*flags, hosts=2, program=TINY_MAIN) as running:
+    with start(*flags, hosts=2) as running:
         assert running.wait() == [0, 0], running.said()
         said = running.said()
     assert f"checkpoint {second} is damaged" in said[0] and "resuming from step 22 of 44" in said[0]
@@ -359,14 +327,14 @@ def test_hosts_put_aside_a_damaged_checkpoint_and_evaluate_an_unevaluated_one(st
 @pytest.mark.slow
 def test_a_host_that_no_longer_answers_ends_the_other(start, tmp_path):
     """On TPUs, a step would wait for ever for a host that is gone."""
-    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2) as running:
         running.send_once(running.training, signal.SIGSTOP, only=1)
         running.require_end_without_the_other(0, str(tmp_path))
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_a_host_at_once_and_so_the_other(start, tmp_path):
-    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2, program=TINY_MAIN) as running:
+    with start(*ENDLESS, f"--workdir={tmp_path}", hosts=2) as running:
         running.send_once(running.training, signal.SIGSTOP, only=0)  # so that the first signal has no effect yet
         running.processes[1].send_signal(signal.SIGTERM)
         running.send_once(lambda: "SIGTERM: stopping" in running.said()[1], signal.SIGTERM, only=1)
@@ -377,7 +345,7 @@ def test_a_second_signal_ends_a_host_at_once_and_so_the_other(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_that_the_hosts_do_not_share_is_refused(start, tmp_path):
-    with start(*ENDLESS, f"--workdir={tmp_path}/HOST", hosts=2, program=TINY_MAIN) as running:
+    with start(*ENDLESS, f"--workdir={tmp_path}/HOST", hosts=2) as running:
         assert running.wait() == [2, 2], running.said()
         for host, text in enumerate(running.said()):
             assert re.fullmatch(
@@ -419,7 +387,7 @@ def test_two_hosts_evaluate_as_one(start, whole):
         assert running.wait() == [0, 0], running.said()
         assert running.said()[1] == ""
     results = json.loads((whole / workdir.RESULTS).read_text())
-    assert [(result["step"], result["count"]) for result in results] == [(4 * STEPS_PER_EPOCH, 61)]
+    assert [(result["step"], result["count"]) for result in results] == [(EPOCHS * STEPS_PER_EPOCH, 61)]
     last = workdir.read_metrics(whole)[-1]
     for name in ("accuracy", "top5_accuracy"):
         assert results[0][name] == last[f"test/{name}"]

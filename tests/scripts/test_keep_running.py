@@ -16,6 +16,7 @@ from skipnet_jax.runs import workdir
 ROOT = pathlib.Path(__file__).parents[2]
 LOOP = ["bash", str(ROOT / "scripts" / "keep_running.sh")]
 DEADLINE = 240
+EPOCHS = 40
 
 # Each start follows the next argument: it ends with a status, sends itself a signal, or waits for one.
 PROGRAM = """
@@ -148,10 +149,9 @@ def finished_checkpoints(run):
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
     run = tmp_path / "run"
-    flags = ["--config.model.name=resnet20", "--config.data.image_size=8", "--config.checkpoint_every_epochs=1"]
-    command = [*LOOP, sys.executable, "-m", "skipnet_jax.main", "--config=configs/digits.py", f"--workdir={run}"]
-    command += [*flags, "--config.epochs=20"]
-    environment = os.environ | {"WAIT_SECONDS": "0", "XLA_FLAGS": ""}
+    flags = ["--config.data.image_size=8", "--config.checkpoint_every_epochs=1", f"--config.epochs={EPOCHS}"]
+    command = [*LOOP, sys.executable, "-m", "tests.tiny_main", "--config=configs/digits.py", f"--workdir={run}", *flags]
+    environment = os.environ | {"WAIT_SECONDS": "0"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
     try:
         for number in (signal.SIGKILL, signal.SIGTERM):
@@ -167,7 +167,7 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
         process.terminate()  # the loop passes it on, so nothing stays behind
         process.wait()
     assert process.returncode == 0, printed
-    assert printed.count("resuming from step") == 2 and "finished: 20 epochs" in printed
+    assert printed.count("resuming from step") == 2 and f"finished: {EPOCHS} epochs" in printed
     tested = [line["step"] for line in workdir.read_metrics(run) if "test/accuracy" in line]
-    assert tested == [11 * (epoch + 1) for epoch in range(20)]
-    assert json.loads((run / workdir.CONFIG).read_text())["epochs"] == 20
+    assert tested == [11 * (epoch + 1) for epoch in range(EPOCHS)]
+    assert json.loads((run / workdir.CONFIG).read_text())["epochs"] == EPOCHS

@@ -1,5 +1,4 @@
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -12,9 +11,8 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
 def run_notebook(*arguments):
-    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, str(ROOT / "scripts" / "run_notebook.py"), *arguments]
-    return subprocess.run(command, env=one_device, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def code_cells(path):

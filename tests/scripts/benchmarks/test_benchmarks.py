@@ -51,7 +51,7 @@ def run(tmp_path_factory):
 
     def call(*arguments: str, hidden: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", BLOCKER.format(hidden=hidden, root=str(ROOT)), *arguments]
-        environment = os.environ | {"XLA_FLAGS": ""} | settings
+        environment = os.environ | settings
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done
