@@ -13,6 +13,7 @@ import pytest
 from skipnet_jax import config, errors, files, models, specs, train
 from skipnet_jax.data import pipeline, sources
 from skipnet_jax.evaluation import scoring
+from skipnet_jax.models import zoo
 from skipnet_jax.runs import checkpoint, events, saver, signals, workdir
 from skipnet_jax.training import precision, steps
 from tests.tiny_runs import (
@@ -155,8 +156,10 @@ def test_interrupted_twice_with_every_random_operation(tmp_path):
 
 @pytest.mark.slow
 def test_a_network_of_the_project_with_drop_path_resumes_bit_for_bit(tmp_path, monkeypatch, one_device):
-    """With gates, drop path, dropout, CutMix and the shuffling of two epochs."""
+    """With gates, drop path, dropout, CutMix and the shuffling of two epochs, in the first two blocks of a network."""
     monkeypatch.setattr(train, "build_network", models.build_network)
+    whole = zoo.NETWORKS["resnet20"]
+    monkeypatch.setitem(zoo.NETWORKS, "resnet20", dataclasses.replace(whole, blocks=whole.blocks[:2]))
     spec = make_spec(
         model=specs.ModelSpec(name="skip_resnet20", num_classes=10, dropout=0.1, drop_path=0.3),
         optim=specs.OptimSpec(lr=0.05, warmup_epochs=1),
