@@ -4,8 +4,8 @@ The text is that of `compiled.as_text()`, XLA's HLO after all optimisations, for
 `estimated_cycles` beside each operation that it has scheduled; XLA for CPUs and GPUs writes none. The cycles are of a
 model of the chip, not of a clock, and leave out collectives and Pallas kernels.
 
-Bytes count an operation's operands and results outside on-chip memory (XLA's memory space 1), with the padding that
-their tiles need. An operation counts as if it read each operand whole.
+Bytes count an operation's operands and results outside on-chip memory, with the padding that their tiles need. An
+operation counts as if it read each operand whole.
 """
 
 import collections
@@ -23,6 +23,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _CALLED = re.compile(r"(?:calls|to_apply|branch_computations|true_computation|false_computation)=\{?%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 _NAME = re.compile(r'op_name="([^"]*)"')
+_ON_CHIP = re.compile(r"S\([13]\)")  # XLA's memory spaces: the vector memory, and the common memory of a TPU v4
 
 # These move nothing by themselves, or are counted where they are called.
 _FREE = {
@@ -261,7 +262,7 @@ def _arrays(type_: str) -> list[tuple[int, bool]]:
             minor_to_major = [int(axis) for axis in order.split(",") if axis]
             for axis, unit in zip(minor_to_major, reversed(tile[1].split(",")), strict=False):
                 sides[axis] = -(-sides[axis] // int(unit)) * int(unit)
-        found.append((math.ceil(math.prod(sides) * _width(kind)), "S(1)" not in attributes))
+        found.append((math.ceil(math.prod(sides) * _width(kind)), not _ON_CHIP.search(attributes)))
     return found
 
 

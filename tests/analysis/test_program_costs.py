@@ -31,6 +31,11 @@ def test_bytes_are_those_outside_the_chip_with_the_padding_of_their_tiles(costs)
     assert costs.arguments == {"batch": padded, "state.params": vector, "": vector // 128}
 
 
+def test_the_common_memory_of_a_v4_is_on_the_chip_as_well(costs):
+    text = TPU.read_text()
+    assert "S(1)" in text and program_costs.read(text.replace("S(1)", "S(3)")) == costs
+
+
 def test_collectives_count_by_kind_with_the_size_of_their_groups(costs):
     reduced, gathered = costs.collectives["all-reduce"], costs.collectives["all-gather"]
     assert (reduced.count, reduced.bytes, reduced.sent) == (1, 4096, 2 * 3 / 4 * 4096)
