@@ -35,6 +35,15 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 # Three processes for two cores, because some tests wait for other programs. Each module stays in one process, which
 # makes its fixtures once.
-python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "$@"
+run_tests() { python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=20 "$@"; }
+
+if [[ $* == --full ]]; then
+    run_tests
+    section "slow tests"
+    # The tests above check the shapes in signatures, which takes a third of the time of tracing a network.
+    run_tests --full -m slow --jaxtyping-packages=
+else
+    run_tests "$@"
+fi
 
 section "all passed"
