@@ -3,7 +3,6 @@
 import os
 
 # All of these are read once, when the library is imported or first used.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -22,9 +21,8 @@ MEMORY_LIMIT = 2 * 2**30  # bytes; on a machine of 16 GB three processes leave r
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-jax.devices()
 # The programs that tests start have one device, for which they compile in a fifth of the time.
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "").strip()
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
