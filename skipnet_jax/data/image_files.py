@@ -51,7 +51,6 @@ def read(
 
     from skipnet_jax.data import decoding, image_ops
 
-    show = _shower(size if crop == CENTER else None, share, interpolation, background)
     name = storage.show(image) if isinstance(image, str) else f"an image of {len(image)} bytes"
     try:
         encoded = epath.Path(image).read_bytes() if isinstance(image, str) else image
@@ -59,31 +58,32 @@ def read(
         raise DataError(name, "no such file", "an image", "Give another path.") from None
     except (OSError, tf.errors.OpError) as error:
         raise DataError(name, f"{error}", "an image that can be read", "Give another path.") from None
+    decode = _decoder(size if crop == CENTER else None, share, interpolation, background)
     try:
-        pixels = show(tf.constant(encoded)).numpy()
-    except (tf.errors.OpError, ValueError):
+        pixels = decode(tf.constant(encoded)).numpy()
+    except tf.errors.OpError:
         got = f"an image that cannot be decoded ({decoding.why_undecodable(encoded) or 'damaged'})"
         raise DataError(name, got, pillow_images.KINDS, "Replace it.") from None
     return pixels if crop == CENTER else image_ops.resize(_centered_square(pixels)[None], size)[0]
 
 
 @functools.cache
-def _shower(
+def _decoder(
     size: int | None, share: float, interpolation: str, background: tuple[int, ...]
 ) -> Callable[[Any], UInt8[Any, "h w 3"]]:
     """Returns a function that decodes an image, and crops it where a size is given.
 
-    It is one graph: called one by one from Python, its 80 operations take several times as long.
+    Its 80 operations are one graph. Called one by one from Python, they take several times as long.
     """
     import tensorflow as tf
 
     from skipnet_jax.data import decoding, image_ops
 
-    def show(encoded: Any) -> tf.Tensor:
+    def decode(encoded: Any) -> tf.Tensor:
         pixels = decoding.decode(encoded, background)
         return pixels if size is None else image_ops.eval_crop(pixels, size, share, interpolation)
 
-    return tf.function(show, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    return tf.function(decode, autograph=False).get_concrete_function(tf.TensorSpec([], tf.string))
 
 
 def _centered_square(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[Any, "s s 3"]:
