@@ -1,7 +1,7 @@
 """A ResNet-50 and its training step of nothing but flax.linen's layers: what anyone would write first.
 
-The step is that of Flax's own ImageNet example: cross-entropy, a penalty on the weights, and SGD with Nesterov
-momentum.
+As in Flax's own ImageNet example, the step minimises the cross-entropy and a penalty on the weights by SGD with
+Nesterov momentum.
 """
 
 import functools
