@@ -23,6 +23,9 @@ _JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8\xff", b"\xff\xd9", b"\x89PNG\r\n
 # Places in a JPEG: the first marker, its length, and the second marker if the first one is JFIF's, of 16 bytes.
 _MARKER, _LENGTH, _NEXT_MARKER = 2, 4, 20
 _JFIF, _EXIF, _TABLES = b"\xff\xe0", b"\xff\xe1", b"\xff\xdb"
+# Zeros behind the start of a file, as far as the places above and below reach: TensorFlow refuses to look past the end,
+# with a message that holds the file's bytes and that Python then cannot read as text.
+_ZEROS = bytes(32)
 # How far to look, in bytes: for EXIF at the start; for the orientation then; and otherwise (EXIF has at most 64 KB).
 _START, _NEAR, _FAR = 256, 4096, 1 << 17
 # How far the header of the frame may lie behind nothing but tables.
@@ -150,7 +153,7 @@ def _decode_png(encoded: Any, background: tuple[int, ...]) -> tf.Tensor:
         mixed = colors * opacity + tf.constant(background, tf.int32) * (255 - opacity)
         return tf.cast((mixed + 127) // 255, tf.uint8)  # rounded
 
-    kind = tf.strings.substr(encoded, _PNG_KIND, 1)
+    kind = tf.strings.substr(_header(encoded), _PNG_KIND, 1)
     transparent = tf.reduce_any(kind == tf.constant(_PNG_WITH_ALPHA))
     transparent = tf.logical_or(transparent, tf.strings.regex_full_match(encoded, _PNG_TRANSPARENT))
     return tf.cond(
@@ -158,6 +161,10 @@ def _decode_png(encoded: Any, background: tuple[int, ...]) -> tf.Tensor:
         lambda: _by_pillow(encoded, background),
         lambda: tf.cond(transparent, composed, lambda: tf.io.decode_png(encoded, channels=3)),
     )
+
+
+def _header(encoded: Any) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, len(_ZEROS)) + _ZEROS
 
 
 def _by_pillow(encoded: Any, background: tuple[int, ...]) -> tf.Tensor:
@@ -184,8 +191,9 @@ def _is_turned_or_cmyk(encoded: Any) -> tf.Tensor:
         # Takes longer, but where the frame's header lies is not known.
         return tf.logical_or(turned, tf.io.extract_jpeg_shape(encoded)[2] == 4)
 
-    first = tf.strings.substr(encoded, _MARKER, 2)
-    has_jfif = tf.logical_and(first == _JFIF, tf.strings.substr(encoded, _LENGTH, 2) == b"\x00\x10")
-    marker = tf.where(has_jfif, tf.strings.substr(encoded, _NEXT_MARKER, 2), first)
+    header = _header(encoded)
+    first = tf.strings.substr(header, _MARKER, 2)
+    has_jfif = tf.logical_and(first == _JFIF, tf.strings.substr(header, _LENGTH, 2) == b"\x00\x10")
+    marker = tf.where(has_jfif, tf.strings.substr(header, _NEXT_MARKER, 2), first)
     frame = tf.strings.substr(encoded, 0, _FRAME)
     return tf.cond(marker == _TABLES, lambda: tf.strings.regex_full_match(frame, _FOUR_COLORS), of_other)

@@ -216,6 +216,8 @@ BAD = {
     "macos": (b"\0\5\26\7\0\2\0\0Mac OS X        " + bytes(100), "data of macOS"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
     "truncated": (PLAIN[: len(PLAIN) // 2], "truncated"),
+    "start of a JPEG": (PLAIN[:7], "truncated"),
+    "start of a PNG": (b"\x89PNG\r\n\x1a\n\0", "PNG"),
     "text": (b"no image at all", "no image of a known kind"),
     "script": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known kind"),
 }
