@@ -16,6 +16,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+# The modules that take minutes.
+LONGEST = ("docs", "strangers", "trajectories", "golden", "hosts", "kills")
 MEMORY_LIMIT = 2 * 2**30  # bytes; on a machine of 16 GB three processes leave room for those that tests start
 
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
@@ -32,11 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests marked slow, unless --full or a single test's name asks for them.
 
-    Modules with slow tests come first. The last modules are then short, and all processes finish together.
+    The longest modules come first, then the others with slow tests. The last ones are then short, and all processes
+    finish together.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
     modules = {item.path for item in slow}
-    items.sort(key=lambda item: item.path not in modules)
+    items.sort(key=lambda item: (item.path.stem.removeprefix("test_") not in LONGEST, item.path not in modules))
     if config.getoption("full") or any("::" in argument for argument in config.args):
         return
     config.hook.pytest_deselected(items=slow)
