@@ -15,7 +15,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import predictor
 from skipnet_jax.interop import downloads, layouts, pretrained, torch_weights
 from skipnet_jax.runs import weights, workdir
-from tests import command_line
+from tests import command_line, quick
 from tests.interop.file_server import serve
 from tests.interop.made_checkpoints import hub_folder, torch_file
 
@@ -138,7 +138,7 @@ def test_the_real_files_give_the_published_sums(name):
     if not place.is_file():
         pytest.skip(f"{place} is not there, and tests download nothing")
     model, variables = models.load_pretrained(name)
-    logits = jax.jit(functools.partial(model.apply, train=False))(variables, np.ones((1, 256, 256, 3), np.float32))
+    logits = quick.jit(functools.partial(model.apply, train=False))(variables, np.ones((1, 256, 256, 3), np.float32))
     assert abs(float(np.abs(np.sum(logits, dtype=np.float64))) - pretrained.PUBLISHED[name].check) < 1e-3
 
 

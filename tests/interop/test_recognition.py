@@ -11,7 +11,7 @@ import pytest
 from skipnet_jax.errors import UserError
 from skipnet_jax.interop import layouts, recognition, torch_weights
 from skipnet_jax.models import create_model
-from tests import golden_rules
+from tests import golden_rules, quick
 from tests.interop.test_timm_names import import_torchvision
 
 FOLDER = golden_rules.FOLDER / "author_timm"
@@ -52,7 +52,7 @@ def test_the_author_s_networks_have_the_author_s_logits(theirs, x64):
     variables = torch_weights.from_state_dict(name, state_dict)
     model = create_model(name, dtype="float64")
     images = golden_rules.images(record["input_seed"], record["batch"], *record["image_size"]).astype(np.float64)
-    logits = jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    logits = quick.jit(functools.partial(model.apply, train=False))(variables, images)
     expected = np.load(FOLDER / f"{theirs}-64x64.npz")["logits"]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
     back = torch_weights.to_state_dict(name, variables, "author")
@@ -175,6 +175,6 @@ def test_logits_are_torchvision_s(theirs, name, size):
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         expected = peer(images).numpy()
-    apply = jax.jit(functools.partial(create_model(name, num_classes=10).apply, train=False))
+    apply = quick.jit(functools.partial(create_model(name, num_classes=10).apply, train=False))
     logits = apply(variables, images.numpy().transpose(0, 2, 3, 1))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

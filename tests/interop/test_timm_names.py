@@ -13,7 +13,6 @@ import re
 import zlib
 
 import flax
-import jax
 import numpy as np
 import pytest
 
@@ -22,7 +21,7 @@ from skipnet_jax.interop import layouts, timm_names, torch_weights
 from skipnet_jax.interop.naming import IGNORED
 from skipnet_jax.models import create_model
 from skipnet_jax.models.zoo import find
-from tests import golden_rules
+from tests import golden_rules, quick
 
 FILE = golden_rules.FOLDER / "timm.json"
 NUM_CLASSES = 10
@@ -98,7 +97,7 @@ def test_our_arrays_have_timm_s_names(name):
 def test_logits_are_timm_s(name):
     variables = torch_weights.from_state_dict(name, state_dict(name))
     model = create_model(name, num_classes=NUM_CLASSES)
-    logits = jax.jit(lambda variables, images: model.apply(variables, images, train=False))(variables, images(name))
+    logits = quick.jit(lambda variables, images: model.apply(variables, images, train=False))(variables, images(name))
     expected = np.asarray(golden()["networks"][name]["logits"])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 

@@ -1,7 +1,4 @@
-"""Every network of the golden files against the published implementation, which was measured in float64.
-
-Compiling takes most of the time, so XLA optimises little.
-"""
+"""Every network of the golden files against the published implementation, which was measured in float64."""
 
 import dataclasses
 import functools
@@ -19,7 +16,7 @@ from skipnet_jax.interop.torch_weights import from_state_dict
 from skipnet_jax.models import create_model, list_models, model_info, ops
 from skipnet_jax.models.block import Block
 from skipnet_jax.optim.optimizers import decay_mask
-from tests import golden_rules
+from tests import golden_rules, quick
 from tests.models import traced
 
 NAMES = {model_info(name).published_name: name for name in list_models()}
@@ -65,13 +62,9 @@ def load(network, dtype):
 
 
 def compiled(function, network):
-    """Compiles with the options that take least to compile and to run once.
-
-    The networks for CIFAR repeat a block on large maps. Not optimised at all, they run ten times as long as optimised.
-    """
-    level = 1 if network.record["image_size"] == [32, 32] else 0
-    options = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE", "xla_backend_optimization_level": level}
-    return jax.jit(function, compiler_options=options)
+    """Compiles a function of a golden network."""
+    repeats = network.record["image_size"] == [32, 32] and "pyramid" not in network.record["model"]
+    return quick.jit(function, level=1 if repeats else 0)
 
 
 def evaluate(network, model, variables, images):

@@ -19,9 +19,9 @@ from skipnet_jax.models.noise import BranchNoise
 from skipnet_jax.models.shortcuts import LinearShortcut
 from skipnet_jax.models.stems import SmallStem
 from skipnet_jax.specs import ModelSpec
+from tests import quick
 
 CLASSES = 5
-UNOPTIMISED = {"xla_backend_optimization_level": 0}  # compiling takes nearly all of the time
 
 
 def images_of(*size, batch=4, seed=0, dtype=jnp.float32):
@@ -55,7 +55,7 @@ def variables():
 
 
 def evaluate(model, variables, images):
-    return jax.jit(functools.partial(model.apply, train=False))(variables, images)
+    return quick.jit(functools.partial(model.apply, train=False))(variables, images)
 
 
 class Tap(nn.Module):
@@ -111,7 +111,7 @@ def test_blocks_see_exactly_the_wired_states(name):
     architecture = Architecture("Toy", 4, CLASSES, Widen, blocks)
     model = Network(architecture, JUNCTIONS[name], ModelSpec("toy", CLASSES, bn_group_size=0, gate_reduction=1))
     images = images_of(4, 4)
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
+    variables = quick.jit(functools.partial(model.init, train=False))(jax.random.key(0), images)
     order = [f"blocks_{i}" for i in range(len(blocks))]
 
     def junction_outputs(taps):
@@ -129,7 +129,7 @@ def test_blocks_see_exactly_the_wired_states(name):
         return jnp.stack([jnp.square(out.value).sum() for out in outputs])
 
     taps = {block: variables["params"][block]["shortcut"]["tap"] for block in order}
-    jacobian = jax.jit(jax.jacrev(junction_outputs), compiler_options=UNOPTIMISED)(taps)
+    jacobian = quick.jit(jax.jacrev(junction_outputs))(taps)
     expected = {"add": OWN, "dense": DENSE}.get(name, SKIP)
     assert [{j for j, block in enumerate(order) if jacobian[block][i].any()} for i in range(len(order))] == expected
 
@@ -216,7 +216,7 @@ def test_rematerialisation_changes_no_number(plain_and_remat):
     steps, args = plain_and_remat
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(a).max())),
-        *(jax.jit(step, compiler_options=UNOPTIMISED)(*args) for step in steps),
+        *(quick.jit(step)(*args) for step in steps),
     )
 
 
@@ -243,8 +243,8 @@ def test_drop_block_grows_with_the_progress_of_the_training(variables):
             variables, images_of(8, 8), train=True, progress=progress, mutable=["batch_stats"], rngs=rngs
         )[0]
 
-    at = jax.jit(functools.partial(logits, make_network(drop_block=0.3, drop_block_size=3)))
-    np.testing.assert_allclose(at(jnp.float32(0)), jax.jit(logits, static_argnums=0)(make_network(), 0.0), rtol=1e-4)
+    at = quick.jit(functools.partial(logits, make_network(drop_block=0.3, drop_block_size=3)))
+    np.testing.assert_allclose(at(jnp.float32(0)), quick.jit(logits, static_argnums=0)(make_network(), 0.0), rtol=1e-4)
     assert float(jnp.abs(at(jnp.float32(1)) - at(jnp.float32(0))).max()) > 1e-2
 
 
@@ -252,7 +252,7 @@ def test_features_are_the_last_outputs_of_the_sections(variables):
     model, images = make_network(), images_of(33, 37)
     params = {name: value for name, value in variables["params"].items() if name != "classifier"}
     backbone = {"params": params, "batch_stats": variables["batch_stats"]}
-    stages = jax.jit(functools.partial(model.apply, train=False, method="features"))(backbone, images)
+    stages = quick.jit(functools.partial(model.apply, train=False, method="features"))(backbone, images)
     assert [stage.shape for stage in stages] == [(4, 33, 37, 8), (4, 17, 19, 16)]
     kernel, bias = (np.asarray(variables["params"]["classifier"][name]) for name in ("kernel", "bias"))
     logits = np.asarray(stages[-1]).mean((1, 2)) @ kernel + bias
@@ -324,7 +324,7 @@ def test_initial_variables_are_those_of_init_and_need_no_forward_pass(name, monk
     model, size = create_model(name, num_classes=CLASSES), 32
     architecture = dataclasses.replace(model.architecture, blocks=model.architecture.blocks[:2])
     model = model.clone(architecture=architecture)
-    expected = jax.jit(functools.partial(model.init, train=False))(jax.random.key(3), images_of(size, size, batch=1))
+    expected = quick.jit(functools.partial(model.init, train=False))(jax.random.key(3), images_of(size, size, batch=1))
     evaluated = set()
     evaluate = jax.core.eval_jaxpr
 

@@ -16,7 +16,7 @@ from skipnet_jax.interop.torch_weights import from_state_dict, to_state_dict
 from skipnet_jax.models import build_network, list_models, model_info
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.training import sharding, steps
-from tests import golden_rules
+from tests import golden_rules, quick
 
 NAMES = {model_info(name).published_name: name for name in list_models()}
 OPTIMIZERS = {"rmsproptf": "rmsprop_tf"}  # published name: our name, where they differ
@@ -85,11 +85,6 @@ def train(state, update, expected, count):
     return state, history
 
 
-def compiled(update):
-    """Compiles in a third of the time, to a program that is as fast in float64."""
-    return jax.jit(update, donate_argnums=0, compiler_options={"xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"})
-
-
 def read(golden, stem):
     return json.loads((golden / "trajectories" / f"{stem}.json").read_text())
 
@@ -97,7 +92,7 @@ def read(golden, stem):
 def test_first_steps_of_a_trajectory(golden, x64):
     expected = read(golden, "skip-resnet-18-sgd-layerlr0.1")
     _, state, update = start(expected, layer_lr_ratio=0.1)
-    _, history = train(state, compiled(update), expected, 3)
+    _, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, 3)
     for metrics, loss, grad_norm in zip(history, expected["losses"], expected["grad_norms"], strict=False):
         np.testing.assert_allclose(metrics["loss"] / expected["batch"], loss, rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-6)
@@ -116,7 +111,7 @@ def test_first_steps_of_a_trajectory(golden, x64):
 def test_trajectory(stem, layer_lr_ratio, golden, x64):
     expected = read(golden, stem)
     model, state, update = start(expected, layer_lr_ratio)
-    state, history = train(state, compiled(update), expected, expected["steps"])
+    state, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, expected["steps"])
     losses = [metrics["loss"] / expected["batch"] for metrics in history]
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-6)
     np.testing.assert_allclose([metrics["grad_norm"] for metrics in history], expected["grad_norms"], rtol=1e-6)
@@ -126,7 +121,7 @@ def test_trajectory(stem, layer_lr_ratio, golden, x64):
     assert norms.keys() == expected["final_param_norms"].keys()
     for name, norm in norms.items():
         np.testing.assert_allclose(norm, expected["final_param_norms"][name], rtol=1e-6, err_msg=name)
-    logits = jax.jit(functools.partial(model.apply, train=False))(state.variables, images_of(0, expected))
+    logits = quick.jit(functools.partial(model.apply, train=False))(state.variables, images_of(0, expected))
     np.testing.assert_allclose(logits, expected["final_eval_logits"], rtol=1e-6, atol=1e-8)
 
 
@@ -138,6 +133,6 @@ def test_trajectory_of_sam(golden, x64):
     """
     expected = read(golden, "resnet-110-sam")
     _, state, update = start(expected)
-    _, history = train(state, compiled(update), expected, 2)
+    _, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, 2)
     losses = np.array([[metrics["loss"], metrics["loss_uphill"]] for metrics in history]) / expected["batch"]
     np.testing.assert_allclose(losses, expected["losses"][:2], rtol=1e-6)

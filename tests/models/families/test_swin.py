@@ -9,6 +9,7 @@ from flax import traverse_util
 from skipnet_jax.interop.layouts import translate, variable_shapes
 from skipnet_jax.models import create_model
 from skipnet_jax.models.families import swin
+from tests import quick
 from tests.interop.test_timm_names import import_torchvision
 
 
@@ -79,7 +80,6 @@ def test_any_image_size_as_in_torchvision(size):
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         expected = peer(images).numpy()
-    apply = functools.partial(create_model("swin_tiny", num_classes=10).apply, train=False)
-    apply = jax.jit(apply, compiler_options={"xla_backend_optimization_level": 0})
+    apply = quick.jit(functools.partial(create_model("swin_tiny", num_classes=10).apply, train=False))
     logits = apply(variables, jnp.asarray(images.numpy().transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -4,7 +4,6 @@ import json
 import re
 
 import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from skipnet_jax.interop import layouts, timm_names
 from skipnet_jax.interop.naming import IGNORED, LEAVES, rename
 from skipnet_jax.models import create_model, model_info
 from skipnet_jax.models.zoo import find
-from tests import golden_rules
+from tests import golden_rules, quick
 from tests.interop.test_timm_names import weight
 
 CIFAR = ["resnet20", "resnet110"]
@@ -93,7 +92,7 @@ def test_logits(peer_networks, name):
     images = golden_rules.images(0, 2, size, size)
     with torch.no_grad():
         expected = peer.double()(torch.tensor(images.transpose(0, 3, 1, 2)).double()).numpy()
-    apply = jax.jit(lambda variables, images: create_model(name).apply(variables, images, train=False))
+    apply = quick.jit(lambda variables, images: create_model(name).apply(variables, images, train=False))
     logits = apply(flax.traverse_util.unflatten_dict(variables), jnp.asarray(images))
     assert np.abs(expected[0] - expected[1]).max() > 1e-3 * np.abs(expected).max()  # they depend on the image
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
