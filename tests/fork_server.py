@@ -2,9 +2,9 @@
 
 Imports of JAX and TensorFlow take most of the time of a short run. Neither library has started a thread or opened a
 device when this process forks, so a child is like a fresh process after its imports, and may be killed like one. The
-process reads {"argv": [...], "output": FILE} line by line, if need be with "env" and "folder", and answers "started
-PROCESS" and, once it has ended, "ended PROCESS STATUS" with the status of `os.waitpid`. The network is tiny, so that it
-compiles fast.
+process reads {"argv": [...], "output": FILE} line by line, if need be with "errors" (another file), "env" and "folder",
+and answers "started PROCESS" and, once it has ended, "ended PROCESS STATUS" with the status of `os.waitpid`. The
+network is tiny, so that it compiles fast.
 """
 
 import json
@@ -65,10 +65,9 @@ def serve(in_child: Callable[[dict[str, Any]], None] = lambda asked: None) -> No
 def _fork(asked: dict[str, Any], in_child: Callable[[dict[str, Any]], None]) -> int:
     child = os.fork()
     if not child:
-        output = os.open(asked["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(os.open(asked["output"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
+        os.dup2(os.open(asked["errors"], os.O_CREAT | os.O_TRUNC | os.O_WRONLY) if "errors" in asked else 1, 2)
         sys.argv = ["skipnet_jax", *asked["argv"]]
         os.environ.update(asked.get("env", {}))
         os.chdir(asked.get("folder", "."))

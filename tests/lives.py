@@ -150,6 +150,17 @@ class Forks:
         """Starts the command with these arguments in a folder, with more variables in its environment."""
         return Process(self, self._fork(argv, output, env=dict(env), folder=str(folder)))
 
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end."""
+        self._number += 1
+        output, errors = (self._folder / f"{name}_{self._number}" for name in ("output", "errors"))
+        process = Process(self, self._fork(argv, output, errors=str(errors)))
+        try:
+            process.wait()
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(argv, process.wait(), output.read_text(), errors.read_text())
+
     def listen(self, seconds: float | None) -> bool:
         """Notes which processes have started or ended; returns whether the server said anything in that time."""
         assert self._server.stdout

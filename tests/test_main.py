@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from absl.testing import flagsaver
@@ -18,6 +17,7 @@ from skipnet_jax.command import command_line as commands
 from skipnet_jax.command import modes
 from skipnet_jax.runs import events, signals, workdir
 from tests import command_line
+from tests.lives import env, forks  # noqa: F401 (fixtures)
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = [
@@ -31,14 +31,9 @@ TINY = [
 JOINING = ["--config=configs/digits.py", "--workdir=x", "--distributed"]
 
 
-def command(*flags, program="skipnet_jax.main"):
-    return [sys.executable, "-m", program, *flags]
-
-
-def call(*flags, env=None, program="skipnet_jax.main"):
-    return subprocess.run(
-        command(*flags, program=program), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-    )
+def call(*flags, env=None):  # noqa: F811
+    command = [sys.executable, "-m", "skipnet_jax.main", *flags]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_help_shows_examples():
@@ -265,22 +260,16 @@ def test_without_a_workdir_a_run_is_in_a_folder_named_after_its_config(tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(forks, tmp_path, number):  # noqa: F811
     path, small = tmp_path / "run", ["--config.epochs=2", "--config.log_every_steps=1", "--config.ema_decay=0.9"]
     train = [*TINY, *small, f"--workdir={path}"]
-    process = subprocess.Popen(
-        command(*train, program="tests.tiny_main"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while "compiled" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(number)
-        _, err = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + number, err
-    assert "stopping after this step" in err and "Run the same command to resume" in err and "Traceback" not in err
-    again = call(*train, program="tests.tiny_main")
+    life = forks.start_command(path, *TINY, *small)
+    life.wait_for(lambda: "compiled" in life.said())
+    os.kill(life.process, number)
+    assert os.waitstatus_to_exitcode(life.ended()) == 128 + number, life.said()
+    said = life.said()
+    assert "stopping after this step" in said and "Run the same command to resume" in said and "Traceback" not in said
+    again = forks.run(*train)
     assert again.returncode == 0 and again.stderr == "", again.stderr
     assert "resuming from step" in again.stdout
     stop, start = events.read(path)[1:3]
@@ -289,30 +278,14 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_killed_run_again_evaluated(tmp_path):
+def test_killed_run_again_evaluated(forks, tmp_path):  # noqa: F811
     path = tmp_path / "run"
-    env = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
     train = [*TINY, f"--workdir={path}"]
-    with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command(*train), cwd=ROOT, env=env, stdout=output, stderr=output)
-        try:
-            deadline = time.monotonic() + 240
-            while (
-                not any(folder.name.isdigit() for folder in path.glob("checkpoints/*")) and time.monotonic() < deadline
-            ):
-                assert process.poll() is None, (tmp_path / "output").read_text()
-                time.sleep(0.02)
-        finally:
-            process.kill()
-            process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert "finished" not in (tmp_path / "output").read_text()
+    life = forks.start_command(path, *TINY)
+    life.wait_for(lambda: any(folder.name.isdigit() for folder in path.glob("checkpoints/*")))
+    assert life.kill() and "finished" not in life.said()
 
-    again = call(*train, env=env)
+    again = forks.run(*train)
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
     assert "resuming from step" in again.stdout
@@ -323,7 +296,7 @@ def test_killed_run_again_evaluated(tmp_path):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = ["--distributed", f"--coordinator_address={address}", "--num_processes=1", "--process_id=0"]
-    evaluated = call("--mode=evaluate", f"--workdir={path}", "--checkpoint=latest", *flags, env=env)
+    evaluated = forks.run("--mode=evaluate", f"--workdir={path}", "--checkpoint=latest", *flags)
     assert evaluated.returncode == 0, evaluated.stderr
     result = json.loads((path / workdir.RESULTS).read_text())[0]
     assert result["accuracy"] == workdir.read_metrics(path)[-1]["test/accuracy"]
@@ -331,6 +304,6 @@ def test_killed_run_again_evaluated(tmp_path):
 
     for file in (path / workdir.CHECKPOINTS / "88" / "state").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:100])
-    again = call(*train, env=env)
+    again = forks.run(*train)
     assert again.returncode == 0 and "resuming from step 66" in again.stdout, again.stderr
     assert re.fullmatch(r"WARNING: .*88 is damaged .*resuming from step 66\.\n", again.stderr)  # and nothing of Orbax's
