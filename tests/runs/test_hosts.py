@@ -11,8 +11,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -26,7 +24,7 @@ from PIL import Image
 from skipnet_jax.data import tfrecords
 from skipnet_jax.runs import checksums, events, hosts, workdir
 from skipnet_jax.training import sharding
-from tests.lives import Process, env, forks  # noqa: F401 (fixtures)
+from tests.lives import Forks, Process, env, forks  # noqa: F401 (fixtures)
 from tests.tiny_runs import TIMINGS, last_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -137,34 +135,44 @@ def data(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@contextlib.contextmanager
+def start_hosts(
+    server: Forks, folder: pathlib.Path, *flags: str, hosts: int, devices: int = DEVICES
+) -> Iterator[Hosts]:
+    """Starts the same command on several hosts; none of them outlives the `with` block.
+
+    Args:
+      server: starts the processes.
+      folder: of the files of their output.
+      *flags: HOST in them becomes the number of the host.
+      hosts: how many.
+      devices: of all hosts together.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    variables = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // hosts}",
+        "JAX_COORDINATOR_BIND_ADDRESS": address,  # else it listens to the whole network
+    }
+    running = Hosts([], [folder / str(host) for host in range(hosts)])
+    try:
+        for host, output in enumerate(running.outputs):
+            joining = ["--distributed", f"--coordinator_address={address}", f"--num_processes={hosts}"]
+            argv = [flag.replace("HOST", str(host)) for flag in flags]
+            argv += [*joining, f"--process_id={host}"] if hosts > 1 else []
+            running.processes.append(server.open(argv, output, env=variables))
+        yield running
+    finally:
+        for process in running.processes:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture(scope="module")
 def start(forks, tmp_path_factory) -> Callable[..., contextlib.AbstractContextManager[Hosts]]:  # noqa: F811
-    """Starts the same command on several hosts; none of them outlives the `with` block."""
-
-    @contextlib.contextmanager
-    def started(*flags: str, hosts: int) -> Iterator[Hosts]:
-        folder = tmp_path_factory.mktemp("output")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        variables = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // hosts}",
-            "JAX_COORDINATOR_BIND_ADDRESS": address,  # else it listens to the whole network
-        }
-        running = Hosts([], [folder / str(host) for host in range(hosts)])
-        try:
-            for host, output in enumerate(running.outputs):
-                joining = ["--distributed", f"--coordinator_address={address}", f"--num_processes={hosts}"]
-                argv = [flag.replace("HOST", str(host)) for flag in flags]
-                argv += [*joining, f"--process_id={host}"] if hosts > 1 else []
-                running.processes.append(forks.open(argv, output, env=variables))
-            yield running
-        finally:
-            for process in running.processes:
-                process.kill()
-                process.wait()
-
-    return started
+    """Starts the same command on several hosts, as `start_hosts` does."""
+    return lambda *flags, hosts: start_hosts(forks, tmp_path_factory.mktemp("output"), *flags, hosts=hosts)
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +225,13 @@ def test_two_hosts_of_two_devices_compute_what_one_of_four_does(env, tmp_path): 
     thousandth.
     """
     flags = [*IN_MEMORY, "--config.model.dtype=float64", "--config.log_every_steps=1"]
-    variables = env | {"JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    launcher = ["scripts/run_local_hosts.py", "--num_processes=2", "--devices_per_process=2", "--"]
-    for name, program in {"two": launcher, "one": ["-m", "skipnet_jax.main"]}.items():
-        command = [sys.executable, *program, *flags, f"--workdir={tmp_path / name}"]
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=DEADLINE)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "4 x cpu: 1 epochs of 11 steps of 128 images" in done.stdout
+    with contextlib.closing(Forks(env | {"JAX_ENABLE_X64": "1"}, tmp_path)) as exact:
+        for name, count in {"two": 2, "one": 1}.items():
+            output, place = tmp_path / f"output_{name}", f"--workdir={tmp_path / name}"
+            output.mkdir()
+            with start_hosts(exact, output, *flags, place, hosts=count, devices=4) as running:
+                assert running.wait() == [0] * count, running.said()
+                assert "4 x cpu: 1 epochs of 11 steps of 128 images" in running.said()[0]
     lines, expected_lines = (workdir.read_metrics(tmp_path / name) for name in ("two", "one"))
     assert len(lines) == len(expected_lines) == 12
     for line, expected in zip(lines, expected_lines, strict=True):
