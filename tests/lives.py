@@ -154,12 +154,8 @@ class Forks:
         """Runs the command to its end."""
         self._number += 1
         output, errors = (self._folder / f"{name}_{self._number}" for name in ("output", "errors"))
-        process = Process(self, self._fork(argv, output, errors=str(errors)))
-        try:
-            process.wait()
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(argv, process.wait(), output.read_text(), errors.read_text())
+        status = Process(self, self._fork(argv, output, errors=str(errors))).wait()
+        return subprocess.CompletedProcess(argv, status, output.read_text(), errors.read_text())
 
     def listen(self, seconds: float | None) -> bool:
         """Notes which processes have started or ended; returns whether the server said anything in that time."""

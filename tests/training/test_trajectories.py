@@ -77,6 +77,7 @@ def start(expected, layer_lr_ratio=1.0):
 def train(state, update, expected, count):
     """The state after some steps, and the metrics of each."""
     history = []
+    update = quick.jit(update, level=1, donate_argnums=0)
     for step in range(count):
         classes = expected["num_classes"]
         targets = jnp.eye(classes)[golden_rules.generator(200 + step).integers(0, classes, expected["batch"])]
@@ -92,7 +93,7 @@ def read(golden, stem):
 def test_first_steps_of_a_trajectory(golden, x64):
     expected = read(golden, "skip-resnet-18-sgd-layerlr0.1")
     _, state, update = start(expected, layer_lr_ratio=0.1)
-    _, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, 3)
+    _, history = train(state, update, expected, 3)
     for metrics, loss, grad_norm in zip(history, expected["losses"], expected["grad_norms"], strict=False):
         np.testing.assert_allclose(metrics["loss"] / expected["batch"], loss, rtol=1e-6)
         np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-6)
@@ -111,7 +112,7 @@ def test_first_steps_of_a_trajectory(golden, x64):
 def test_trajectory(stem, layer_lr_ratio, golden, x64):
     expected = read(golden, stem)
     model, state, update = start(expected, layer_lr_ratio)
-    state, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, expected["steps"])
+    state, history = train(state, update, expected, expected["steps"])
     losses = [metrics["loss"] / expected["batch"] for metrics in history]
     np.testing.assert_allclose(losses, expected["losses"], rtol=1e-6)
     np.testing.assert_allclose([metrics["grad_norm"] for metrics in history], expected["grad_norms"], rtol=1e-6)
@@ -133,6 +134,6 @@ def test_trajectory_of_sam(golden, x64):
     """
     expected = read(golden, "resnet-110-sam")
     _, state, update = start(expected)
-    _, history = train(state, quick.jit(update, level=1, donate_argnums=0), expected, 2)
+    _, history = train(state, update, expected, 2)
     losses = np.array([[metrics["loss"], metrics["loss_uphill"]] for metrics in history]) / expected["batch"]
     np.testing.assert_allclose(losses, expected["losses"][:2], rtol=1e-6)
