@@ -5,16 +5,30 @@ import pathlib
 from skipnet_jax.errors import UserError
 
 
-def replace(page: pathlib.Path, name: str, text: str) -> None:
-    """Replaces the lines between `<!-- NAME -->` and `<!-- end of NAME -->`.
+def read(page: pathlib.Path, name: str) -> str:
+    """Returns the lines between `<!-- NAME -->` and `<!-- end of NAME -->`.
 
     Raises:
       UserError: the page has no such lines.
     """
+    return _split(page, name)[1]
+
+
+def replace(page: pathlib.Path, name: str, text: str) -> None:
+    """Replaces the lines that `read` returns.
+
+    Raises:
+      UserError: the page has no such lines.
+    """
+    before, _, after = _split(page, name)
+    page.write_text(before + text + after)
+
+
+def _split(page: pathlib.Path, name: str) -> tuple[str, str, str]:
+    """The page up to the lines and their first mark, the lines, and the rest."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    content = page.read_text()
-    before, found, rest = content.partition(begin)
-    _, closed, after = rest.partition(end)
+    before, found, rest = page.read_text().partition(begin)
+    lines, closed, after = rest.partition(end)
     if not (found and closed):
         raise UserError("--write", f"{page}", f"a page with the lines {begin.strip()} and {end.strip()}")
-    page.write_text(before + begin + text + end + after)
+    return before + begin, lines, end + after

@@ -5,7 +5,8 @@
     python -m scripts.tpu_tables --folder=plans --write=docs/tpu.md
 
 Each plan takes minutes, and is kept in the folder: call it again to go on, as often as needed. --write compiles
-nothing; it puts what is in the folder into the page. Needs libtpu: pip install -e ".[tpu]".
+nothing; it puts what is in the folder into the page, and leaves the page's other rows as they are. Needs libtpu: pip
+install -e ".[tpu]".
 """
 
 import argparse
@@ -125,20 +126,35 @@ def cells(plan: Mapping[str, Any]) -> list[str]:
 TITLES = ["chips", "batch", "GiB", "GB moved", "Mcycles", "collectives, MB", "images/s", "per host", "chip-hours"]
 
 
-def tables(folder: pathlib.Path) -> str:
-    """All rows that were made, as Markdown."""
+def tables(folder: pathlib.Path, before: str) -> str:
+    """All rows that were made, as Markdown.
+
+    Args:
+      folder: has plans.
+      before: the tables as they are, whose rows stay where the folder has no plan.
+    """
+    kept = {tuple(line.split(" | ")[:2]): line for line in before.splitlines()}
     parts = []
     first = [([row.network, row.topology], row) for row in network_rows(NETWORKS, TOPOLOGIES)]
     second = [([row.series, row.topology], row) for row in scaling_rows()]
     for kind, heads, rows in (("slices", ["network", "slice"], first), ("scaling", [SCALED, "slice"], second)):
-        lines = [[*names, *cells(plan)] for names, row in rows if (plan := read(row, folder))]
+        lines = []
+        for names, row in rows:
+            if plan := read(row, folder):
+                lines.append(_line([*names, *cells(plan)]))
+            elif line := kept.get((f"| {names[0]}", names[1])):
+                lines.append(line)
         if lines:
-            table = [[*heads, *TITLES], ["---"] * 2 + ["---:"] * len(TITLES), *lines]
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
+            titles = [_line([*heads, *TITLES]), _line(["---"] * 2 + ["---:"] * len(TITLES))]
+            parts.append("\n".join([*titles, *lines]))
         missing = len(rows) - len(lines)
         if missing:
             parts.append(f"{missing} of {len(rows)} rows of the table of {kind} are not filled in yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,11 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="with commas")
     parser.add_argument("--scaling", action="store_true", help="make the rows of the scaling table instead")
     parser.add_argument("--dtype", default="auto", help="of the computation; default: auto, which is bfloat16")
-    parser.add_argument("--write", type=pathlib.Path, help="a page whose tables to replace; compiles nothing")
+    parser.add_argument("--write", type=pathlib.Path, help="a page whose tables to update; compiles nothing")
     arguments = parser.parse_args(argv)
     try:
         if arguments.write:
-            pages.replace(arguments.write, "tables", tables(arguments.folder))
+            before = pages.read(arguments.write, "tables")
+            pages.replace(arguments.write, "tables", tables(arguments.folder, before))
             return 0
         arguments.folder.mkdir(parents=True, exist_ok=True)
         wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)

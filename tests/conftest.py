@@ -16,6 +16,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from tests.warm_python import warm_python  # noqa: F401 (a fixture, of which a session has one)
+
 # The modules that take minutes.
 LONGEST = ("docs", "strangers", "trajectories", "golden", "hosts", "kills")
 MEMORY_LIMIT = 2 * 2**30  # bytes; on a machine of 16 GB three processes leave room for those that tests start

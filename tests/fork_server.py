@@ -7,6 +7,7 @@ and answers "started PROCESS" and, once it has ended, "ended PROCESS STATUS" wit
 network is tiny, so that it compiles fast.
 """
 
+import gc
 import json
 import os
 import select
@@ -41,6 +42,7 @@ def serve(in_child: Callable[[dict[str, Any]], None] = lambda asked: None) -> No
     Args:
       in_child: called with the order in each child, before the command.
     """
+    gc.freeze()  # otherwise each child's collector would look at these modules, and so copy their memory
     children: set[int] = set()
     orders = bytearray()
     asking = True

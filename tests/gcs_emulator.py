@@ -55,7 +55,7 @@ class Bucket:
     """A running emulator.
 
     Args:
-      environment: for processes that should see the bucket.
+      environment: for processes that should see the bucket; `python` is the warm one.
       port: of the server itself, plain HTTP; clients use the proxies before it.
       trouble: to make by the test.
     """
@@ -89,7 +89,7 @@ class Bucket:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+def bucket(tmp_path_factory: pytest.TempPathFactory, warm_python: pathlib.Path) -> Iterator[Bucket]:
     folder = tmp_path_factory.mktemp("gcs")
     authority, key = _make_certificate(folder)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -100,6 +100,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
         yield Bucket(
             {
                 **os.environ,
+                "PATH": os.pathsep.join([str(warm_python.parent), os.environ["PATH"]]),
                 "https_proxy": f"http://127.0.0.1:{proxy_port}",
                 "no_proxy": "127.0.0.1",
                 "CURL_CA_BUNDLE": str(authority),

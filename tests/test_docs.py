@@ -31,12 +31,12 @@ def with_blocks(language: str, marker: str) -> list[pathlib.Path]:
     return [page for page in PAGES if blocks(page, language, marker)]
 
 
-def run(text: str, folder: pathlib.Path) -> str:
-    """In a folder that looks like the repository's."""
+def run(text: str, folder: pathlib.Path, python: pathlib.Path) -> str:
+    """In a folder that looks like the repository's, with this program as `python`."""
     for name in ("configs", "scripts", "skipnet_jax"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
-    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = os.pathsep.join([str(python.parent), str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path}
     result = subprocess.run(
         ["bash", "-euc", text], cwd=folder, env=environment, capture_output=True, text=True, timeout=DEADLINE
@@ -96,10 +96,10 @@ def test_links_and_files_are_there(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("bash", "run"), ids=page_name)
-def test_commands_run(page, tmp_path):
+def test_commands_run(page, tmp_path, warm_python):
     text = "\n".join(blocks(page, "bash", "run"))
     longer = re.sub(r"--config\.(epochs|optim\.warmup_epochs)=\d+", "", text)
-    run(longer.replace("--config=configs/digits.py", f"--config=configs/digits.py {SMALLER}"), tmp_path)
+    run(longer.replace("--config=configs/digits.py", f"--config=configs/digits.py {SMALLER}"), tmp_path, warm_python)
 
 
 @pytest.mark.slow
@@ -115,7 +115,9 @@ def test_python_runs(page, tmp_path, monkeypatch, one_device):
 def test_commands_for_a_tpu_run_dry(page, tmp_path):
     for text in blocks(page, "bash", "dry run"):
         assert text.count("run_tpu_pod.sh") == 1
-        printed = run(text.replace("run_tpu_pod.sh", "run_tpu_pod.sh --dry_run"), tmp_path)
+        printed = run(
+            text.replace("run_tpu_pod.sh", "run_tpu_pod.sh --dry_run"), tmp_path, pathlib.Path(sys.executable)
+        )
         assert "gcloud compute tpus tpu-vm ssh skip-resnet50 --zone=us-west4-a --project=my-project" in printed
 
 

@@ -56,10 +56,14 @@ def make_spec(**changes: Any) -> specs.TrainSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def use_network(patch: pytest.MonkeyPatch, network: nn.Module) -> None:
-    """Trains, plans, evaluates and predicts with this network, whatever a spec names, until the patch is undone."""
+def use_network(patch: pytest.MonkeyPatch, network: nn.Module | None = None) -> None:
+    """Trains, plans, evaluates and predicts with this network, whatever a spec names, until the patch is undone.
+
+    Args:
+      network: None = a `TinyNet` with the spec's number of classes.
+    """
     for module in ("train", "plan", "runs.weights", "evaluate", "evaluation.chosen", "evaluation.predictor"):
-        patch.setattr(f"skipnet_jax.{module}.build_network", lambda _: network)
+        patch.setattr(f"skipnet_jax.{module}.build_network", lambda spec: network or TinyNet(spec.num_classes))
 
 
 def last_checkpoint(path: pathlib.Path) -> tuple[int, dict[str, Any] | None, Any]:

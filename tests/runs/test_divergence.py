@@ -6,7 +6,6 @@ import math
 import pathlib
 import re
 import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -115,21 +114,21 @@ TINY = [
 ]
 
 
-def call(path, *flags):
-    command = [sys.executable, "-m", "tests.tiny_main", *TINY, f"--workdir={path}", *flags]
+def call(python, path, *flags):
+    command = [python, "-m", "tests.tiny_main", *TINY, f"--workdir={path}", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_keeps_its_last_checkpoint_and_its_message_helps(tmp_path):
+def test_a_run_that_diverges_keeps_its_last_checkpoint_and_its_message_helps(tmp_path, warm_python):
     """After a good epoch, a huge rate ends the run and leaves the checkpoint alone; then a lower rate resumes."""
     path = tmp_path / "run"
-    assert call(path, "--config.epochs=1").returncode == 0
+    assert call(warm_python, path, "--config.epochs=1").returncode == 0
     checkpoints = sorted(file.relative_to(path) for file in (path / workdir.CHECKPOINTS).rglob("*"))
     content = {file: (path / file).read_bytes() for file in checkpoints if (path / file).is_file()}
 
     wild = ["--config.optim.lr=1e30", "--config.epochs=3"]
-    done = call(path, *wild, "--allow_change=epochs,optim.lr")
+    done = call(warm_python, path, *wild, "--allow_change=epochs,optim.lr")
     assert done.returncode == 2 and done.stderr.startswith("error: training diverged: at step "), done.stderr
     assert "Traceback" not in done.stderr and "the last checkpoint is step 5 (epoch 1)" in done.stderr
     assert {file: (path / file).read_bytes() for file in content} == content
@@ -143,7 +142,7 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint_and_its_message_helps(tmp
         np.testing.assert_array_equal(report["image"], batch["image"])
         np.testing.assert_array_equal(report["label"], batch["label"])
 
-    resumed = call(path, "--config.optim.lr=0.1", "--config.epochs=2", "--allow_change=epochs,optim.lr")
+    resumed = call(warm_python, path, "--config.optim.lr=0.1", "--config.epochs=2", "--allow_change=epochs,optim.lr")
     assert resumed.returncode == 0, resumed.stderr
     assert "resuming from step 5 of 10" in resumed.stdout
     lines = workdir.read_metrics(path)

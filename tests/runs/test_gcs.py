@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -15,8 +14,8 @@ from tests.data import made_images
 from tests.gcs_emulator import DENIED, NAME, Bucket, bucket  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).parents[2]
-MAKE = [sys.executable, "scripts/make_tfrecords.py"]
-MAIN = [sys.executable, "-m", "tests.tiny_main"]
+MAKE = ["python", "scripts/make_tfrecords.py"]
+MAIN = ["python", "-m", "tests.tiny_main"]
 DATA = f"gs://{NAME}/pets"
 WORKDIR = f"gs://{NAME}/runs/pets"
 TRAIN = [
@@ -77,7 +76,7 @@ assert workdir.read_spec(run) == make_spec() and [line["step"] for line in workd
 
 
 def test_a_workdir_in_a_bucket(bucket):  # noqa: F811
-    run(bucket, [sys.executable, "-c", _WORKDIR.format(workdir=f"gs://{NAME}/runs/small")])
+    run(bucket, ["python", "-c", _WORKDIR.format(workdir=f"gs://{NAME}/runs/small")])
     names = bucket.objects("runs/small/")
     assert "runs/small/damaged/10/state/torn" in names and "runs/small/checkpoints/10/state/torn" not in names
 
@@ -109,7 +108,7 @@ OUTAGE = float(os.environ.get("OUTAGE", "16"))  # seconds; give 60 for a whole m
 
 def write_through(bucket: Bucket, workdir: str, trouble: Callable[[], None]) -> None:  # noqa: F811
     """Makes trouble for a writer that is in the middle of its work; all that it writes has to be there in the end."""
-    command = [sys.executable, "-c", _WRITER.format(workdir=workdir)]
+    command = ["python", "-c", _WRITER.format(workdir=workdir)]
     environment = {**bucket.environment, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=-1, stderr=subprocess.STDOUT, text=True
@@ -252,7 +251,7 @@ def test_the_script_refuses_at_once_a_bucket_that_cannot_be_used(bucket, tmp_pat
         for line in (f"--train={source} --train_shards=1 --out=gs://{name}/pets", f"--check=gs://{name}/pets")
     ]
     code = _RUN_EACH.format(script=MAKE[1])
-    printed = run(bucket, [sys.executable, "-c", code, *lines], seconds=AT_ONCE)
+    printed = run(bucket, ["python", "-c", code, *lines], seconds=AT_ONCE)
     assert printed.count("status 2 after") == 4
     assert printed.count("no bucket gs://nowhere") == 2
     assert printed.count("access denied") == 2

@@ -1,3 +1,5 @@
+import pathlib
+
 import pytest
 
 from scripts import tpu_tables
@@ -36,6 +38,15 @@ def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_
         "| skip_resnet50 | cpu | 8 | 1,024 | " in text
         and "1 of 2 rows of the table of slices are not filled in yet." in text
     )
+
+
+def test_rows_of_the_page_stay_unless_the_folder_has_their_plan(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text((pathlib.Path(__file__).parents[2] / "docs" / "tpu.md").read_text())
+    before = page.read_text()
+    assert before.count("\n| resnet50 | v") >= 6
+    assert tpu_tables.main([f"--folder={tmp_path}", f"--write={page}"]) == 0
+    assert page.read_text() == before
 
 
 def test_a_page_without_a_place_for_tables_is_left_alone(tmp_path, capsys):
