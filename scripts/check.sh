@@ -30,6 +30,8 @@ section "types"
 mypy
 
 section "tests"
+# Python keeps what it compiles, also where the machine's settings say no: tests start a hundred processes.
+unset PYTHONDONTWRITEBYTECODE
 # Compiling takes most of the tests' time; the second run finds it done.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2

@@ -14,8 +14,9 @@ from skipnet_jax.training import xla_options
 QUICKLY = {**xla_options.for_training("cpu"), "xla_backend_optimization_level": 0}  # to compile, not to run
 
 
-def normal(*shape, seed=0, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+def normal(*shape, seed=0, dtype=np.float32):
+    """In NumPy, as all operands below: importing this module computes nothing with JAX."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
 def image_and_kernel(size, kernel, *, width=1, groups=1, features=1, batch=2):
@@ -25,13 +26,13 @@ def image_and_kernel(size, kernel, *, width=1, groups=1, features=1, batch=2):
 def images_for_pooling(height, width):
     """Random pixels, many equal ones, few values, a constant, and images below 0."""
     x = normal(2, height, width, 3)
-    whole = jnp.asarray(np.random.default_rng(2).integers(0, 3, x.shape), jnp.float32)
-    return jnp.concatenate([x, jnp.maximum(x - 0.8, 0), whole, jnp.full_like(x, -2), -1 - jnp.abs(x)])
+    whole = np.random.default_rng(2).integers(0, 3, x.shape).astype(np.float32)
+    return np.concatenate([x, np.maximum(x - 0.8, 0), whole, np.full_like(x, -2), -1 - np.abs(x)])
 
 
 def norm_operands(*shape):
     """The groups, or the pixels, have different means and variances."""
-    different = 1 + jnp.arange(shape[0], dtype=jnp.float32).reshape(-1, *[1] * (len(shape) - 1))
+    different = 1 + np.arange(shape[0], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 1))
     return 3 * different * normal(*shape) + 2, normal(shape[-1], seed=1), normal(shape[-1], seed=2)
 
 
@@ -54,12 +55,12 @@ def multiplied(way):
 def gate_operands(states, branch_logit=None, deferred=False):
     logits = normal(2, 1 + states, 5)
     if branch_logit is not None:
-        logits = logits.at[:, 0].set(branch_logit)
+        logits[:, 0] = branch_logit
     y = normal(2, 3, 4, 5, seed=1), *((normal(2, 5, seed=50), normal(2, 5, seed=51)) if deferred else (None, None))
     return logits, y, tuple(normal(2, 3, 4, 5, seed=2 + k) for k in range(states))
 
 
-AROUND_0 = jnp.concatenate([jnp.linspace(-6, 6, 240), jnp.zeros(1)])
+AROUND_0 = np.concatenate([np.linspace(-6, 6, 240), np.zeros(1)]).astype(np.float32)
 
 # Operation -> (arrays, settings). The first case of each also runs in float32 and in bfloat16.
 CASES = {
@@ -106,7 +107,7 @@ CASES = {
     plain.gated_sum: [
         (gate_operands(states=3), (True, False)),
         (gate_operands(states=2), (False, True)),
-        (jax.tree.map(jnp.zeros_like, gate_operands(states=1)), (True, True)),
+        (jax.tree.map(np.zeros_like, gate_operands(states=1)), (True, True)),
         (gate_operands(states=2, branch_logit=-40.0), (True, True)),
         (gate_operands(states=2, branch_logit=8.0), (True, False)),
         (gate_operands(states=2, deferred=True), (True, True)),
@@ -122,15 +123,20 @@ WAYS = [
 ]
 
 
+def on_device(arrays):
+    return jax.tree.map(jnp.asarray, arrays)
+
+
 def cast(arrays, dtype):
     return jax.tree.map(lambda x: x.astype(dtype), arrays)
 
 
 def outputs_and_gradients(function, settings, arrays):
     """The gradients of all arrays, for random gradients of all outputs."""
+    arrays = on_device(arrays)
     outputs, vjp = jax.vjp(lambda *arrays: function(*arrays, *settings), *arrays)
     gradients = [normal(*out.shape, seed=20 + k, dtype=jnp.bfloat16) for k, out in enumerate(jax.tree.leaves(outputs))]
-    gradients = jax.tree.unflatten(jax.tree.structure(outputs), gradients)
+    gradients = jax.tree.unflatten(jax.tree.structure(outputs), on_device(gradients))
     return outputs, vjp(jax.tree.map(lambda gradient, out: gradient.astype(out.dtype), gradients, outputs))
 
 
@@ -216,6 +222,7 @@ KEPT = {plain.relu: 1, plain.gelu: 1, plain.batch_norm: 1, plain.layer_norm: 1, 
 @pytest.mark.parametrize(("operation", "way"), [way for way in WAYS if way.values[0] in KEPT and "tpu" not in way.id])
 def test_a_gradient_keeps_no_more_than_it_must(operation, way):
     arrays, settings = CASES[operation][0]
+    arrays = on_device(arrays)
     _, vjp = jax.vjp(lambda *arrays: way(*arrays, *settings), *arrays)
     large = max(leaf.size for leaf in jax.tree.leaves(arrays))
     assert sum(leaf.size >= large for leaf in jax.tree.leaves(vjp)) == KEPT[operation]
@@ -223,7 +230,7 @@ def test_a_gradient_keeps_no_more_than_it_must(operation, way):
 
 @pytest.mark.parametrize("way", [cpu.gated_sum, gpu.gated_sum])
 def test_a_gate_keeps_its_output_and_its_states_but_not_the_branch(way):
-    logits, y, states = gate_operands(states=3)
+    logits, y, states = on_device(gate_operands(states=3))
     (out, _), vjp = jax.vjp(lambda *arrays: way(*arrays, True, True), logits, y, states)
     kept = jax.tree.leaves(vjp)
     for array in (*states, out):
@@ -234,7 +241,7 @@ def test_a_gate_keeps_its_output_and_its_states_but_not_the_branch(way):
 @pytest.mark.parametrize("operation", [plain.batch_norm, plain.deferred_batch_norm])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_a_large_mean_does_not_drown_a_small_variance(operation, platform):
-    x, origin = 100 + 0.01 * normal(1, 64, 4, 4, 3), jnp.full(3, 99.9)  # a running mean that has come near
+    x, origin = on_device(100 + 0.01 * normal(1, 64, 4, 4, 3)), jnp.full(3, 99.9)  # a running mean that has come near
     settings = (1e-5, False)[: 2 if operation is plain.batch_norm else 1]
     *_, var = ops.TABLE[operation][platform](x, jnp.ones(3), jnp.zeros(3), origin, *settings)
     np.testing.assert_allclose(var, np.float64(x).var((1, 2, 3)), rtol=1e-3)
@@ -243,7 +250,7 @@ def test_a_large_mean_does_not_drown_a_small_variance(operation, platform):
 @pytest.mark.parametrize("way", [plain.batch_norm, *ops.TABLE[plain.batch_norm].values()])
 @pytest.mark.parametrize("value", [0.0, -3.0])
 def test_a_constant_channel_has_a_finite_gradient(way, value):
-    x, scale, bias = normal(2, 4, 3, 3, 5).at[..., 2].set(value), normal(5, seed=1), normal(5, seed=2)
+    x, scale, bias = on_device(normal(2, 4, 3, 3, 5)).at[..., 2].set(value), normal(5, seed=1), normal(5, seed=2)
     (y, _, _), gradients = outputs_and_gradients(way, (1e-5, False), (x, scale, bias, jnp.zeros(5)))
     np.testing.assert_allclose(y[..., 2], bias[2], rtol=1e-6)
     for gradient in gradients:
