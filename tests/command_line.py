@@ -3,6 +3,7 @@
 The forked children are what fresh processes are after their imports: nothing has started a thread or opened a device.
 """
 
+import gc
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -86,11 +89,13 @@ def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool, folder: str
     if only_parse:
         main._dispatch = check_config
     if tiny_network:
-        from skipnet_jax import libraries, train
-        from tests.tiny_runs import TinyNet
+        from skipnet_jax import libraries
+        from tests import tiny_runs, warm_python
 
         libraries.quieten_tensorflow(level=2)
-        train.build_network = lambda _: TinyNet()
+        tiny_runs.use_network(pytest.MonkeyPatch())
+        warm_python.import_all()
+    gc.freeze()  # otherwise each child's collector would look at all modules, and so copy their memory
     os.chdir(folder)
     sys.path[0] = str(ROOT)  # instead of "", the current folder
     print(json.dumps([_fork(main, argv) for argv in command_lines]))

@@ -70,11 +70,16 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Pa
     server.communicate()
 
 
+def import_all() -> None:
+    """Imports what commands import when they need it."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+
+
 def _serve(address: str) -> None:
     """Takes orders until standard input is closed. Returns in a child, after its command."""
     early = _read_early(os.environ)
-    for name in IMPORTED:
-        importlib.import_module(name)
+    import_all()
     gc.freeze()  # otherwise each child's collector would look at these modules, and so copy their memory
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that keep the children
     with socket.socket(socket.AF_UNIX) as listener:
