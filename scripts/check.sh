@@ -44,7 +44,8 @@ if [[ $* == --full ]]; then
     section "slow tests"
     # The tests above check the shapes in signatures, which takes a third of the time of tracing a network, and their
     # programs are compiled as users' are. Here XLA optimises less.
-    XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=1" run_tests --full -m slow --jaxtyping-packages=
+    XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=1" run_tests --full -m slow --jaxtyping-packages= \
+        $(grep -rl --include='test_*.py' 'mark\.slow' tests)
 else
     run_tests "$@"
 fi
