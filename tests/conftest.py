@@ -1,6 +1,5 @@
 """What every test runs under: eight virtual CPU devices, no silent broadcasting, a quiet TensorFlow."""
 
-import gc
 import os
 
 # All of these are read once, when the library is imported or first used.
@@ -25,9 +24,6 @@ MEMORY_LIMIT = 2 * 2**30  # bytes; on a machine of 16 GB three processes leave r
 
 # [b, c] + [c] is often a forgotten axis; where it is meant, write the axis.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Tracing makes many objects that stay. Looking for cycles among them as often as Python does takes a tenth of the time.
-gc.set_threshold(50_000, 20, 50)
 
 # The programs that tests start have one device, for which they compile in a fifth of the time.
 jax.config.update("jax_num_cpu_devices", 8)

@@ -106,6 +106,7 @@ class Watch:
 
     seen: list[str] = dataclasses.field(default_factory=list)
     _active: bool = False
+    _keeps: bool = False
 
     def __post_init__(self) -> None:
         sys.addaudithook(self._note)
@@ -122,10 +123,13 @@ class Watch:
             self.seen.append(f"{event} {args}")
 
     def __enter__(self) -> None:
+        self._keeps = sys.dont_write_bytecode
+        sys.dont_write_bytecode = True  # a library may import a module of its own for the first time
         self._active = True
 
     def __exit__(self, *_: object) -> None:
         self._active = False
+        sys.dont_write_bytecode = self._keeps
 
 
 WATCH = Watch()  # a hook cannot be taken out again

@@ -236,12 +236,12 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, step
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert events.read(tmp_path)[-1]["why"].startswith(f"DivergedError: training diverged: at step {found}")
 
-    report = np.load(tmp_path / f"nonfinite_step_{found}.npz")
     split = sources.load(SPEC.data, "train")
     batch = next(pipeline.train_batches(split, SPEC.data, batch_size=256, seed=0, start_step=found - 1))
-    np.testing.assert_array_equal(report["image"], batch["image"])
-    np.testing.assert_array_equal(report["label"], batch["label"])
-    assert report["learning_rate"] == np.float32(0.0375) and report["step"] == found
+    with np.load(tmp_path / f"nonfinite_step_{found}.npz") as report:
+        np.testing.assert_array_equal(report["image"], batch["image"])
+        np.testing.assert_array_equal(report["label"], batch["label"])
+        assert report["learning_rate"] == np.float32(0.0375) and report["step"] == found
 
 
 def test_a_signal_after_an_update_that_is_not_finite_saves_nothing(tmp_path):
