@@ -93,6 +93,11 @@ def _serve(address: str) -> None:
             connection.close()
         else:
             return
+    _keep(connection, early)
+
+
+def _keep(connection: socket.socket, early: dict[str, str]) -> None:
+    """Has a child run the client's command, and tells the client how it ended. Only the child returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _, files, _, _ = socket.recv_fds(connection, 1, 3)
     order = json.loads(connection.makefile().readline())
