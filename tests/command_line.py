@@ -3,7 +3,6 @@
 The forked children are what fresh processes are after their imports: nothing has started a thread or opened a device.
 """
 
-import gc
 import json
 import os
 import pathlib
@@ -94,8 +93,7 @@ def _serve(command_lines: Sequence[Sequence[str]], only_parse: bool, folder: str
 
         libraries.quieten_tensorflow(level=2)
         tiny_runs.use_network(pytest.MonkeyPatch())
-        warm_python.import_all()
-    gc.freeze()  # otherwise each child's collector would look at all modules, and so copy their memory
+        warm_python.prepare_to_fork()
     os.chdir(folder)
     sys.path[0] = str(ROOT)  # instead of "", the current folder
     print(json.dumps([_fork(main, argv) for argv in command_lines]))

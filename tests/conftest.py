@@ -16,7 +16,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from tests.warm_python import warm_python  # noqa: F401 (a fixture, of which a session has one)
+from tests.warm_python import warm_python  # noqa: F401 (a fixture; a session makes it once)
 
 # The modules that take minutes.
 LONGEST = ("docs", "strangers", "trajectories", "golden", "hosts", "kills")

@@ -7,7 +7,6 @@ and answers "started PROCESS" and, once it has ended, "ended PROCESS STATUS" wit
 network is tiny, so that it compiles fast.
 """
 
-import gc
 import json
 import os
 import select
@@ -19,17 +18,12 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import clu.metric_writers
-import matplotlib.pyplot
 import pytest
-import sklearn.datasets
-import tensorflow
 
-from skipnet_jax import evaluate, main, train
+from skipnet_jax import main
 from skipnet_jax.runs import lease
+from tests import warm_python
 from tests.tiny_runs import TinyNet, use_network
-
-BEFOREHAND = (clu.metric_writers, matplotlib.pyplot, sklearn.datasets, tensorflow, evaluate, train)
 
 
 def shorten_leases(renew_seconds: float, stale_seconds: float) -> None:
@@ -42,7 +36,7 @@ def serve(in_child: Callable[[dict[str, Any]], None] = lambda asked: None) -> No
     Args:
       in_child: called with the order in each child, before the command.
     """
-    gc.freeze()  # otherwise each child's collector would look at these modules, and so copy their memory
+    warm_python.prepare_to_fork()
     children: set[int] = set()
     orders = bytearray()
     asking = True

@@ -70,17 +70,20 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Pa
     server.communicate()
 
 
-def import_all() -> None:
-    """Imports what commands import when they need it."""
+def prepare_to_fork() -> None:
+    """Imports what commands import when they need it, and keeps the memory of these modules from being copied.
+
+    Otherwise each child's garbage collector would look at all of them, and so copy their pages: 3 s for each child.
+    """
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()
 
 
 def _serve(address: str) -> None:
     """Takes orders until standard input is closed. Returns in a child, after its command."""
     early = _read_early(os.environ)
-    import_all()
-    gc.freeze()  # otherwise each child's collector would look at these modules, and so copy their memory
+    prepare_to_fork()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that keep the children
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

@@ -258,7 +258,7 @@ def test_no_flipped_bit_of_a_shard_reaches_training(tmp_path: pathlib.Path) -> N
     whole, spec = shard.read_bytes(), DataSpec(name="tfrecords", image_size=8, pad_crop=0, on_corrupt="skip")
     want = take(split, spec, 1, batch_size=6)
     last = len(whole) - 1
-    for at in (0, 11, 12, last // 2 + 20, last):
+    for at in (0, 7, 8, 11, 12, 40, last // 2 - 4, last // 2 + 20, last - 40, last - 4, last):
         shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         with pytest.raises(DataError, match=f"{shard.name}: got [01] records and then 'corrupted record"):
             take(split, spec, 1, batch_size=6)
