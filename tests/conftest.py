@@ -10,6 +10,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.path.dirname(__file__), "..", ".cache", "jax"))
 
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import jax
@@ -27,6 +28,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The programs that tests start have one device, for which they compile in a fifth of the time.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+# A script's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
