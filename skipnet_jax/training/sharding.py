@@ -37,8 +37,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def platform(mesh: Mesh) -> str:
-    """Returns JAX's name for the kind of device: "cpu", "gpu" or "tpu"."""
-    return mesh.devices.flat[0].platform
+    """Returns JAX's name for the kind of device: "cpu", "gpu" or "tpu"; or "tpu_v6e", which has ways of its own."""
+    device = mesh.devices.flat[0]
+    return "tpu_v6e" if device.device_kind == "TPU v6 lite" else device.platform
 
 
 def to_global(batch: dict[str, Shaped[np.ndarray, "local ..."]], mesh: Mesh) -> dict[str, Shaped[Array, "b ..."]]:

@@ -20,14 +20,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Operation -> platform, as JAX names it -> its way there, and what that gains. docs/benchmarks.md has the measurements.
-# A platform without an entry gets the plain formula. For TPUs, megacycles are XLA:TPU's own estimate of a step with 128
-# images on one chip of v5e.
+# A platform without an entry gets the plain formula, and TPU v6e what other TPUs get. For TPUs, megacycles are
+# XLA:TPU's own estimate of a step with 128 images on one chip of v5e.
 TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # CPU: grouped convolutions 5 to 80 times faster, depthwise ones 4 times. Without the barrier, additions that had
     # been done before took 3.1 s of a ResNet-110's step of 3.2 s.
     # GPU: the stem takes 0.7 ms, not 1.8; a ConvNeXt-T's step 58 ms, not 70, by the depthwise kernels' gradient.
     # TPU: a ResNeXt-50 takes 168 megacycles, not 207.
-    plain.convolve: {"cpu": cpu.convolve, "cuda": gpu.convolve, "tpu": tpu.convolve},
+    # TPU v6e: its compiler ends the process without; the barrier would cost others 0.8 megacycles of a ResNet-50's 105.
+    plain.convolve: {
+        "cpu": cpu.convolve,
+        "cuda": gpu.convolve,
+        "tpu": tpu.convolve,
+        "tpu_v6e": tpu.convolve_on_v6e,
+    },
     # CPU: a tenth of a ResNet-50's step. GPU: the gradient takes 1.2 ms, not 2.2.
     plain.max_pool: {"cpu": cpu.max_pool, "cuda": gpu.max_pool},
     # GPU: with batch norm and gates, a step of ResNet-50 moves 92 GB, not 107, and one of Skip-ResNet-50 117, not 137.
@@ -69,7 +75,7 @@ def traced_for(platform: str) -> Iterator[None]:
     A program that is traced outside of it can be lowered for any platform.
 
     Args:
-      platform: as devices name it. For "gpu", which may be CUDA or ROCm, all ways are traced.
+      platform: as devices name it, or "tpu_v6e". For "gpu", which may be CUDA or ROCm, all ways are traced.
     """
     token = _traced_for.set(None if platform == "gpu" else platform)
     try:
@@ -99,14 +105,16 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) ->
             return lambda *inputs: way(*inputs, *arguments[arrays:])
 
         ways = {way: with_settings(traced) for way, traced in traced_once.items()}
-        by_platform = {platform: ways[way] for platform, way in TABLE[operation].items()}
+        by_platform = {platform: ways[way] for platform, way in TABLE[operation].items() if platform != "tpu_v6e"}
         return lax.platform_dependent(*arguments[:arrays], **by_platform, default=ways[operation])
 
     @functools.wraps(operation)
     def call(*arguments: Any) -> Any:
         platform = _traced_for.get()
-        way = traced_once[TABLE[operation].get(platform, operation)] if platform else on_any_platform
-        return way(*arguments)
+        if platform is None:
+            return on_any_platform(*arguments)
+        ways = TABLE[operation]
+        return traced_once[ways.get(platform) or ways.get(platform.removesuffix("_v6e"), operation)](*arguments)
 
     return cast(Callable[P, R], call)
 

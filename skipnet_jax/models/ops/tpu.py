@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from skipnet_jax.models.ops import plain
+from skipnet_jax.models.ops import cpu, plain
 from skipnet_jax.models.ops.plain import Affine, per_channel, wide
 
 Arrays = tuple[Array, ...]
@@ -29,14 +29,27 @@ def convolve(
     The kernel is zero between groups that are joined.
     """
     size, _, inputs, features = kernel.shape
-    if groups == 1 or plain.is_depthwise(kernel, groups):
-        return plain.convolve(x, kernel, stride, padding, groups)
-    joined = next(n for n in range(1, groups + 1) if groups % n == 0 and (n * inputs >= _LANES or n == groups))
-    each = features // groups
-    parts = kernel.reshape(size, size, 1, inputs, groups // joined, joined, each)
-    between = jnp.eye(joined, dtype=kernel.dtype).reshape(1, 1, joined, 1, 1, joined, 1)
-    dense = (parts * between).reshape(size, size, joined * inputs, features)
-    return plain.convolve(x, dense, stride, padding, groups // joined)
+    if groups > 1 and not plain.is_depthwise(kernel, groups):
+        joined = next(n for n in range(1, groups + 1) if groups % n == 0 and (n * inputs >= _LANES or n == groups))
+        each = features // groups
+        parts = kernel.reshape(size, size, 1, inputs, groups // joined, joined, each)
+        between = jnp.eye(joined, dtype=kernel.dtype).reshape(1, 1, joined, 1, 1, joined, 1)
+        kernel = (parts * between).reshape(size, size, joined * inputs, features)
+        groups //= joined
+    return plain.convolve(x, kernel, stride, padding, groups)
+
+
+def convolve_on_v6e(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
+) -> Float[Array, "b h2 w2 d"]:
+    """Keeps one gradient apart, where a network normalises x: fused with that norm's sums, it crashes the compiler.
+
+    While it compiles for v6e, libtpu 0.0.42.1 overflows its stack in `MigrateInstructionUsers`, which packs several
+    products into one pass of the matrix unit. Of the widths of the ResNets only 128 does that.
+    """
+    if 1 < stride < kernel.shape[0] and kernel.shape[2:] == (_LANES, _LANES):
+        x = cpu.materialize_gradient(x)
+    return convolve(x, kernel, stride, padding, groups)
 
 
 def batch_norm(

@@ -160,6 +160,21 @@ def test_on_a_gpu_grouped_convolutions_stay_as_they_are():
     assert operations(ours) == operations(plainly)
 
 
+@pytest.mark.parametrize(("width", "stride", "barriers"), [(128, 2, 1), (128, 1, 0), (64, 2, 0)])
+def test_only_tpu_v6e_keeps_apart_the_gradient_that_crashes_its_compiler(width, stride, barriers):
+    arguments = kernels(groups=1, width=width, stride=stride)
+    for platform, expected in (("tpu_v6e", barriers), ("tpu", 0)):
+        with ops.traced_for(platform):
+            assert program(ops.convolve, *arguments, "tpu").count("optimization_barrier") == expected
+
+
+def test_tpu_v6e_takes_the_ways_of_other_tpus_where_it_has_none():
+    operation, arrays, settings = CALLS["gated_sum"]
+    with ops.traced_for("tpu_v6e"):
+        chosen = program(ops.gated_sum, arrays, settings, "tpu")
+    assert operations(chosen) == operations(program(ops.TABLE[operation]["tpu"], arrays, settings, "tpu"))
+
+
 PLACES = pytest.mark.parametrize(
     ("operation", "backward"), [(cpu.materialize, False), (cpu.materialize, True), (cpu.materialize_gradient, True)]
 )

@@ -75,6 +75,7 @@ CASES = {
         (image_and_kernel((7, 8), 3, width=5, features=4), (1, 1, 1)),
         (image_and_kernel((5, 9), 3, width=5, features=4), (2, 1, 1)),
         (image_and_kernel((8, 8), 4, width=5, features=4), (4, 0, 1)),
+        (image_and_kernel((4, 5), 3, width=128, features=128), (2, 1, 1)),
         # depthwise: images larger and smaller than the kernel, even kernels, stride 2, several outputs for each input
         (image_and_kernel((7, 8), 3, groups=5), (1, 1, 5)),
         (image_and_kernel((7, 8), 7, groups=5), (1, 3, 5)),
