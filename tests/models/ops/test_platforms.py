@@ -2,7 +2,11 @@
 
 import collections
 import functools
+import importlib.util
+import pathlib
 import re
+import subprocess
+import sys
 import types
 
 import jax
@@ -14,6 +18,7 @@ from skipnet_jax.models import create_model, ops
 from skipnet_jax.models.ops import cpu, gpu, plain
 from skipnet_jax.training import sharding, xla_options
 
+ROOT = pathlib.Path(__file__).parents[3]
 OPTIONS = xla_options.for_training("cpu")
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 5)), jnp.float32)
 # JAX fills in zeros for what only other platforms' gradients keep; XLA drops them.
@@ -173,6 +178,37 @@ def test_tpu_v6e_takes_the_ways_of_other_tpus_where_it_has_none():
     with ops.traced_for("tpu_v6e"):
         chosen = program(ops.gated_sum, arrays, settings, "tpu")
     assert operations(chosen) == operations(program(ops.TABLE[operation]["tpu"], arrays, settings, "tpu"))
+
+
+COMPILE_FOR_V6E = """
+import jax
+import jax.numpy as jnp
+
+from skipnet_jax.analysis import topologies
+from skipnet_jax.models import ops
+from skipnet_jax.training import sharding
+
+mesh = sharding.make_mesh(topologies.open_topology("v6e:1x1").devices)
+
+
+def loss(x, first, second, vector):
+    y, _, _ = ops.batch_norm(ops.convolve(x, first, 1, 0, 1)[None], vector, vector, vector, 1e-5, True)
+    return jnp.square(ops.convolve(y[0], second, 2, 1, 1)).mean(dtype="float32")
+
+
+shapes = [(8, 56, 56, 256), (1, 1, 256, 128), (3, 3, 128, 128)]
+arguments = [*(jax.ShapeDtypeStruct(shape, "bfloat16") for shape in shapes), jax.ShapeDtypeStruct([128], "float32")]
+with ops.traced_for(sharding.platform(mesh)):
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)), in_shardings=sharding.replicated(mesh))
+    gradients.lower(*arguments).compile()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_compiler_for_tpu_v6e_survives_a_strided_convolution_behind_a_norm():
+    done = subprocess.run([sys.executable, "-c", COMPILE_FOR_V6E], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 PLACES = pytest.mark.parametrize(
