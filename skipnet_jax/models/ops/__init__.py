@@ -27,7 +27,7 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # been done before took 3.1 s of a ResNet-110's step of 3.2 s.
     # GPU: the stem takes 0.7 ms, not 1.8; a ConvNeXt-T's step 58 ms, not 70, by the depthwise kernels' gradient.
     # TPU: a ResNeXt-50 takes 168 megacycles, not 207.
-    # TPU v6e: its compiler ends the process without; the barrier would cost others 0.8 megacycles of a ResNet-50's 105.
+    # TPU v6e: the compiler survives. On v5e, that barrier would cost 0.8 megacycles of a ResNet-50's 105.
     plain.convolve: {
         "cpu": cpu.convolve,
         "cuda": gpu.convolve,

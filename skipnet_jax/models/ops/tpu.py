@@ -42,7 +42,7 @@ def convolve(
 def convolve_on_v6e(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
 ) -> Float[Array, "b h2 w2 d"]:
-    """Keeps one gradient apart, where a network normalises x: fused with that norm's sums, it crashes the compiler.
+    """Keeps the gradient of x apart: fused with the sums of the norm that made x, it crashes the compiler.
 
     While it compiles for v6e, libtpu 0.0.42.1 overflows its stack in `MigrateInstructionUsers`, which packs several
     products into one pass of the matrix unit. Of the widths of the ResNets only 128 does that.
