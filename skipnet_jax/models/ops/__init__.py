@@ -20,8 +20,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # Operation -> platform, as JAX names it -> its way there, and what that gains. docs/benchmarks.md has the measurements.
-# A platform without an entry gets the plain formula, and TPU v6e what other TPUs get. For TPUs, megacycles are
-# XLA:TPU's own estimate of a step with 128 images on one chip of v5e.
+# A platform without an entry gets the plain formula. A generation of a platform, such as "tpu_v6e", may have its own
+# entry, and otherwise gets its platform's. For TPUs, megacycles are XLA:TPU's own estimate of a step with 128 images on
+# one chip of v5e.
 TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # CPU: grouped convolutions 5 to 80 times faster, depthwise ones 4 times. Without the barrier, additions that had
     # been done before took 3.1 s of a ResNet-110's step of 3.2 s.
@@ -75,7 +76,8 @@ def traced_for(platform: str) -> Iterator[None]:
     A program that is traced outside of it can be lowered for any platform.
 
     Args:
-      platform: as devices name it, or "tpu_v6e". For "gpu", which may be CUDA or ROCm, all ways are traced.
+      platform: as devices name it, or a generation, as in the table. For "gpu", which may be CUDA or ROCm, all ways
+        are traced.
     """
     token = _traced_for.set(None if platform == "gpu" else platform)
     try:
@@ -105,7 +107,7 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) ->
             return lambda *inputs: way(*inputs, *arguments[arrays:])
 
         ways = {way: with_settings(traced) for way, traced in traced_once.items()}
-        by_platform = {platform: ways[way] for platform, way in TABLE[operation].items() if platform != "tpu_v6e"}
+        by_platform = {platform: ways[way] for platform, way in TABLE[operation].items() if "_" not in platform}
         return lax.platform_dependent(*arguments[:arrays], **by_platform, default=ways[operation])
 
     @functools.wraps(operation)
@@ -114,7 +116,7 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) ->
         if platform is None:
             return on_any_platform(*arguments)
         ways = TABLE[operation]
-        return traced_once[ways.get(platform) or ways.get(platform.removesuffix("_v6e"), operation)](*arguments)
+        return traced_once[ways.get(platform) or ways.get(platform.partition("_")[0], operation)](*arguments)
 
     return cast(Callable[P, R], call)
 

@@ -29,14 +29,14 @@ def convolve(
     The kernel is zero between groups that are joined.
     """
     size, _, inputs, features = kernel.shape
-    if groups > 1 and not plain.is_depthwise(kernel, groups):
-        joined = next(n for n in range(1, groups + 1) if groups % n == 0 and (n * inputs >= _LANES or n == groups))
-        each = features // groups
-        parts = kernel.reshape(size, size, 1, inputs, groups // joined, joined, each)
-        between = jnp.eye(joined, dtype=kernel.dtype).reshape(1, 1, joined, 1, 1, joined, 1)
-        kernel = (parts * between).reshape(size, size, joined * inputs, features)
-        groups //= joined
-    return plain.convolve(x, kernel, stride, padding, groups)
+    if groups == 1 or plain.is_depthwise(kernel, groups):
+        return plain.convolve(x, kernel, stride, padding, groups)
+    joined = next(n for n in range(1, groups + 1) if groups % n == 0 and (n * inputs >= _LANES or n == groups))
+    each = features // groups
+    parts = kernel.reshape(size, size, 1, inputs, groups // joined, joined, each)
+    between = jnp.eye(joined, dtype=kernel.dtype).reshape(1, 1, joined, 1, 1, joined, 1)
+    dense = (parts * between).reshape(size, size, joined * inputs, features)
+    return plain.convolve(x, dense, stride, padding, groups // joined)
 
 
 def convolve_on_v6e(
