@@ -79,8 +79,6 @@ def scaling_rows() -> Iterator[Row]:
 
 def make(row: Row, folder: pathlib.Path, dtype: str) -> None:
     """Compiles a row, and keeps its plan."""
-    import jax
-
     from skipnet_jax import config, plan
     from skipnet_jax.data import sizes
 
@@ -89,12 +87,11 @@ def make(row: Row, folder: pathlib.Path, dtype: str) -> None:
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
     if row.batch_size:
         spec = dataclasses.replace(spec, batch_size=row.batch_size)
-    made = plan.plan_topology(spec, row.topology, None, images=sizes.count_images(spec.data))
+    made = plan.plan_apart(spec, row.topology, None, images=sizes.count_images(spec.data))
     file = row.file(folder)
     unfinished = file.with_suffix(".part")
     unfinished.write_text(json.dumps(plan.as_json(made, [])) + "\n")
     unfinished.rename(file)
-    jax.clear_caches()
 
 
 def read(row: Row, folder: pathlib.Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipnet_jax.analysis import fitting, plan_tables, step_plans, topologies
+from skipnet_jax.analysis import compiler_process, fitting, plan_tables, step_plans, topologies
 from skipnet_jax.analysis.step_plans import Plan
 from skipnet_jax.data import sizes, statistics
 from skipnet_jax.errors import UserError
@@ -48,20 +48,23 @@ def plan_run(
     if not topologies_wanted or len(set(topologies_wanted)) < len(topologies_wanted):
         raise UserError("topology", repr(",".join(topologies_wanted)), "one or several different ones", "See --help.")
     images = sizes.count_images(spec.data)
-    planner = functools.partial(plan_topology, images=images)
+    planner = functools.partial(plan_apart, images=images)
     opened = [topologies.open_topology(name, chips) for name in topologies_wanted]  # mistakes first
-    plans, fits = [], {}
-    for topology in opened:
-        plan = planner(spec, topology.name, chips)
-        plans.append(plan)
-        if out is not None:
-            folder = pathlib.Path(out) / (topology.name.replace(":", "-") if len(opened) > 1 else "")
-            _write(folder, plan.programs)
-        fits[plan.topology] = [] if plan.fits else fitting.find_fits(spec, plan, chips, planner)
-        if output_format == "json":
-            print(json.dumps(as_json(plan, fits[plan.topology])), flush=True)
-    if output_format == "text":
-        print(plan_tables.describe(spec, images, plans, fits), flush=True)
+    plans: list[Plan] = []
+    fits: dict[str, Sequence[fitting.Fit]] = {}
+    try:
+        for topology in opened:
+            plan = planner(spec, topology.name, chips)
+            if out is not None:
+                folder = pathlib.Path(out) / (topology.name.replace(":", "-") if len(opened) > 1 else "")
+                _write(folder, plan.programs)
+            fits[plan.topology] = [] if plan.fits else fitting.find_fits(spec, plan, chips, planner)
+            plans.append(plan)
+            if output_format == "json":
+                print(json.dumps(as_json(plan, fits[plan.topology])), flush=True)
+    finally:  # an interrupt or a compiler's crash takes nothing that is finished
+        if output_format == "text" and plans:
+            print(plan_tables.describe(spec, images, plans, fits), flush=True)
     return all(plan.fits for plan in plans)
 
 
@@ -77,6 +80,12 @@ def plan_topology(spec: TrainSpec, topology: str, chips: int | None, *, images: 
         statistics=statistics.of_data(spec.data.name),
         progress=_progress,
     )
+
+
+def plan_apart(spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int]) -> Plan:
+    """`plan_topology`, in a process of its own unless the topology is this machine's CPUs."""
+    compile_plan = functools.partial(plan_topology, spec, topology, chips, images=images)
+    return compile_plan() if topology == "cpu" else compiler_process.call(topology, compile_plan)
 
 
 def as_json(plan: Plan, fits: Sequence[fitting.Fit]) -> dict[str, Any]:

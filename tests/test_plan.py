@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from skipnet_jax import errors, plan, train
-from skipnet_jax.analysis import input_records
+from skipnet_jax.analysis import input_records, topologies
 from skipnet_jax.data import sizes, sources
 from skipnet_jax.training import run_steps, sharding
 from tests import command_line
@@ -35,6 +35,12 @@ def planned(capsys, spec, topology, **options):
     told = json.loads(capsys.readouterr().out)
     assert told["fits"] == fits
     return told
+
+
+def plan_here(spec, topology, chips=None):
+    """In this process, which knows of the tiny network."""
+    made = plan.plan_topology(spec, topology, chips, images=sizes.count_images(spec.data))
+    return plan.as_json(made, [])
 
 
 def test_json_has_every_number_and_the_memory_adds_up(tiny, capsys, compile_once):
@@ -125,6 +131,22 @@ def test_text_is_one_table_for_all_topologies(tiny, capsys, compile_once):
     assert "input delivered 12,346 images/s on 2 cores" in capsys.readouterr().out
 
 
+def test_a_crash_on_one_topology_leaves_the_table_of_the_others(tiny, monkeypatch, capsys, compile_once):
+    plan_apart = plan.plan_apart
+
+    def crash_on_a_tpu(spec, topology, chips, *, images):
+        if topology == "v6e:2x4":
+            raise errors.UserError("topology", "v6e:2x4, on which XLA's compiler crashed (SIGSEGV)", "another")
+        return plan_apart(spec, topology, chips, images=images)
+
+    here = topologies.open_topology("cpu")
+    monkeypatch.setattr(topologies, "open_topology", lambda name, chips: dataclasses.replace(here, name=name))
+    monkeypatch.setattr(plan, "plan_apart", crash_on_a_tpu)
+    with pytest.raises(errors.UserError, match="crashed"):
+        plan.plan_run(make_spec(), ["cpu", "v6e:2x4"])
+    assert re.search(r"^fits +yes$", capsys.readouterr().out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted", "words"),
     [
@@ -165,9 +187,9 @@ def test_the_command_plans_and_needs_no_workdir(tmp_path):
     importlib.util.find_spec("libtpu") is None, reason='needs XLA:TPU\'s compiler: pip install -e ".[tpu]"'
 )
 @pytest.mark.slow
-def test_a_slice_of_tpus(tiny, capsys):
+def test_a_slice_of_tpus(tiny):
     spec = make_spec(model=dataclasses.replace(make_spec().model, dtype="auto"))
-    told = {name: planned(capsys, spec, name) for name in ("v5e:2x2", "v5e:4x4")}
+    told = {name: plan_here(spec, name) for name in ("v5e:2x2", "v5e:4x4")}
     small, large = told.values()
     assert (small["chips"], small["hosts"], large["chips"], large["hosts"]) == (4, 1, 16, 4)
     assert small["fits"] and large["fits"] and small["device_kind"] == "TPU v5 lite"
@@ -185,8 +207,8 @@ def test_a_slice_of_tpus(tiny, capsys):
     reason='needs XLA\'s compiler for GPUs: pip install -e ".[gpu-compiler]"',
 )
 @pytest.mark.slow
-def test_gpus_without_a_gpu(tiny, capsys):
-    told = planned(capsys, make_spec(), "gpu:h200", chips=4)
+def test_gpus_without_a_gpu(tiny):
+    told = plan_here(make_spec(), "gpu:h200", chips=4)
     assert told["fits"] and told["chips"] == 4 and "H200" in told["device_kind"]
     assert told["estimated_cycles"] is None and told["flops"] > 0 and told["hbm_bytes"] > 0
     assert told["collectives"]["all-reduce"]["count"] > 0

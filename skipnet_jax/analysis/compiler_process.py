@@ -1,0 +1,88 @@
+"""Calls a function in a process of its own: a compiler may crash on a program, and would take this process with it.
+
+Ctrl-C ends the call at once, too, where a compiler in this process would go on for minutes.
+"""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from skipnet_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def call(topology: str, function: Callable[[], T]) -> T:
+    """The result of a function, which may print to stderr; what compilers print there is not shown.
+
+    Args:
+      topology: that the function compiles for.
+      function: can be pickled, like its result.
+
+    Raises:
+      UserError: the process crashed.
+      Exception: the function raised it; a note has the process's own trace.
+    """
+    # Not a fork: it would inherit JAX's locks without the threads that hold them.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    handle, path = tempfile.mkstemp(prefix="skipnet_compiler_", suffix=".log")
+    os.close(handle)
+    log, crashed = pathlib.Path(path), False
+    process = context.Process(target=_work, args=(sender, log, function), daemon=True)
+    process.start()
+    sender.close()  # now only the process holds it, so that its death ends the pipe
+    try:
+        result = receiver.recv()
+    except EOFError:
+        process.join()
+        crashed = True
+        raise UserError(
+            "topology",
+            f"{topology}, on which XLA's compiler crashed ({_status(process.exitcode)})",
+            "programs that it can compile",
+            f"Try another topology, batch size or version of the compiler; {log} says where it crashed.",
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        if not crashed:
+            log.unlink()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _status(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+
+def _work(sender: Connection, log: pathlib.Path, function: Callable[[], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the other one ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Python goes on printing to the terminal; file descriptor 2, which compilers print to, becomes the log.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        result: Any = function()
+    except Exception as error:
+        if not isinstance(error, UserError):
+            error.add_note(traceback.format_exc())
+        result = error
+    sender.send(result)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
