@@ -1,5 +1,6 @@
 """How torch lays out arrays, and how we do: convolutions [out, in / groups, h, w], linear maps [out, in]."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from skipnet_jax.models import abstract_variables, create_model, model_info
 Shapes = Mapping[Path, jax.ShapeDtypeStruct]
 
 
-def variable_shapes(name: str, num_classes: int) -> dict[Path, jax.ShapeDtypeStruct]:
+@functools.cache  # to trace a network takes seconds
+def variable_shapes(name: str, num_classes: int) -> Shapes:
     """Shapes of all parameters and statistics of a network, without making any."""
     model = create_model(name, num_classes=num_classes)
     return flax.traverse_util.flatten_dict(abstract_variables(model, model_info(name).image_size))

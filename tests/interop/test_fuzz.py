@@ -1,6 +1,5 @@
 """Damaged and hostile weight files: they are read, or refused with a UserError, and never run code."""
 
-import functools
 import io
 import json
 import os
@@ -142,9 +141,7 @@ def test_tensors_that_are_no_plain_arrays_are_refused_and_views_are_read(torch, 
 
 @pytest.fixture(scope="module")
 def state_dict():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layouts, "variable_shapes", functools.cache(layouts.variable_shapes))
-        yield make_state_dict()
+    return make_state_dict()
 
 
 def make_state_dict() -> dict[str, np.ndarray]:

@@ -10,10 +10,12 @@ import pytest
 from scripts import result_tables as script
 from skipnet_jax import evaluate, train
 from tests.analysis import made_runs
+from tests.tiny_runs import TinyNet, use_network
 
 
 @pytest.mark.slow
-def test_a_run_that_is_trained_and_evaluated_beside_one_that_is_not_evaluated(tmp_path, capsys):
+def test_a_run_that_is_trained_and_evaluated_beside_one_that_is_not_evaluated(tmp_path, capsys, monkeypatch):
+    use_network(monkeypatch, TinyNet())
     spec = made_runs.spec_of("resnet20", "digits", 10, 8, batch_size=256)
     spec = dataclasses.replace(spec, optim=dataclasses.replace(spec.optim, warmup_epochs=0))
     train.train_and_evaluate(spec, tmp_path / "trained")
