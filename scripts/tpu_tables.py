@@ -127,7 +127,6 @@ def tables(folder: pathlib.Path, before: str) -> str:
     """All rows that were made, as Markdown.
 
     Args:
-      folder: has plans.
       before: the tables as they are, whose rows stay where the folder has no plan.
     """
     kept = {tuple(line.split(" | ")[:2]): line for line in before.splitlines()}

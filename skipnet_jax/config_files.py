@@ -49,9 +49,6 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def load(value: str) -> ml_collections.ConfigDict:
     """Loads a config for Python to use, as in a notebook: `train_and_evaluate(load("digits"), "runs/digits")`.
 
-    Args:
-      value: as of `find`.
-
     Returns:
       What the file's get_config returns: locked, to be changed by `config.epochs = 3`.
 
@@ -145,11 +142,7 @@ def find(value: str) -> str:
 
 
 def run_name(value: str) -> str:
-    """A name for a run with this config: skip_resnet110, or with an argument skip_resnet110_cifar100.
-
-    Args:
-      value: as of `find`.
-    """
+    """A name for a run with this config: skip_resnet110, or with an argument skip_resnet110_cifar100."""
     given, argument = _split(value)
     return re.sub(r"[^\w.-]+", "_", pathlib.Path(given).stem + argument)
 

@@ -101,8 +101,6 @@ def append_lines(file: epath.PathLike, records: Iterable[Mapping[str, Any]], *, 
     """Appends one line of JSON per record. A full disk is no error: a log must not stop a run.
 
     Args:
-      file: where to append.
-      records: what to append.
       unwritten: what the previous call returned.
 
     Returns:
@@ -142,7 +140,6 @@ def read_record(
         record = read_record(folder / "data.json", {"class_names": list[str], "training_images": int})
 
     Args:
-      file: a file that exists.
       fields: name -> type. A float may be written as a whole number; true and false are no numbers.
       mend: what the user should do about a damaged file, as a sentence.
       kind_of_error: what to raise, `UserError` or a subclass.
@@ -181,7 +178,6 @@ def require_fields(
     """Checks parsed JSON as `read_record` does, and returns it.
 
     Args:
-      content: any JSON value.
       fields, mend, kind_of_error: as for `read_record`.
       place: the file, and where in it, for the error.
     """

@@ -46,7 +46,6 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
 
     Args:
       argv: the command line without the program's name.
-      program: its name.
 
     Returns:
       The exit status.
@@ -144,10 +143,7 @@ def _print(batches: Iterable[list[Result]], total: int, form: str, width: int, o
     """Prints results as they come, with a bar on a terminal, and returns how many images could not be read.
 
     Args:
-      batches: the results.
-      total: number of images.
       form: "jsonl" or "text".
-      width: as for `as_text`.
       output: where to write them; None = on the screen.
     """
     import tqdm

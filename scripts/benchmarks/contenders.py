@@ -26,7 +26,6 @@ class Setting:
     Args:
       batch: examples per step.
       image_size: side of the square images in pixels; 0 = each network's own.
-      dtype: of the computation.
       bn_group_size: examples that one batch norm normalises together; 0 = the whole batch, as in PyTorch.
       remat: recompute each block in the backward pass.
     """

@@ -38,7 +38,6 @@ class Effort:
 
     Args:
       seconds: per timed piece.
-      repeats: rounds.
       steps: timed training steps; 0 = none.
     """
 

@@ -36,8 +36,6 @@ class Setting:
     """What is measured together.
 
     Args:
-      title: of the table.
-      spec: the recipe.
       source: the images of its training steps.
       contenders: by name; each opens its batches.
       pairs: which of our contenders to compare with which of the peer's.

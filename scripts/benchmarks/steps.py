@@ -37,7 +37,6 @@ class Effort:
 
     Args:
       seconds: the least per timed piece.
-      repeats: rounds.
     """
 
     seconds: float

@@ -45,7 +45,6 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
 
     Args:
       groups: of all runs, unfinished ones too; for the curves.
-      tables: of the finished runs.
       folder: is created if missing.
       form: png or svg.
 

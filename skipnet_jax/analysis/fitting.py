@@ -64,8 +64,6 @@ def find_fits(spec: TrainSpec, plan: Plan, chips_used: int | None, compile_plan:
     """Compiles changes of a run that does not fit, and returns those that do: at most one of each sort.
 
     Args:
-      plan: of the run.
-      chips_used: as for the plan.
       compile_plan: plans a spec on a topology's so many chips.
     """
     search, fits = _Search(spec, plan, chips_used, compile_plan), []

@@ -56,7 +56,6 @@ class Traffic:
     """What one kind of collective moves in a step.
 
     Args:
-      count: how many there are.
       bytes: of the arrays that are exchanged.
       sent: bytes that each device must send at least, on a ring.
     """

@@ -45,7 +45,6 @@ def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.
 
     Args:
       paths: workdirs, local or in a bucket; the report keeps their order.
-      out: the file to write.
 
     Returns:
       The path of the file.

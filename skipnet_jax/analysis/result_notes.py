@@ -13,7 +13,6 @@ def notes(runs: Iterable[Run], groups: Sequence[Group]) -> list[str]:
 
     Args:
       runs: all runs, finished or not.
-      groups: of the finished runs.
     """
     lines = []
     for run in runs:

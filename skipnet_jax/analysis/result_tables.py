@@ -67,7 +67,6 @@ class Row:
     """The results of a network, with a cell for each column.
 
     Args:
-      label: as in `run_groups.Group`.
       params, flops: as printed in the published tables if the table shows published figures, otherwise of the network
         as it was trained; None = unknown, because the network was changed.
     """
@@ -117,9 +116,6 @@ def published_size(network: str) -> tuple[int, int] | None:
 
 def build(groups: Sequence[Group]) -> list[Table]:
     """Makes a table for every test set that the runs were tested on; those with published figures come first.
-
-    Args:
-      groups: of finished runs.
 
     Raises:
       UserError: the scores of one column are on different images.

@@ -43,7 +43,6 @@ class Score:
 
     Args:
       accuracy: 0..1; of the averaged parameters if the run has them.
-      step: of the checkpoint.
       count: number of test images; None = not recorded.
       source: the file in the workdir that records it.
     """
@@ -230,11 +229,7 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def differences(identities: Sequence[Mapping[str, Any]], ignored: Sequence[str]) -> list[str]:
-    """For each identity, a text with the values that not all of them share.
-
-    Args:
-      ignored: names to leave out.
-    """
+    """For each identity, a text with the values that not all of them share."""
     names = dict.fromkeys(name for identity in identities for name in identity if name not in ignored)
     differing = [name for name in names if any(other.get(name) != identities[0].get(name) for other in identities)]
     return [", ".join(f"{name}={_shortened(identity.get(name))}" for name in differing) for identity in identities]

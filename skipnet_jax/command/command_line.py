@@ -69,9 +69,6 @@ def parse(argv: Sequence[str], description: str) -> list[str]:
 def check_flags(argv: Sequence[str]) -> None:
     """Refuses what absl cannot know about: a flag of another mode, a missing one, two that do not go together.
 
-    Args:
-      argv: what `parse` returned.
-
     Raises:
       UserError: says which flag is wrong, and what to do.
     """

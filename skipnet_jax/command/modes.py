@@ -64,7 +64,6 @@ class Mode:
     Args:
       line: what it does, for the list of all modes.
       run: does it, and returns the exit status.
-      flags: that it takes.
       needs: those of them that must be given, each with an example of a value.
       formats: the values of --format, the default first.
     """

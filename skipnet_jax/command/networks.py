@@ -12,7 +12,6 @@ def main(argv: Sequence[str], program: str = "skipnet models") -> int:
 
     Args:
       argv: the command line without the program's name.
-      program: its name.
 
     Returns:
       The exit status.

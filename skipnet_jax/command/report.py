@@ -18,7 +18,6 @@ def main(argv: Sequence[str], program: str = "skipnet report") -> int:
 
     Args:
       argv: the command line without the program's name.
-      program: its name.
 
     Returns:
       The exit status.

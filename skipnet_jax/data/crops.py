@@ -124,7 +124,6 @@ def _block_weights(
 
     Args:
       width: columns of the image.
-      blocks: number of blocks.
       factor: columns of the resized image / columns of the image.
       offset: of the first block in the resized image, in columns.
 

@@ -142,7 +142,6 @@ class EncodedSplit(DataSplit):
         Args:
           records: (epoch, index, record).
           load: (epoch, index, record) -> {"image", "label", ...}.
-          spec: says the image size.
           blank: what a bad image has beside a black image and label -1.
           careful: mark bad images instead of ending the input.
         """
@@ -227,7 +226,6 @@ def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) 
 
     Args:
       batches: of {"image", "label", "index", "status", ...}.
-      split: names the examples.
       skip: count an image that cannot be decoded, and warn, instead of raising; it keeps its black image and label -1.
 
     Raises:

@@ -51,7 +51,6 @@ def open_folder(spec: DataSpec, split: str) -> ListedSplit | None:
     """Lists the images of a split.
 
     Args:
-      spec: says where.
       split: "train", "test", or "holdout" for the images that choose the best checkpoint. Without a folder of test
         images, "test" is the hold-out too.
 
@@ -147,7 +146,6 @@ def _with_classes_of(
     """Numbers test images as the training images are, and names the classes that only one of them has.
 
     Args:
-      found: the test images.
       spec: says whether classes may be absent.
       root, places: where the training and the test images lie.
       learnt: the classes of the training images.

@@ -63,7 +63,6 @@ def choose(labels: Int[np.ndarray, "n"], amount: Amount) -> Bool[np.ndarray, "n"
 
     Args:
       labels: of the training examples, in the order of the data set; equal data get equal choices.
-      amount: how many.
     """
     count = amount.of(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)

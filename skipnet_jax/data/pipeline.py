@@ -30,13 +30,10 @@ def train_batches(
     every global batch, so the global batch does not depend on the number of hosts.
 
     Args:
-      split: the training images.
       spec: says which augmentation, and what happens to an image that cannot be decoded.
       batch_size: examples per step, over all hosts.
-      seed: of the run.
       start_step: steps already done.
       process_index: this host, 0..process_count - 1.
-      process_count: number of hosts.
 
     Returns:
       Iterator over {"image": uint8 [b, s, s, 3], "label": int32 [b]} with b = batch_size / process_count, and with
@@ -71,11 +68,8 @@ def eval_batches(
     slice of each global batch; of files and shards, a contiguous range of all examples.
 
     Args:
-      split: the images to evaluate.
-      spec: says the image size.
       batch_size: examples per batch, over all hosts.
       process_index: this host, 0..process_count - 1.
-      process_count: number of hosts.
 
     Returns:
       Iterator over {"image": uint8 [b, s, s, 3], "label": int32 [b] or [b, k] (several right ones, padded with -1),

@@ -33,7 +33,6 @@ def make(out: str, plan: ShardPlan, *, flags: Sequence[str], advance: Callable[[
 
     Args:
       out: folder for the data set, local or gs://, which all workers see.
-      plan: what to make.
       flags: Beam's own, such as --runner=DirectRunner.
       advance: called with the number of images that the pipeline has read.
 

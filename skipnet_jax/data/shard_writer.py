@@ -42,7 +42,6 @@ class ShardTask:
 
     Args:
       out: folder of the data set.
-      name: of the shard.
       images: of the shard, in the order of its records.
       labels: the classes of the images, numbered as in the data set.
       skip: leave out images that cannot be decoded.
@@ -62,7 +61,6 @@ def make(
 
     Args:
       out: folder for the data set, local or gs://: new, empty, or left by an interrupted run of the same plan.
-      plan: what to make.
       threads: shards written at a time.
       advance: called with a number of images as they are done.
       say: called with a line about each image that is left out.
@@ -127,7 +125,6 @@ def finish(out: str, plan: ShardPlan, notes: Mapping[str, Sequence[Note]]) -> In
 
     Args:
       out: folder of the data set.
-      plan: of the shards.
       notes: of each split's shards, in their order.
     """
     folder = epath.Path(out)
@@ -153,7 +150,6 @@ def make_shard(
     """Makes a shard, unless an earlier run did, and returns its note. Made twice, it has the same bytes.
 
     Args:
-      task: the shard.
       stop: tells to give up.
       advance, say: as for `make`.
 

@@ -30,7 +30,6 @@ class BatchRequest:
       seed: of the run; evaluation ignores it.
       start_step: number of batches to leave out at the beginning.
       process_index: this host, 0..process_count - 1.
-      process_count: number of hosts.
     """
 
     batch_size: int
@@ -54,7 +53,6 @@ class DataSplit(abc.ABC):
     """One split of a data set.
 
     Args:
-      name: of the data set.
       class_names: in the order of the labels.
       place: which folder or split the images come from, for people; empty = that goes without saying.
       statistics: what its pixels are normalised with.

@@ -122,7 +122,6 @@ def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -
 
     Args:
       directory: where the shards of the index are.
-      index: what to write.
       made_with: how the shards were made, for whoever asks later; JSON.
     """
     splits = {

@@ -85,7 +85,6 @@ def break_down(predictions: Predictions, class_names: tuple[str, ...]) -> Breakd
     Each bin of confidence includes its upper end but not its lower end.
 
     Args:
-      predictions: of `scoring.evaluate_state`.
       class_names: in the order of the class numbers.
     """
     from sklearn import metrics  # slow to import

@@ -44,7 +44,6 @@ def draw_image(
 
     Args:
       image: 0..255.
-      title: what the image shows.
     """
     _draw(sections, weights, title, _note(sections, weights), path, image)
 

@@ -79,7 +79,6 @@ def classify(network: "Classifier", files: Sequence[str], top: int, batch_size: 
       network: a run's, or an exported one.
       files: paths, or - for standard input.
       top: classes per image.
-      batch_size: images at once.
 
     Yields:
       The results of one batch at a time, in the order of the files.

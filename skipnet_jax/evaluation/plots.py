@@ -37,11 +37,7 @@ def new_figure(width: float | int, height: float | int, layout: Literal["constra
 
 
 def set_frame(axes: Any, title: str, label: str) -> None:
-    """Gives a graph the style of all graphs here.
-
-    Args:
-      label: of the x axis.
-    """
+    """Gives a graph the style of all graphs here."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(label)
     axes.grid(color="#e6e6e6", linewidth=0.8)

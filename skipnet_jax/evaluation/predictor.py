@@ -71,16 +71,12 @@ class Predictor:
         """Returns the most probable classes of each image, as `most_probable` does.
 
         Args:
-          images: as for `logits`.
           top: how many classes; all of a network that has fewer.
         """
         return most_probable(self.logits(images), self.preprocessing.class_names, top)
 
     def features(self, images: UInt8[np.ndarray, "b h w 3"]) -> tuple[Float32[np.ndarray, "b _h _w _c"], ...]:
         """Returns the last output of each section of the network: a feature pyramid, largest map first.
-
-        Args:
-          images: as for `logits`.
 
         Raises:
           UserError: there are no images.
@@ -150,7 +146,6 @@ def load_workdir(path: epath.PathLike, checkpoint: str = "best", *, batch_size: 
     Args:
       path: the workdir, local or gs://...
       checkpoint: best (by validation accuracy, the average's if there is one), latest, or a step.
-      batch_size: see `Predictor`.
 
     Raises:
       UserError: the folder is no workdir, has no such checkpoint, or the checkpoint is of another network.
@@ -163,7 +158,6 @@ def from_weights(path: epath.PathLike, loaded: weights.Weights, *, batch_size: i
 
     Args:
       path: their workdir, which knows the names of the classes; classes without a name are called by their number.
-      batch_size: see `Predictor`.
     """
     model, data = loaded.spec.model, loaded.spec.data
     workdir = workdirs.locate(path)

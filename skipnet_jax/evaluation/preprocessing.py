@@ -40,7 +40,6 @@ class Preprocessing:
     """How a file becomes the network's input, and what its outputs mean.
 
     Args:
-      model: name of the network.
       image_size: side of the square images that the network sees, in pixels.
       statistics: what the pixels are normalised with.
       class_names: one for each logit, in order.
@@ -67,7 +66,6 @@ class Preprocessing:
         """Describes what evaluation does to the images of a data set.
 
         Args:
-          model: name of the network.
           data: names the data set, and the image size.
           class_names: in the order of the labels.
           crop: which part of an image evaluation shows; None = the name of the data set tells.

@@ -36,9 +36,7 @@ def evaluate_state(
     The numbers stay on the device until the end.
 
     Args:
-      eval_step: of `steps.make_eval_step`.
       state: only "params", "batch_stats" and "average" are used.
-      spec: says the batch size.
       check: called before each batch; may raise to stop the evaluation.
 
     Returns:

@@ -35,7 +35,6 @@ class Artifact:
     """An exported network; works wherever a `Predictor` does.
 
     Args:
-      format: of the export.
       preprocessing: how to prepare its images, and the names of its classes.
       program: from normalised images to logits.
     """

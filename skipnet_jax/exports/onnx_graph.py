@@ -67,7 +67,6 @@ class Graph:
           operation: its name in ONNX.
           inputs: its arguments; arrays become constants.
           shape: of the result.
-          attributes: by name.
         """
         import onnx
 

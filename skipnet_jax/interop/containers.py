@@ -33,7 +33,6 @@ def find(place: str, content: Any, which: str | None, is_tensor: IsTensor) -> Fo
 
     Args:
       place: the file, for messages.
-      content: what was saved.
       which: "ema" = the averaged weights, "raw" = those beside them, None = averaged if there are any.
       is_tensor: tells tensors from other values.
 

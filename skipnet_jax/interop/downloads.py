@@ -27,7 +27,6 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
     """Returns the file's place in the cache, and downloads it first if it is not there.
 
     Args:
-      address: of the file.
       sha256: the beginning of its SHA-256, in hexadecimal digits.
 
     Raises:

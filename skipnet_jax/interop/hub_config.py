@@ -40,7 +40,6 @@ class Companion:
 
     Args:
       model: what the file calls the network.
-      preparation: of the images.
       class_names: in the order of the logits; empty = unknown.
     """
 

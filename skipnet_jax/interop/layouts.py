@@ -32,7 +32,6 @@ def translate(
     Args:
       state_dict: torch's names -> arrays.
       paths: torch's name -> our path, for every array that has to be there.
-      shapes: of our arrays.
 
     Returns:
       Our arrays, and one line for each key that does not fit.

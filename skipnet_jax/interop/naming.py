@@ -46,12 +46,7 @@ class Naming:
     junctions: bool = False
 
     def names(self, architecture: Architecture, paths: Iterable[Path]) -> dict[str, Path]:
-        """Maps their name of each array to our path, without the junctions where the origin has none.
-
-        Args:
-          architecture: of the network.
-          paths: of our arrays.
-        """
+        """Maps their name of each array to our path, without the junctions where the origin has none."""
         blocks = self.block_names(architecture)
         shared = [path for path in paths if self.junctions or "junction" not in path]
         return {rename([blocks.get(part, part) for part in path[1:]], self.renames): path for path in shared}

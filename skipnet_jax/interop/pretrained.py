@@ -25,7 +25,6 @@ class Published:
     """A published file.
 
     Args:
-      file: its name.
       check: absolute value of the sum of the network's 1000 logits for one image [256, 256, 3] of ones, within 1e-3.
     """
 

@@ -65,8 +65,6 @@ def recognize(name: str, keys: Iterable[str], paths: Iterable[Path]) -> str:
     """Tells whose names the keys are.
 
     Args:
-      name: of the network.
-      keys: of its state dict.
       paths: of all our arrays of this network.
 
     Returns:

@@ -43,7 +43,6 @@ def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: in
     """Turns weights from elsewhere into our variables, strictly, and logs whose names were recognised.
 
     Args:
-      name: of the network.
       state_dict: names -> arrays (anything that `numpy.asarray` takes); convolutions are [out, in / groups, h, w],
         linear layers [out, in].
       num_classes: the number of classes that they tell apart; None = as many as the classifier has.
@@ -82,9 +81,7 @@ def fill(name: str, state_dict: Mapping[str, Any], *, num_classes: int | None = 
 
     Args:
       name: of the network, with any junction.
-      state_dict: as for `from_state_dict`.
       num_classes: of the classifier; None = as many as the weights have.
-      seed: for the initial values.
 
     Raises:
       UserError: as for `from_state_dict`, or the weights have no classifier and `num_classes` says nothing.
@@ -128,7 +125,6 @@ def to_state_dict(name: str, variables: Mapping[str, Any], naming: str = "origin
     Buffers without weights (`num_batches_tracked`, Swin's `relative_position_index`) are left out.
 
     Args:
-      name: of the network.
       variables: {"params": ..., "batch_stats": ...}, with any number of classes.
       naming: whose names the keys get, a key of `recognition.TITLES`.
 

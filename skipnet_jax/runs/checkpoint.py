@@ -82,7 +82,6 @@ def save(
     run was stopped before the evaluation, only the results are added; if that fails, the checkpoint stays as it is.
 
     Args:
-      manager: of `open_manager`.
       step: number of training steps so far.
       state: a TrainState.
       results: of the evaluation, with `accuracy`; None = not evaluated.
@@ -127,8 +126,6 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
     """Reads a checkpoint straight onto the devices.
 
     Args:
-      manager: of `open_manager`.
-      step: of the checkpoint.
       target: a TrainState, or a dict of some of its fields, with a `jax.ShapeDtypeStruct` (and its sharding) in place
         of every array. Other fields are not read; within a field every array has to match.
 
@@ -162,8 +159,6 @@ def read(directory: epath.Path, which: str, target: Any) -> tuple[int, Any]:
 
     Args:
       directory: absolute, or gs://...
-      which: as for `find`.
-      target: as for `restore`.
 
     Returns:
       The step and what was read.

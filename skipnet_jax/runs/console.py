@@ -47,10 +47,8 @@ class Console:
         """Opens the logs.
 
         Args:
-          workdir: the run's.
           start: the step from which the run resumes.
           total: number of steps of the whole run.
-          steps_per_epoch: of the run.
           pending: what `pending()` returned at step `start`.
           unevaluated, wandb_project, lease: as for `MetricsLog`.
         """

@@ -38,8 +38,6 @@ class Guard:
           spec: for the advice in the report.
           workdir: where to keep the batch.
           batches_from: makes the training batches that follow after so many steps.
-          saved: says what is saved.
-          lease: of the workdir.
         """
         self._lease = lease
         self._spec, self._workdir, self._batches_from, self._saved = spec, workdir, batches_from, saved

@@ -40,9 +40,7 @@ def recorded(workdir: epath.Path, done: Callable[[], int], lease: Lease = NO_LEA
     A start without a stop means that the process was killed, or has lost the lease.
 
     Args:
-      workdir: the run's.
       done: returns the number of training steps so far.
-      lease: of the workdir.
     """
     lease.require()
     if jax.process_index() == 0:

@@ -49,7 +49,6 @@ def join(address: str | None, count: int | None, index: int | None, *, workdir: 
 
     Args:
       address: host:port of host 0. None: ask the cluster, for `count` and `index` too.
-      count: number of hosts.
       index: of this host, from 0.
       workdir: of the run, for messages.
 

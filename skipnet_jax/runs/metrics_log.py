@@ -32,7 +32,6 @@ class MetricsLog:
         """Opens the logs, and drops the lines that the run is about to write again.
 
         Args:
-          workdir: the run's.
           step: the step from which the run resumes.
           unevaluated: whether resuming begins with the evaluation of that step, which may have a line already.
           wandb_project: of Weights & Biases; empty = off.

@@ -21,7 +21,6 @@ class Stopped(KeyboardInterrupt):
 
     Args:
       text: where the run stopped and what is saved, for the user.
-      number: the signal's.
     """
 
     def __init__(self, text: str, number: int) -> None:

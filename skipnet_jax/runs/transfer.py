@@ -35,7 +35,6 @@ def init_from_workdir(
       state: of `steps.init_state`.
       path: the workdir, `init_from` of the config.
       class_names: of the new run, in the order of the labels.
-      mesh: of the new run.
       head: "auto", or "keep" to take the classifier as it is.
 
     Returns:

@@ -25,7 +25,6 @@ class Weights(NamedTuple):
 
     Args:
       spec: as `workdir.read_spec` gives it.
-      step: of the checkpoint.
       variables: {"params": ..., "batch_stats": ...} for `model.apply`.
       averaged: whether the variables are the run's moving average.
     """
@@ -106,7 +105,6 @@ def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> 
 
     Args:
       path: a new or empty folder, local or gs://...
-      origin: what model.json will say.
       variables: "params" and, if the network has any, "batch_stats".
 
     Raises:

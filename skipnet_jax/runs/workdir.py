@@ -157,9 +157,7 @@ def require_same_data(
     With other data the examples would come in another order than in the run so far.
 
     Args:
-      workdir: the run's.
       class_names: in the order of the labels.
-      training_images: their number.
       crop: which part of an image evaluation shows, if the name of the data set does not tell: see `read_crop`.
       started: whether the run has a checkpoint.
 
@@ -209,7 +207,6 @@ def read_metrics(path: epath.PathLike, fields: files.Fields = _STEP, *, mend: st
     """Reads all lines of metrics.jsonl; none where there is no file. All values are numbers, or None.
 
     Args:
-      path: the workdir.
       fields, mend: as for `files.read_lines`.
     """
     file = epath.Path(path) / METRICS

@@ -25,7 +25,6 @@ def explained(field: str, batch_size: int, state: Any, mesh: Mesh) -> Iterator[N
       field: that holds the batch size: batch_size or eval_batch_size.
       batch_size: of all devices together.
       state: a TrainState; nothing is read but shapes.
-      mesh: of the run.
 
     Raises:
       UserError: a device has run out of memory.

@@ -9,11 +9,7 @@ _AMPERE = 8.0  # compute capability of the first NVIDIA GPUs that multiply bfloa
 
 
 def resolve(spec: TrainSpec, device: Any) -> TrainSpec:
-    """Replaces `auto` by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere.
-
-    Args:
-      device: a jax.Device.
-    """
+    """Replaces `auto` by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere."""
     if spec.model.dtype != "auto":
         return spec
     return with_dtype(spec, "bfloat16" if _has_bfloat16(device) else "float32")

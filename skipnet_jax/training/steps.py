@@ -35,9 +35,7 @@ class TrainState:
 
     Args:
       step: number of updates so far, int32.
-      params: of the network.
       batch_stats: running statistics of the batch norms; empty for a network without any.
-      opt_state: of the optimiser.
       average: moving averages of "params" and "batch_stats", in the form of `variables`; empty without `ema_decay`.
     """
 
@@ -66,7 +64,6 @@ def init_state(
 
     Args:
       image_size: side of the square images, in pixels.
-      average: keep a moving average.
     """
     variables = init_variables(model, jax.random.key(seed), image_size)
     return state_from_variables(variables, optimizer, mesh=mesh, average=average)
