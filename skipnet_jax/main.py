@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         print(stop, file=sys.stderr)
         return _end(stop.exit_status)
     except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped before training began. Run the same command again.", file=sys.stderr)
+        print(str(stop) or "stopped. Run the same command again.", file=sys.stderr)
         return _end(INTERRUPTED)
     except Exception as error:
         status = _report(error)
