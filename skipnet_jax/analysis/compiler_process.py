@@ -5,15 +5,16 @@ Ctrl-C ends the call at once, too, where a compiler in this process would go on 
 
 import multiprocessing
 import os
-import pathlib
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from skipnet_jax.errors import UserError
 
@@ -34,44 +35,47 @@ def call(topology: str, function: Callable[[], T]) -> T:
     # Not a fork: it would inherit JAX's locks without the threads that hold them.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    handle, path = tempfile.mkstemp(prefix="skipnet_compiler_", suffix=".log")
-    os.close(handle)
-    log, crashed = pathlib.Path(path), False
-    process = context.Process(target=_work, args=(sender, log, function), daemon=True)
-    process.start()
-    sender.close()  # now only the process holds it, so that its death ends the pipe
-    try:
-        result = receiver.recv()
-    except EOFError:
-        process.join()
-        crashed = True
-        raise UserError(
-            "topology",
-            f"{topology}, on which XLA's compiler crashed ({_status(process.exitcode)})",
-            "programs that it can compile",
-            f"Try another topology, batch size or version of the compiler; {log} says where it crashed.",
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-        if not crashed:
-            log.unlink()
+    with tempfile.TemporaryFile() as noise:
+        log = reduction.DupFd(noise.fileno())
+        process = context.Process(target=_work, args=(sender, log, function), daemon=True)
+        process.start()
+        sender.close()  # now only the process holds it, so that its death ends the pipe
+        try:
+            result = receiver.recv()
+        except EOFError:
+            process.join()
+            raise UserError(
+                "topology",
+                f"{topology}, on which XLA's compiler crashed ({_status(process.exitcode)})",
+                "programs that it can compile",
+                f"Try another topology, batch size or version of the compiler; {_keep(noise)} says where it crashed.",
+            ) from None
+        finally:
+            process.kill()
+            process.join()
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def _keep(noise: IO[bytes]) -> str:
+    """Copies a file without a name, and returns the copy's."""
+    noise.seek(0)
+    with tempfile.NamedTemporaryFile(prefix="skipnet_compiler_", suffix=".log", delete=False) as log:
+        shutil.copyfileobj(noise, log)
+    return log.name
 
 
 def _status(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
 
-def _work(sender: Connection, log: pathlib.Path, function: Callable[[], Any]) -> None:
+def _work(sender: Connection, log: Any, function: Callable[[], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the other one ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Python goes on printing to the terminal; file descriptor 2, which compilers print to, becomes the log.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 2)
+    os.dup2(log.detach(), 2)
     try:
         result: Any = function()
     except Exception as error:
