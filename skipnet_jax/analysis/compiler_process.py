@@ -25,8 +25,8 @@ def call(topology: str, function: Callable[[], T]) -> T:
     """The result of a function, which may print to stderr; what compilers print there is not shown.
 
     Args:
-      topology: that the function compiles for.
-      function: can be pickled, like its result.
+      topology: what the function compiles for; the error names it.
+      function: can be pickled, and so can its result.
 
     Raises:
       UserError: the process crashed.
