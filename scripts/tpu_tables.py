@@ -1,12 +1,12 @@
 """Makes the tables of docs/tpu.md: plans of networks on slices of TPUs, and of one network on more and more chips.
 
     python -m scripts.tpu_tables --folder=plans
-    python -m scripts.tpu_tables --folder=plans --scaling
+    python -m scripts.tpu_tables --folder=plans --scaling --quick
     python -m scripts.tpu_tables --folder=plans --write=docs/tpu.md
 
-Each plan takes minutes, and is kept in the folder: call it again to go on, as often as needed. --write compiles
-nothing; it puts what is in the folder into the page, and leaves the page's other rows as they are. Needs libtpu: pip
-install -e ".[tpu]".
+Each plan is kept in the folder: call it again to go on, as often as needed. A whole plan takes up to an hour, a quick
+one a minute or two, but has no cycles; a whole one replaces it. --write compiles nothing; it puts what is in the folder
+into the page, and leaves the page's other rows as they are. Needs libtpu: pip install -e ".[tpu]".
 """
 
 import argparse
@@ -77,7 +77,7 @@ def scaling_rows() -> Iterator[Row]:
                 yield Row(SCALED, f"v5e:{shape}", batch(count), series)
 
 
-def make(row: Row, folder: pathlib.Path, dtype: str) -> None:
+def make(row: Row, folder: pathlib.Path, dtype: str, *, quick: bool = False) -> None:
     """Compiles a row, and keeps its plan."""
     from skipnet_jax import config, plan
     from skipnet_jax.data import sizes
@@ -87,7 +87,7 @@ def make(row: Row, folder: pathlib.Path, dtype: str) -> None:
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
     if row.batch_size:
         spec = dataclasses.replace(spec, batch_size=row.batch_size)
-    made = plan.plan_apart(spec, row.topology, None, images=sizes.count_images(spec.data))
+    made = plan.plan_apart(spec, row.topology, None, images=sizes.count_images(spec.data), quick=quick)
     file = row.file(folder)
     unfinished = file.with_suffix(".part")
     unfinished.write_text(json.dumps(plan.as_json(made, [])) + "\n")
@@ -108,7 +108,8 @@ def cells(plan: Mapping[str, Any]) -> list[str]:
     count = sum(traffic["count"] for traffic in plan["collectives"].values())
     numbers = [f"{plan['chips']}", f"{plan['batch_size']:,}", f"{held:.2f}{'' if plan['fits'] else ' (too much)'}"]
     if plan["estimated_cycles"] is None:
-        return [*numbers, "-", "-", "-", "-", "-", "-"]
+        moved = f"{plan['hbm_bytes'] / 1e9:.1f}" if plan["hbm_bytes"] else UNKNOWN
+        return [*numbers, moved, UNKNOWN, f"{count}, {reduced / 1e6:,.0f}", UNKNOWN, UNKNOWN, UNKNOWN]
     return [
         *numbers,
         f"{plan['hbm_bytes'] / 1e9:.1f}",
@@ -120,6 +121,7 @@ def cells(plan: Mapping[str, Any]) -> list[str]:
     ]
 
 
+UNKNOWN = "-"
 TITLES = ["chips", "batch", "GiB", "GB moved", "Mcycles", "collectives, MB", "images/s", "per host", "chip-hours"]
 
 
@@ -136,9 +138,10 @@ def tables(folder: pathlib.Path, before: str) -> str:
     for kind, heads, rows in (("slices", ["network", "slice"], first), ("scaling", [SCALED, "slice"], second)):
         lines = []
         for names, row in rows:
-            if plan := read(row, folder):
-                lines.append(_line([*names, *cells(plan)]))
-            elif line := kept.get((f"| {names[0]}", names[1])):
+            plan, line = read(row, folder), kept.get((f"| {names[0]}", names[1]))
+            if plan and (line is None or not plan["quick"] or _lacks_cycles(line)):
+                line = _line([*names, *cells(plan)])
+            if line:
                 lines.append(line)
         if lines:
             titles = [_line([*heads, *TITLES]), _line(["---"] * 2 + ["---:"] * len(TITLES))]
@@ -146,7 +149,16 @@ def tables(folder: pathlib.Path, before: str) -> str:
         missing = len(rows) - len(lines)
         if missing:
             parts.append(f"{missing} of {len(rows)} rows of the table of {kind} are not filled in yet.")
+        quick = sum(map(_lacks_cycles, lines))
+        if quick:
+            parts.append(f"{quick} of {len(rows)} rows of the table of {kind} have no cycles yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def _lacks_cycles(line: str) -> bool:
+    """Whether a row of the page has bytes, but no cycles."""
+    moved, cycles = line.split(" | ")[5:7]
+    return moved != UNKNOWN and cycles == UNKNOWN
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -162,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", type=lambda text: text.split(","), default=NETWORKS, help="with commas")
     parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="with commas")
     parser.add_argument("--scaling", action="store_true", help="make the rows of the scaling table instead")
+    parser.add_argument("--quick", action="store_true", help="leave out machine code and its cycles")
     parser.add_argument("--dtype", default="auto", help="of the computation; default: auto, which is bfloat16")
     parser.add_argument("--write", type=pathlib.Path, help="a page whose tables to update; compiles nothing")
     arguments = parser.parse_args(argv)
@@ -172,10 +185,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         arguments.folder.mkdir(parents=True, exist_ok=True)
         wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)
-        rows = [row for row in wanted if read(row, arguments.folder) is None]
+        plans = {row: read(row, arguments.folder) for row in wanted}
+        rows = [
+            row
+            for row, plan in plans.items()
+            if plan is None or (plan["quick"] and plan["hbm_bytes"] and not arguments.quick)
+        ]
         for number, row in enumerate(rows, start=1):
             begin = time.perf_counter()
-            make(row, arguments.folder, arguments.dtype)
+            make(row, arguments.folder, arguments.dtype, quick=arguments.quick)
             took = time.perf_counter() - begin
             print(f"{number} of {len(rows)}: {row.file(arguments.folder)}, {took:.0f} s", file=sys.stderr, flush=True)
     except UserError as error:

@@ -28,6 +28,7 @@ def plan_run(
     topologies_wanted: Sequence[str],
     *,
     chips: int | None = None,
+    quick: bool = False,
     out: str | None = None,
     output_format: str = "text",
 ) -> bool:
@@ -36,6 +37,7 @@ def plan_run(
     Args:
       topologies_wanted: as for `topologies.open_topology`.
       chips: use only the first so many chips of each; None = all.
+      quick: memory, bytes and collectives of TPUs alone, without machine code and the cycles that come with it.
       out: folder for the optimised programs, `train.hlo` and `eval.hlo`; of several topologies, a folder for each.
       output_format: text = one table; json = a line for each topology.
 
@@ -48,7 +50,8 @@ def plan_run(
     if not topologies_wanted or len(set(topologies_wanted)) < len(topologies_wanted):
         raise UserError("topology", repr(",".join(topologies_wanted)), "one or several different ones", "See --help.")
     images = sizes.count_images(spec.data)
-    planner = functools.partial(plan_apart, images=images)
+    planner = functools.partial(plan_apart, images=images, quick=quick)
+    search = functools.partial(plan_apart, images=images, quick=True)  # what fits needs no cycles
     opened = [topologies.open_topology(name, chips) for name in topologies_wanted]  # mistakes first
     plans: list[Plan] = []
     fits: dict[str, Sequence[fitting.Fit]] = {}
@@ -58,7 +61,7 @@ def plan_run(
             if out is not None:
                 folder = pathlib.Path(out) / (topology.name.replace(":", "-") if len(opened) > 1 else "")
                 _write(folder, plan.programs)
-            fits[plan.topology] = [] if plan.fits else fitting.find_fits(spec, plan, chips, planner)
+            fits[plan.topology] = [] if plan.fits else fitting.find_fits(spec, plan, chips, search)
             plans.append(plan)
             if output_format == "json":
                 print(json.dumps(as_json(plan, fits[plan.topology])), flush=True)
@@ -68,7 +71,9 @@ def plan_run(
     return all(plan.fits for plan in plans)
 
 
-def plan_topology(spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int]) -> Plan:
+def plan_topology(
+    spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int], quick: bool = False
+) -> Plan:
     """Compiles the steps of a run for one topology; `plan_run` and `step_plans.make_plan` describe the arguments."""
     devices = topologies.open_topology(topology, chips)
     spec = precision.resolve(spec, devices.devices[0])
@@ -79,12 +84,15 @@ def plan_topology(spec: TrainSpec, topology: str, chips: int | None, *, images: 
         images=images,
         statistics=statistics.of_data(spec.data.name),
         progress=_progress,
+        quick=quick,
     )
 
 
-def plan_apart(spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int]) -> Plan:
+def plan_apart(
+    spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int], quick: bool = False
+) -> Plan:
     """`plan_topology`, in a process of its own unless the topology is this machine's CPUs."""
-    compile_plan = functools.partial(plan_topology, spec, topology, chips, images=images)
+    compile_plan = functools.partial(plan_topology, spec, topology, chips, images=images, quick=quick)
     return compile_plan() if topology == "cpu" else compiler_process.call(topology, compile_plan)
 
 

@@ -20,7 +20,7 @@ from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, make_spec, use_network
 
 KEYS = {
     *("topology", "chips", "device_kind", "fits", "memory", "flops", "hbm_bytes", "estimated_cycles", "step_seconds"),
-    *("images_per_second", "collectives", "host_images_per_second", "compile_seconds"),
+    *("images_per_second", "collectives", "host_images_per_second", "compile_seconds", "quick"),
 }
 
 
@@ -37,9 +37,9 @@ def planned(capsys, spec, topology, **options):
     return told
 
 
-def plan_here(spec, topology, chips=None):
+def plan_here(spec, topology, chips=None, *, quick=False):
     """In this process, which knows of the tiny network."""
-    made = plan.plan_topology(spec, topology, chips, images=sizes.count_images(spec.data))
+    made = plan.plan_topology(spec, topology, chips, images=sizes.count_images(spec.data), quick=quick)
     return plan.as_json(made, [])
 
 
@@ -48,6 +48,7 @@ def test_json_has_every_number_and_the_memory_adds_up(tiny, capsys, compile_once
     told = planned(capsys, spec, "cpu")
     assert told.keys() >= KEYS
     assert (told["topology"], told["chips"], told["fits"], told["batch_size"]) == ("cpu", 8, True, 256)
+    assert not told["quick"]
     memory = told["memory"]
     params = 3 * 3 * 3 * 8 + 8 + 2 * 8 + 4 * 4 * 8 * 10 + 10
     assert memory["parameters"] - 4 * params in (0, 4)  # and the step's number
@@ -134,10 +135,10 @@ def test_text_is_one_table_for_all_topologies(tiny, capsys, compile_once):
 def test_a_crash_on_one_topology_leaves_the_table_of_the_others(tiny, monkeypatch, capsys, compile_once):
     plan_apart = plan.plan_apart
 
-    def crash_on_a_tpu(spec, topology, chips, *, images):
+    def crash_on_a_tpu(spec, topology, chips, **options):
         if topology == "v6e:2x4":
             raise errors.UserError("topology", "v6e:2x4, on which XLA's compiler crashed (SIGSEGV)", "another")
-        return plan_apart(spec, topology, chips, images=images)
+        return plan_apart(spec, topology, chips, **options)
 
     here = topologies.open_topology("cpu")
     monkeypatch.setattr(topologies, "open_topology", lambda name, chips: dataclasses.replace(here, name=name))
@@ -145,6 +146,21 @@ def test_a_crash_on_one_topology_leaves_the_table_of_the_others(tiny, monkeypatc
     with pytest.raises(errors.UserError, match="crashed"):
         plan.plan_run(make_spec(), ["cpu", "v6e:2x4"])
     assert re.search(r"^fits +yes$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_search_for_what_fits_makes_no_machine_code(tiny, monkeypatch, capsys, compile_once):
+    full = plan.plan_topology(make_spec(), "cpu", 8, images=sizes.count_images(make_spec().data))
+    asked = []
+
+    def fit_half_the_batch(spec, topology, chips, *, images, quick):
+        asked.append(quick)
+        memory = full.memory if spec.batch_size < 256 else full.memory | {"total": 2 * full.memory["available"]}
+        return dataclasses.replace(full, quick=quick, fits=spec.batch_size < 256, memory=memory)
+
+    monkeypatch.setattr(plan, "plan_apart", fit_half_the_batch)
+    assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
+    assert asked == [False, True, True]  # the run, rematerialised, and with half of its batch
+    assert "What does, by a quick plan:\n  --config.batch_size=128: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,15 @@ def test_a_slice_of_tpus(tiny):
     assert large["host_images_per_second"] == pytest.approx(large["images_per_second"] / 4)
     assert small["step_bounds"]["hbm"] < small["step_seconds"]
     assert jax.config.jax_enable_compilation_cache  # as before
+    quick = plan_here(spec, "v5e:2x2", quick=True)
+    assert quick["quick"] and quick["fits"] and quick["estimated_cycles"] is None
+    assert quick["compile_seconds"] < small["compile_seconds"]
+    assert quick["step_seconds"] == max(quick["step_bounds"].values())
+    for number in ("hbm_bytes", "collectives"):
+        assert quick[number] == small[number], number
+    for kind in ("parameters", "optimiser", "statistics", "inputs"):
+        assert quick["memory"][kind] == small["memory"][kind], kind
+    assert quick["memory"]["program"] == 0 < quick["memory"]["activations"] <= small["memory"]["activations"]
 
 
 @pytest.mark.skipif(

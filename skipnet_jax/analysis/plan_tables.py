@@ -111,7 +111,8 @@ def _place_rows(plans: Sequence[Plan]) -> list[Row]:
 
 
 def _advice(plan: Plan, fits: Sequence[Fit]) -> str:
-    lines = [f"It does not fit on {plan.topology}. What does, as compiled:"]
+    kind = "by a quick plan" if any(fit.plan.quick for fit in fits) else "as compiled"
+    lines = [f"It does not fit on {plan.topology}. What does, {kind}:"]
     for fit in fits:
         changes = ", ".join(f"{_spell(field)}={_lower(value)}" for field, value in fit.changes.items())
         used = max(fit.plan.memory["total"], fit.plan.memory["evaluation"])
@@ -137,8 +138,10 @@ def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
     ]
     if any(plan.estimated_cycles for plan in plans):
         lines.append("Times follow XLA's model of the chip: compare them with each other, not with a clock.")
+    if any(plan.quick for plan in plans):
+        lines.append("A quick plan leaves out XLA's estimate of cycles, and the memory of the programs themselves.")
     if any(plan.step_seconds and plan.estimated_cycles is None for plan in plans):
-        lines.append(">= and <= mark bounds: XLA estimates no cycles there.")
+        lines.append(">= and <= mark bounds: no cycles are estimated there.")
     if any(plan.step_seconds is None for plan in plans):
         lines.append("A CPU's peak is not known here. To time a step: python -m scripts.benchmarks step")
     return "\n".join(lines)

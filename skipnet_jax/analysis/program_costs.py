@@ -153,13 +153,20 @@ class _Program:
                 trips = _TRIPS.search(instruction.rest)
                 body = re.search(r"body=%?([\w.\-]+)", instruction.rest)
                 self.walk(body[1] if body else "", times * (int(trips[1]) if trips else 1))
-            elif instruction.operation in ("call", "async-start"):
+            elif instruction.operation == "call" or self._wraps_computation(instruction):
                 for called in _CALLED.findall(instruction.rest):
                     self.walk(called, times)
             elif instruction.operation == "conditional":
                 self.walk(self._costliest(instruction), times)
             elif instruction.operation not in _FREE and not instruction.operation.endswith("-done"):
                 self._count(instruction, types, times)
+
+    def _wraps_computation(self, instruction: _Instruction) -> bool:
+        """Whether an operation starts more than a slice, whose own type says what it moves."""
+        called = _CALLED.search(instruction.rest) if instruction.operation == "async-start" else None
+        return called is not None and any(
+            each.operation not in ("parameter", "slice") for each in self.computations.get(called[1], ())
+        )
 
     def _costliest(self, instruction: _Instruction) -> str:
         """The branch that costs most by itself."""

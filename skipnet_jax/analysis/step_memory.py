@@ -27,11 +27,27 @@ _SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def of_program(compiled: Compiled, costs: Costs) -> dict[str, int]:
     """Bytes by kind, by XLA's own account; "activations" holds gradients and work space too."""
     stats: Any = compiled.memory_analysis()
+    memory = _of_arguments(costs)
+    memory["activations"] = stats.temp_size_in_bytes + max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
+    memory["program"] = stats.generated_code_size_in_bytes
+    return memory
+
+
+def of_optimised(total: int, costs: Costs) -> dict[str, int]:
+    """Bytes by kind of a program without machine code, whose own bytes are not known.
+
+    Args:
+      total: bytes of all values.
+    """
+    memory = _of_arguments(costs)
+    memory["activations"] = max(0, total - sum(memory.values()))
+    return memory
+
+
+def _of_arguments(costs: Costs) -> dict[str, int]:
     memory = dict(NOTHING)
     for name, size in costs.arguments.items():
         memory[_ARGUMENTS.get(name, "parameters")] += size
-    memory["activations"] = stats.temp_size_in_bytes + max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
-    memory["program"] = stats.generated_code_size_in_bytes
     return memory
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from skipnet_jax.analysis import program_costs, step_memory
+from skipnet_jax.analysis import optimised_programs, program_costs, step_memory
 from skipnet_jax.analysis.program_costs import Costs, Place, Traffic
 from skipnet_jax.analysis.topologies import Topology
 from skipnet_jax.models import complexity
@@ -48,6 +48,7 @@ class Plan:
 
     Args:
       chips: a chip of TPU v3 is two devices.
+      quick: without machine code, and so without estimated cycles and without the memory of the code.
       memory: bytes by kind, "total" while training, "evaluation" (in total), and "available".
       estimated_cycles: by XLA:TPU; None elsewhere.
       places: of the model, the costliest first, by cycles, or else by bytes.
@@ -67,6 +68,7 @@ class Plan:
     device_kind: str
     batch_size: int
     dtype: str
+    quick: bool
     fits: bool
     memory: Mapping[str, int]
     flops: float
@@ -97,11 +99,13 @@ def make_plan(
     images: tuple[int, int],
     statistics: Statistics,
     progress: Progress,
+    quick: bool = False,
 ) -> Plan:
     """Compiles the training and the evaluation step of a run for a topology.
 
     Args:
       images: number of training and of test images.
+      quick: make no machine code for TPUs; threads go on with it until this process ends.
       progress: is entered with a text for as long as something takes.
 
     Raises:
@@ -109,6 +113,7 @@ def make_plan(
     """
     mesh = sharding.make_mesh(topology.devices)
     sharding.require_divisible(spec.batch_size, mesh)
+    quick = quick and topology.devices[0].platform == "tpu"
     steps_per_epoch = spec.steps_per_epoch(images[0])
     made = run_steps.make_run_steps(model, spec, steps_per_epoch=steps_per_epoch, statistics=statistics, mesh=mesh)
     state = run_steps.abstract_state(model, made.optimizer, spec.data.image_size, average=spec.ema_decay > 0)
@@ -120,21 +125,23 @@ def make_plan(
     with progress(f"{where} training step of {spec.model.name}"), uncached(topology):
         passes = 6 if spec.optim.name == "sam" else 3  # a backward pass counts as two forward passes
         asked = passes * per_image * spec.batch_size / mesh.size
-        train = _compile(made.train_step, state, train_batch, mesh.size, asked)
+        train = _compile(made.train_step, state, train_batch, mesh.size, asked, quick)
     evaluation = _NOT_COMPILED
     if train.costs:
         with progress(f"{where} evaluation step"), uncached(topology):
             asked = per_image * run_steps.eval_batch_size(spec, mesh) / mesh.size
-            evaluation = _compile(made.eval_step, state.variables, eval_batch, mesh.size, asked)
+            evaluation = _compile(made.eval_step, state.variables, eval_batch, mesh.size, asked, quick)
     evaluations = -(-images[1] // run_steps.eval_batch_size(spec, mesh)) * (2 if spec.ema_decay else 1)
     seconds, eval_seconds = (_seconds(step, topology, spec.model.dtype)[0] for step in (train, evaluation))
     hours = None
     if seconds is not None and eval_seconds is not None:
         hours = spec.epochs * (steps_per_epoch * seconds + evaluations * eval_seconds) / HOUR
-    return _describe(spec, topology, train, evaluation, hours)
+    return _describe(spec, topology, train, evaluation, hours, quick)
 
 
-def _describe(spec: TrainSpec, topology: Topology, train: Step, evaluation: Step, hours: float | None) -> Plan:
+def _describe(
+    spec: TrainSpec, topology: Topology, train: Step, evaluation: Step, hours: float | None, quick: bool
+) -> Plan:
     memory = step_memory.add_up(train.memory, evaluation.memory, topology.memory)
     seconds, bounds = _seconds(train, topology, spec.model.dtype)
     rate = spec.batch_size / seconds if seconds else None
@@ -147,6 +154,7 @@ def _describe(spec: TrainSpec, topology: Topology, train: Step, evaluation: Step
         device_kind=topology.devices[0].device_kind,
         batch_size=spec.batch_size,
         dtype=spec.model.dtype,
+        quick=quick,
         fits=all((train.costs, evaluation.costs)) and max(memory["total"], memory["evaluation"]) <= topology.memory,
         memory=memory,
         flops=train.flops,
@@ -167,15 +175,22 @@ def _describe(spec: TrainSpec, topology: Topology, train: Step, evaluation: Step
     )
 
 
-def _compile(step: Callable[..., Any], state: Any, batch: run_steps.Shapes, devices: int, flops: float) -> Step:
+def _compile(
+    step: Callable[..., Any], state: Any, batch: run_steps.Shapes, devices: int, flops: float, quick: bool
+) -> Step:
     """Compiles a step.
 
     Args:
-      flops: per device, by the network's definition: XLA for GPUs does not count them.
+      flops: per device, by the network's definition: XLA for GPUs does not count them, nor does a quick plan.
     """
     begin = time.perf_counter()
     lowered = step.lower(state, batch)  # type: ignore[attr-defined]
     try:
+        if quick:
+            program = optimised_programs.optimise(lowered)
+            costs = program_costs.read(program.text)
+            memory = step_memory.of_optimised(program.memory, costs)
+            return Step(memory, flops, costs, program.text, time.perf_counter() - begin)
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):

@@ -38,6 +38,9 @@ TOPOLOGY = flags.DEFINE_list(
     "topology", [], "Plan for these devices: slices of TPUs such as v5e:4x4, gpu:h100, gpu:h200, cpu."
 )
 CHIPS = flags.DEFINE_integer("chips", None, "Plan for the first so many chips of a topology; default: all.")
+QUICK = flags.DEFINE_bool(
+    "quick", False, "Plan what TPUs hold and move, in a fraction of the time: without machine code and its cycles."
+)
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -180,7 +183,7 @@ def _plan() -> int:
     from skipnet_jax.plan import plan_run
 
     spec = config.train_spec(CONFIG.value)
-    fits = plan_run(spec, TOPOLOGY.value, chips=CHIPS.value, out=OUT.value, output_format=_format())
+    fits = plan_run(spec, TOPOLOGY.value, chips=CHIPS.value, quick=QUICK.value, out=OUT.value, output_format=_format())
     return 0 if fits else 2
 
 
@@ -258,7 +261,7 @@ MODES: dict[str, Mode | Program] = {
     "plan": Mode(
         "Says what a run needs and costs on devices that are not here: memory, time, traffic.",
         _plan,
-        flags=(CONFIG, TOPOLOGY, CHIPS, OUT, FORMAT, COMPILE_CACHE),
+        flags=(CONFIG, TOPOLOGY, CHIPS, QUICK, OUT, FORMAT, COMPILE_CACHE),
         needs=(_RECIPE, (TOPOLOGY, "--topology=v5e:4x4 or another")),
         formats=("text", "json"),
     ),

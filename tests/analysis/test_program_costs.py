@@ -42,6 +42,34 @@ def test_collectives_count_by_kind_with_the_size_of_their_groups(costs):
     assert (gathered.count, gathered.bytes, gathered.sent) == (1, 512, 7 / 8 * 512)
 
 
+SLICE = """
+HloModule jit_step, is_scheduled=true
+
+%part (p.1: f32[64,128]) -> f32[8,128] {
+  %p.1 = f32[64,128]{1,0:T(8,128)} parameter(0)
+  ROOT %slice.1 = f32[8,128]{1,0:T(8,128)S(1)} slice(%p.1), slice={[0:8], [0:128]}
+}
+
+ENTRY %main (param.0: f32[64,128]) -> f32[8,128] {
+  %param.0 = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %slice-start.1 = ((f32[64,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) OPERATION
+  ROOT %slice-done.1 = f32[8,128]{1,0:T(8,128)S(1)} async-done(%slice-start.1)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "operation", ["slice-start(%param.0), slice={[0:8], [0:128]}", "async-start(%param.0), calls=%part"]
+)
+def test_of_a_slice_only_the_piece_moves_however_xla_writes_it(operation):
+    assert program_costs.read(SLICE.replace("OPERATION", operation)).bytes == 8 * 128 * 4
+
+
+def test_an_asynchronous_computation_counts_what_it_does(costs):
+    text = SLICE.replace("OPERATION", "async-start(%param.0), calls=%part").replace(" slice(", " negate(")
+    assert program_costs.read(text).bytes == 64 * 128 * 4
+
+
 FORWARD = "jit(train_step)/jvp(Network)/Network._run"
 BACKWARD = "jit(train_step)/transpose(jvp(Network))/Network._run"
 

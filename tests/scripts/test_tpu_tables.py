@@ -1,3 +1,4 @@
+import json
 import pathlib
 
 import pytest
@@ -38,6 +39,44 @@ def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_
         "| skip_resnet50 | cpu | 8 | 1,024 | " in text
         and "1 of 2 rows of the table of slices are not filled in yet." in text
     )
+
+
+def plan_of(row, *, quick):
+    """As a plan of a slice is kept."""
+    estimate = None if quick else 1e6
+    reduced = {"all-reduce": {"count": 5, "bytes": 57e6, "sent": 1e8}}
+    memory = {"total": 2**30, "evaluation": 2**29}
+    return {
+        "quick": quick, "chips": 4, "batch_size": row.batch_size, "fits": True, "memory": memory, "hbm_bytes": 28.9e9,
+        "collectives": reduced, "estimated_cycles": estimate, "images_per_second": 1e3, "host_images_per_second": 1e3,
+        "chip_hours": 70,
+    }  # fmt: skip
+
+
+def test_a_quick_plan_fills_a_row_until_there_is_a_whole_one(tmp_path, monkeypatch):
+    rows = [row for row in tpu_tables.scaling_rows() if row.series == "strong"][:2]
+    monkeypatch.setattr(tpu_tables, "scaling_rows", lambda: rows)
+    monkeypatch.setattr(tpu_tables, "NETWORKS", ())
+    page = tmp_path / "page.md"
+    page.write_text("<!-- tables -->\n<!-- end of tables -->\n")
+
+    def write(*plans):
+        for row, quick in zip(rows, plans, strict=True):
+            row.file(tmp_path).write_text(json.dumps(plan_of(row, quick=quick)))
+        assert tpu_tables.main([f"--folder={tmp_path}", f"--write={page}"]) == 0
+        return page.read_text()
+
+    text = write(True, True)
+    assert text.count("| 1.00 | 28.9 | - | 5, 57 | - | - | - |") == 2
+    assert "2 of 2 rows of the table of scaling have no cycles yet." in text
+    text = write(False, True)
+    assert text.count("| 28.9 | 1.0 | 5, 57 | 1,000 | 1,000 | 70 |") == 1
+    assert write(True, True) == text  # the page keeps the whole plan's row
+    made = []
+    monkeypatch.setattr(tpu_tables, "make", lambda row, folder, dtype, *, quick: made.append((row, quick)))
+    write(False, True)
+    assert tpu_tables.main([f"--folder={tmp_path}", "--scaling", "--quick"]) == 0 and not made
+    assert tpu_tables.main([f"--folder={tmp_path}", "--scaling"]) == 0 and made == [(rows[1], False)]
 
 
 def test_rows_of_the_page_stay_unless_the_folder_has_their_plan(tmp_path):
