@@ -24,6 +24,8 @@ T = TypeVar("T")
 def call(topology: str, function: Callable[[], T]) -> T:
     """The result of a function, which may print to stderr; what compilers print there is not shown.
 
+    Temporary files of the process go away with it.
+
     Args:
       topology: what the function compiles for; the error names it.
       function: can be pickled, and so can its result.
@@ -35,9 +37,9 @@ def call(topology: str, function: Callable[[], T]) -> T:
     # Not a fork: it would inherit JAX's locks without the threads that hold them.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    with tempfile.TemporaryFile() as noise:
+    with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory(prefix="skipnet_compiler_") as scratch:
         log = reduction.DupFd(noise.fileno())
-        process = context.Process(target=_work, args=(sender, log, function), daemon=True)
+        process = context.Process(target=_work, args=(sender, log, scratch, function), daemon=True)
         process.start()
         sender.close()  # now only the process holds it, so that its death ends the pipe
         try:
@@ -70,7 +72,8 @@ def _status(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
 
-def _work(sender: Connection, log: Any, function: Callable[[], Any]) -> None:
+def _work(sender: Connection, log: Any, scratch: str, function: Callable[[], Any]) -> None:
+    tempfile.tempdir = scratch
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the other one ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Python goes on printing to the terminal; file descriptor 2, which compilers print to, becomes the log.

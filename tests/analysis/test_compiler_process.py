@@ -62,10 +62,11 @@ def compiling(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent("""
-        import os, sys, time
+        import os, sys, tempfile, time
         from skipnet_jax.analysis import compiler_process
 
         def compile_for_minutes():
+            unfinished = tempfile.mkdtemp()
             print(os.getpid(), flush=True)
             time.sleep(60)
 
@@ -74,20 +75,26 @@ def compiling(tmp_path):
         """)
     )
     process = subprocess.Popen(
-        [sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     yield process, int(process.stdout.readline())
     process.kill()
     process.communicate()
 
 
-def test_an_interrupt_ends_both_processes_at_once(compiling):
+def test_an_interrupt_ends_both_processes_at_once_and_leaves_no_file(compiling, tmp_path):
     process, other = compiling
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, told = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT and told.count("Traceback") == 1 and "KeyboardInterrupt" in told
     with pytest.raises(ProcessLookupError):
         os.kill(other, 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["program.py"]
 
 
 def test_no_process_compiles_on_alone(compiling):
