@@ -126,7 +126,7 @@ def test_text_is_one_table_for_all_topologies(tiny, capsys, compile_once):
         assert re.search(rf"^{row}$", told.out, re.MULTILINE), row
     assert "average" not in told.out  # there is none
     assert "python -m scripts.benchmarks input --paths=cifar" in told.out
-    assert re.search(r"^cpu: compiling the training step of skip_resnet20: \d+ s$", told.err, re.MULTILINE)
+    assert re.search(r"^cpu: compiling the training step of skip_resnet20, batch 256: \d+ s$", told.err, re.MULTILINE)
     input_records.record("cifar", 12345.6, cores=2)
     plan.plan_run(spec, ["cpu"], chips=2)
     assert "input delivered 12,346 images/s on 2 cores" in capsys.readouterr().out
@@ -154,13 +154,18 @@ def test_the_search_for_what_fits_makes_no_machine_code(tiny, monkeypatch, capsy
 
     def fit_half_the_batch(spec, topology, chips, *, images, quick):
         asked.append(quick)
-        memory = full.memory if spec.batch_size < 256 else full.memory | {"total": 2 * full.memory["available"]}
-        return dataclasses.replace(full, quick=quick, fits=spec.batch_size < 256, memory=memory)
+        plan = dataclasses.replace(full, topology="v5e:2x4", quick=quick)
+        if spec.batch_size < 256:
+            return plan
+        memory = full.memory | {"total": 2 * full.memory["available"]}
+        return dataclasses.replace(plan, fits=False, memory=memory, places={})
 
     monkeypatch.setattr(plan, "plan_apart", fit_half_the_batch)
     assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
     assert asked == [False, True, True]  # the run, rematerialised, and with half of its batch
-    assert "What does, by a quick plan:\n  --config.batch_size=128: " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "on v5e:2x4. What does, by a quick plan:\n  --config.batch_size=128: " in told
+    assert "costliest places" not in told and "CPU" not in told
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def describe(spec: TrainSpec, images: tuple[int, int], plans: Sequence[Plan], fi
         f"{spec.model.name}, {spec.data.image_size} px, batch {spec.batch_size}: {spec.epochs} "
         f"epochs of {images[0]:,} images of {spec.data.name}, {images[1]:,} to evaluate"
     )
-    parts = [title, _table(_rows(plans)), _table(_place_rows(plans))]
+    parts = [title, _table(_rows(plans))]
+    if any(plan.places for plan in plans):
+        parts.append(_table(_place_rows(plans)))
     parts += [_advice(plan, fits.get(plan.topology, ())) for plan in plans if not plan.fits]
     return "\n\n".join([*parts, _notes(spec, plans)])
 
@@ -142,7 +144,7 @@ def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
         lines.append("A quick plan leaves out XLA's estimate of cycles, and the memory of the programs themselves.")
     if any(plan.step_seconds and plan.estimated_cycles is None for plan in plans):
         lines.append(">= and <= mark bounds: no cycles are estimated there.")
-    if any(plan.step_seconds is None for plan in plans):
+    if any(plan.topology == "cpu" for plan in plans):
         lines.append("A CPU's peak is not known here. To time a step: python -m scripts.benchmarks step")
     return "\n".join(lines)
 

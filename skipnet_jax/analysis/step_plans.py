@@ -119,10 +119,11 @@ def make_plan(
     state = run_steps.abstract_state(model, made.optimizer, spec.data.image_size, average=spec.ema_decay > 0)
     train_batch, eval_batch = run_steps.abstract_train_batch(spec), run_steps.abstract_eval_batch(spec, mesh)
     where = f"{topology.name}: compiling the"
+    step = f"training step of {spec.model.name}, batch {spec.batch_size}{', remat' if spec.model.remat else ''}"
     per_image = (
         2 * complexity.count(spec.model.name, image_size=spec.data.image_size, num_classes=spec.model.num_classes).flops
     )
-    with progress(f"{where} training step of {spec.model.name}"), uncached(topology):
+    with progress(f"{where} {step}"), uncached(topology):
         passes = 6 if spec.optim.name == "sam" else 3  # a backward pass counts as two forward passes
         asked = passes * per_image * spec.batch_size / mesh.size
         train = _compile(made.train_step, state, train_batch, mesh.size, asked, quick)
