@@ -100,6 +100,12 @@ def read(row: Row, folder: pathlib.Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def _needs(row: Row, folder: pathlib.Path, quick: bool) -> bool:
+    """Whether a row has no plan yet, or a quick one where a whole one is asked for and XLA can make it."""
+    plan = read(row, folder)
+    return plan is None or bool(not quick and plan["quick"] and plan["hbm_bytes"])
+
+
 def cells(plan: Mapping[str, Any]) -> list[str]:
     """The numbers of a plan."""
     memory = plan["memory"]
@@ -185,12 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         arguments.folder.mkdir(parents=True, exist_ok=True)
         wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)
-        plans = {row: read(row, arguments.folder) for row in wanted}
-        rows = [
-            row
-            for row, plan in plans.items()
-            if plan is None or (plan["quick"] and plan["hbm_bytes"] and not arguments.quick)
-        ]
+        needed = {row.file(arguments.folder): row for row in wanted if _needs(row, arguments.folder, arguments.quick)}
+        rows = list(needed.values())  # two series may share a plan
         for number, row in enumerate(rows, start=1):
             begin = time.perf_counter()
             make(row, arguments.folder, arguments.dtype, quick=arguments.quick)

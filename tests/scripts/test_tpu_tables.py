@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -77,6 +78,10 @@ def test_a_quick_plan_fills_a_row_until_there_is_a_whole_one(tmp_path, monkeypat
     write(False, True)
     assert tpu_tables.main([f"--folder={tmp_path}", "--scaling", "--quick"]) == 0 and not made
     assert tpu_tables.main([f"--folder={tmp_path}", "--scaling"]) == 0 and made == [(rows[1], False)]
+    made.clear()
+    rows[1].file(tmp_path).unlink()
+    rows.append(dataclasses.replace(rows[1], series="another with the same batch"))
+    assert tpu_tables.main([f"--folder={tmp_path}", "--scaling", "--quick"]) == 0 and len(made) == 1
 
 
 def test_rows_of_the_page_stay_unless_the_folder_has_their_plan(tmp_path):
