@@ -155,17 +155,20 @@ def test_the_search_for_what_fits_makes_no_machine_code(tiny, monkeypatch, capsy
     def fit_half_the_batch(spec, topology, chips, *, images, quick):
         asked.append(quick)
         plan = dataclasses.replace(full, topology="v5e:2x4", quick=quick)
-        if spec.batch_size < 256:
-            return plan
-        memory = full.memory | {"total": 2 * full.memory["available"]}
-        return dataclasses.replace(plan, fits=False, memory=memory, places={})
+        available = full.memory["available"]
+        total = available - 2**28 if spec.batch_size < 256 else 2 * available
+        plan = dataclasses.replace(plan, memory=full.memory | {"total": total})
+        return plan if spec.batch_size < 256 else dataclasses.replace(plan, fits=False, places={})
 
     monkeypatch.setattr(plan, "plan_apart", fit_half_the_batch)
     assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
     assert asked == [False, True, True]  # the run, rematerialised, and with half of its batch
     told = capsys.readouterr().out
     assert "on v5e:2x4. What does, by a quick plan:\n  --config.batch_size=128: " in told
+    assert told.count(" GiB, if the programs need no more\n") == 1
     assert "costliest places" not in told and "CPU" not in told
+    plan.plan_run(dataclasses.replace(make_spec(), batch_size=128), ["cpu"], chips=8, quick=True)
+    assert "Little memory is left on v5e:2x4: leave out --quick" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

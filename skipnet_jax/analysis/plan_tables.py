@@ -10,6 +10,7 @@ from skipnet_jax.specs import TrainSpec
 _GIB = 2**30
 _UNKNOWN = "-"
 PLACES = 10  # of the model that are shown
+_PROGRAMS = 0.5 * _GIB  # what the programs themselves may take, which a quick plan does not know
 _MEMORY = {  # kind -> how the table names it
     "parameters": "parameters",
     "optimiser": "optimiser",
@@ -117,11 +118,20 @@ def _advice(plan: Plan, fits: Sequence[Fit]) -> str:
     lines = [f"It does not fit on {plan.topology}. What does, {kind}:"]
     for fit in fits:
         changes = ", ".join(f"{_spell(field)}={_lower(value)}" for field, value in fit.changes.items())
-        used = max(fit.plan.memory["total"], fit.plan.memory["evaluation"])
-        lines.append(f"  {changes}: {used / _GIB:.3f} of {fit.plan.memory['available'] / _GIB:.3f} GiB")
+        used = f"{_used(fit.plan) / _GIB:.3f} of {fit.plan.memory['available'] / _GIB:.3f} GiB"
+        lines.append(f"  {changes}: {used}{', if the programs need no more' if _is_close(fit.plan) else ''}")
     if not fits:
         lines.append("  nothing that was tried: remat, halves of the batch, larger slices")
     return "\n".join(lines)
+
+
+def _used(plan: Plan) -> int:
+    return max(plan.memory["total"], plan.memory["evaluation"])
+
+
+def _is_close(plan: Plan) -> bool:
+    """Whether the programs themselves may be too much for what a quick plan leaves."""
+    return plan.quick and plan.fits and plan.memory["available"] - _used(plan) < _PROGRAMS
 
 
 def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
@@ -142,6 +152,11 @@ def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
         lines.append("Times follow XLA's model of the chip: compare them with each other, not with a clock.")
     if any(plan.quick for plan in plans):
         lines.append("A quick plan leaves out XLA's estimate of cycles, and the memory of the programs themselves.")
+    lines += [
+        f"Little memory is left on {plan.topology}: leave out --quick to know whether the programs fit as well."
+        for plan in plans
+        if _is_close(plan)
+    ]
     if any(plan.step_seconds and plan.estimated_cycles is None for plan in plans):
         lines.append(">= and <= mark bounds: no cycles are estimated there.")
     if any(plan.topology == "cpu" for plan in plans):
