@@ -1,7 +1,6 @@
 """Plans of a tiny network on this machine's devices, and on others where their compilers are installed."""
 
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from skipnet_jax.analysis import input_records, topologies
 from skipnet_jax.data import sizes, sources
 from skipnet_jax.training import run_steps, sharding
 from tests import command_line
+from tests.compilers import needs_gpu_compiler, needs_libtpu
 from tests.tiny_runs import STEPS_PER_EPOCH, TinyNet, make_spec, use_network
 
 KEYS = {
@@ -207,9 +207,7 @@ def test_the_command_plans_and_needs_no_workdir(tmp_path):
         assert (mistake.returncode, mistake.stderr.count("\n")) == (2, 1) and words in mistake.stderr
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason='needs XLA:TPU\'s compiler: pip install -e ".[tpu]"'
-)
+@needs_libtpu
 @pytest.mark.slow
 def test_a_slice_of_tpus(tiny):
     spec = make_spec(model=dataclasses.replace(make_spec().model, dtype="auto"))
@@ -235,10 +233,7 @@ def test_a_slice_of_tpus(tiny):
     assert quick["memory"]["program"] == 0 < quick["memory"]["activations"] <= small["memory"]["activations"]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason='needs XLA\'s compiler for GPUs: pip install -e ".[gpu-compiler]"',
-)
+@needs_gpu_compiler
 @pytest.mark.slow
 def test_gpus_without_a_gpu(tiny):
     told = plan_here(make_spec(), "gpu:h200", chips=4)

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import pathlib
 import subprocess
@@ -9,10 +8,8 @@ import pytest
 
 from skipnet_jax import errors
 from skipnet_jax.analysis import chips, topologies
+from tests.compilers import needs_libtpu
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason='needs XLA:TPU\'s compiler: pip install -e ".[tpu]"'
-)
 HOLD_LOCK = """
 from skipnet_jax.analysis import topologies
 topologies.open_topology("v5e:2x2")

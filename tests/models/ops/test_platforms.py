@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import importlib.util
 import pathlib
 import re
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from skipnet_jax.models import create_model, ops
 from skipnet_jax.models.ops import cpu, gpu, plain
 from skipnet_jax.training import sharding, xla_options
+from tests.compilers import needs_libtpu
 
 ROOT = pathlib.Path(__file__).parents[3]
 OPTIONS = xla_options.for_training("cpu")
@@ -205,7 +205,7 @@ with ops.traced_for(sharding.platform(mesh)):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@needs_libtpu
 def test_the_compiler_for_tpu_v6e_survives_a_strided_convolution_behind_a_norm():
     done = subprocess.run([sys.executable, "-c", COMPILE_FOR_V6E], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:]

@@ -1,4 +1,3 @@
-import importlib.util
 import math
 
 import jax
@@ -10,8 +9,7 @@ from scripts.benchmarks import linen_resnet, tpu_estimates
 from scripts.benchmarks.contenders import Setting
 from skipnet_jax.models import model_info
 from tests import quick
-
-needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+from tests.compilers import needs_libtpu
 
 
 @pytest.mark.slow
