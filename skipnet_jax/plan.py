@@ -51,7 +51,7 @@ def plan_run(
         raise UserError("topology", repr(",".join(topologies_wanted)), "one or several different ones", "See --help.")
     images = sizes.count_images(spec.data)
     planner = functools.partial(plan_apart, images=images, quick=quick)
-    search = functools.partial(plan_apart, images=images, quick=True)  # what fits needs no cycles
+    search = functools.partial(_plan_memory, images=images)
     opened = [topologies.open_topology(name, chips) for name in topologies_wanted]  # mistakes first
     plans: list[Plan] = []
     fits: dict[str, Sequence[fitting.Fit]] = {}
@@ -94,6 +94,16 @@ def plan_apart(
     """`plan_topology`, in a process of its own unless the topology is this machine's CPUs."""
     compile_plan = functools.partial(plan_topology, spec, topology, chips, images=images, quick=quick)
     return compile_plan() if topology == "cpu" else compiler_process.call(topology, compile_plan)
+
+
+def _plan_memory(spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int]) -> Plan:
+    """A quick plan, or a whole one where XLA:TPU's version makes no quick ones."""
+    try:
+        return plan_apart(spec, topology, chips, images=images, quick=True)
+    except UserError as error:
+        if error.field != "quick":
+            raise
+        return plan_apart(spec, topology, chips, images=images, quick=False)
 
 
 def as_json(plan: Plan, fits: Sequence[fitting.Fit]) -> dict[str, Any]:

@@ -148,27 +148,50 @@ def test_a_crash_on_one_topology_leaves_the_table_of_the_others(tiny, monkeypatc
     assert re.search(r"^fits +yes$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_the_search_for_what_fits_makes_no_machine_code(tiny, monkeypatch, capsys, compile_once):
+@pytest.fixture
+def asked(tiny, monkeypatch, compile_once):
+    """Whether each plan was asked for as a quick one. On the slice that is planned for, half of the batch just fits."""
     full = plan.plan_topology(make_spec(), "cpu", 8, images=sizes.count_images(make_spec().data))
-    asked = []
+    available, asked = full.memory["available"], []
 
     def fit_half_the_batch(spec, topology, chips, *, images, quick):
         asked.append(quick)
-        plan = dataclasses.replace(full, topology="v5e:2x4", quick=quick)
-        available = full.memory["available"]
-        total = available - 2**28 if spec.batch_size < 256 else 2 * available
-        plan = dataclasses.replace(plan, memory=full.memory | {"total": total})
-        return plan if spec.batch_size < 256 else dataclasses.replace(plan, fits=False, places={})
+        fits = spec.batch_size < 256
+        memory = full.memory | {"total": available - 2**28 if fits else 2 * available}
+        places = full.places if fits else {}
+        return dataclasses.replace(full, topology="v5e:2x4", quick=quick, fits=fits, memory=memory, places=places)
 
     monkeypatch.setattr(plan, "plan_apart", fit_half_the_batch)
+    return asked
+
+
+def test_the_search_for_what_fits_makes_no_machine_code(asked, capsys):
     assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
     assert asked == [False, True, True]  # the run, rematerialised, and with half of its batch
     told = capsys.readouterr().out
     assert "on v5e:2x4. What does, by a quick plan:\n  --config.batch_size=128: " in told
     assert told.count(" GiB, if the programs need no more\n") == 1
     assert "costliest places" not in told and "CPU" not in told
-    plan.plan_run(dataclasses.replace(make_spec(), batch_size=128), ["cpu"], chips=8, quick=True)
+
+
+def test_a_quick_plan_says_where_the_programs_may_be_too_much(asked, capsys):
+    assert plan.plan_run(dataclasses.replace(make_spec(), batch_size=128), ["cpu"], chips=8, quick=True)
+    assert asked == [True]
     assert "Little memory is left on v5e:2x4: leave out --quick" in capsys.readouterr().out
+
+
+def test_the_search_makes_whole_plans_where_there_are_no_quick_ones(asked, monkeypatch, capsys):
+    whole = plan.plan_apart
+
+    def refuse_to_be_quick(*arguments, quick, **options):
+        if quick:
+            raise errors.UserError("quick", "a version of XLA:TPU that does not write", "one that does")
+        return whole(*arguments, quick=quick, **options)
+
+    monkeypatch.setattr(plan, "plan_apart", refuse_to_be_quick)
+    assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
+    assert asked == [False, False, False]
+    assert "on v5e:2x4. What does, as compiled:\n  --config.batch_size=128: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Programs as XLA:TPU has optimised them, before it makes machine code of them: that takes most of its time.
+"""Programs as XLA:TPU optimises them, before it makes machine code of them, which takes most of its time.
 
-The code is what a TPU would run, and with it come the estimated cycles. Memory, bytes and collectives are known before:
-XLA writes them down on request (its option xla_dump_to), and a compilation that goes on is of no use from then on.
+Memory, bytes and collectives are known by then; the estimated cycles come with the machine code. On request (by its
+option xla_dump_to) XLA writes down what it knows. What is left of the compilation ends with its process.
 """
 
 import dataclasses
