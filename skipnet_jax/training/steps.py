@@ -275,7 +275,7 @@ def _compile(
 
     @functools.wraps(step)
     def on_these_devices(*arguments: Any) -> Any:
-        with ops.traced_for(sharding.platform(mesh)):
+        with ops.traced_for(sharding.platform(mesh), mesh.size):
             return step(*arguments)
 
     return jax.jit(

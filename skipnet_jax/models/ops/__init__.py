@@ -66,11 +66,16 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
 }
 
 
-_traced_for: contextvars.ContextVar[str | None] = contextvars.ContextVar("_traced_for", default=None)
+# XLA:TPU optimises a shared function before it joins it with its callers. If a batch norm has several groups on a chip,
+# its sums are then a pass of their own: a step of ResNet-50 with 256 images on a chip of v5e moved 83 GB, not 61. With
+# one group the shared function is as good, or better: RegNetY-1.6 moves 19 GB, not 23.
+_IN_GROUPS = (plain.batch_norm, plain.batch_norm_max_pool, plain.deferred_batch_norm)
+
+_traced_for: contextvars.ContextVar[tuple[str | None, int]] = contextvars.ContextVar("_traced_for", default=(None, 1))
 
 
 @contextlib.contextmanager
-def traced_for(platform: str) -> Iterator[None]:
+def traced_for(platform: str, devices: int = 1) -> Iterator[None]:
     """Traces only one platform's ways, which halves the time that JAX takes to trace a training step.
 
     A program that is traced outside of it can be lowered for any platform.
@@ -78,8 +83,9 @@ def traced_for(platform: str) -> Iterator[None]:
     Args:
       platform: as devices name it, or a generation, as in the table. For "gpu", which may be CUDA or ROCm, all ways
         are traced.
+      devices: that share the batch.
     """
-    token = _traced_for.set(None if platform == "gpu" else platform)
+    token = _traced_for.set((None if platform == "gpu" else platform, devices))
     try:
         yield
     finally:
@@ -98,25 +104,26 @@ def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) ->
         convolutions: XLA:CPU speeds up only those outside of such functions.
     """
     settings = range(arrays, len(inspect.signature(operation).parameters))
-    jit = functools.partial(jax.jit, static_argnums=settings, inline=inline)
-    traced_once = {way: jit(way) for way in (operation, *TABLE[operation].values())}
+    jit = functools.cache(functools.partial(jax.jit, static_argnums=settings))  # traces each way once
 
-    @jit
+    @functools.partial(jax.jit, static_argnums=settings, inline=inline)
     def on_any_platform(*arguments: Any) -> R:
         def with_settings(way: Callable[..., R]) -> Callable[..., R]:
             return lambda *inputs: way(*inputs, *arguments[arrays:])
 
-        ways = {way: with_settings(traced) for way, traced in traced_once.items()}
+        ways = {way: with_settings(jit(way, inline=inline)) for way in (operation, *TABLE[operation].values())}
         by_platform = {platform: ways[way] for platform, way in TABLE[operation].items() if "_" not in platform}
         return lax.platform_dependent(*arguments[:arrays], **by_platform, default=ways[operation])
 
     @functools.wraps(operation)
     def call(*arguments: Any) -> Any:
-        platform = _traced_for.get()
+        platform, devices = _traced_for.get()
         if platform is None:
             return on_any_platform(*arguments)
-        ways = TABLE[operation]
-        return traced_once[ways.get(platform) or ways.get(platform.partition("_")[0], operation)](*arguments)
+        ways, family = TABLE[operation], platform.partition("_")[0]
+        way = ways.get(platform) or ways.get(family, operation)
+        several_groups = operation in _IN_GROUPS and len(arguments[0]) > devices
+        return jit(way, inline=inline or (family == "tpu" and several_groups))(*arguments)
 
     return cast(Callable[P, R], call)
 

@@ -180,6 +180,65 @@ def test_tpu_v6e_takes_the_ways_of_other_tpus_where_it_has_none():
     assert operations(chosen) == operations(program(ops.TABLE[operation]["tpu"], arrays, settings, "tpu"))
 
 
+@pytest.mark.parametrize("name", ["batch_norm", "batch_norm_max_pool", "deferred_batch_norm", "layer_norm"])
+@pytest.mark.parametrize(("platform", "groups", "joined"), [("tpu_v6e", 4, True), ("tpu", 2, False), ("cpu", 4, False)])
+def test_on_a_tpu_a_norm_of_several_groups_on_a_chip_is_a_part_of_its_caller(name, platform, groups, joined):
+    operation = getattr(ops, name)
+    x, vector = jnp.ones((groups, 3, 4, 4, 5)), jnp.ones(5)
+    settings = {"batch_norm": (vector, 1e-5, True), "layer_norm": (1e-5,)}.get(name, (vector, 1e-5))
+    with ops.traced_for(platform, devices=2):
+        traced = jax.make_jaxpr(lambda x: operation(x, vector, vector, *settings))(x)
+    functions = [equation.params["name"] for equation in traced.eqns if "name" in equation.params]
+    assert (name not in functions) == (joined and name != "layer_norm")
+
+
+BYTES_OF_GROUPS = """
+import jax
+import jax.numpy as jnp
+
+from skipnet_jax.analysis import optimised_programs, program_costs, topologies
+from skipnet_jax.models import ops
+from skipnet_jax.training import sharding
+
+mesh = sharding.make_mesh(topologies.open_topology("v5e:1x1").devices)
+
+
+def norm(x, vector, groups, with_relu):
+    vector = vector[: x.shape[-1]]
+    in_groups = x.reshape(groups, -1, *x.shape[1:])
+    return ops.batch_norm(in_groups, vector, vector, vector, 1e-5, with_relu)[0].reshape(x.shape)
+
+
+def loss(groups, x, kernels, vector):
+    "Of a block of a ResNet-50."
+    y = norm(ops.convolve(x, kernels[0], 1, 0, 1), vector, groups, True)
+    y = norm(ops.convolve(y, kernels[1], 1, 1, 1), vector, groups, True)
+    y = norm(ops.convolve(y, kernels[2], 1, 0, 1), vector, groups, False)
+    return jnp.square(ops.relu(x + y).mean((1, 2), dtype="float32")).mean()
+
+
+def bytes_moved(groups):
+    shapes = [(256, 56, 56, 256), [(1, 1, 256, 64), (3, 3, 64, 64), (1, 1, 64, 256)]]
+    x, kernels = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, "bfloat16"), shapes, is_leaf=lambda shape: isinstance(shape, tuple)
+    )
+    with ops.traced_for("tpu"):
+        step = jax.jit(jax.grad(loss, (1, 2, 3)), static_argnums=0, in_shardings=sharding.replicated(mesh))
+        lowered = step.lower(groups, x, kernels, jax.ShapeDtypeStruct([256], "float32"))
+    return program_costs.read(optimised_programs.optimise(lowered).text).bytes
+
+
+print(bytes_moved(2) / bytes_moved(1))
+"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_batch_norms_of_two_groups_on_a_chip_move_no_more_than_those_of_one():
+    done = subprocess.run([sys.executable, "-c", BYTES_OF_GROUPS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) < 1.05, done.stdout + done.stderr[-1000:]
+
+
 COMPILE_FOR_V6E = """
 import jax
 import jax.numpy as jnp
