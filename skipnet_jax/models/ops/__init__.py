@@ -68,7 +68,7 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
 
 # XLA:TPU optimises a shared function before it joins it with its callers. If a batch norm has several groups on a chip,
 # its sums are then a pass of their own: a step of ResNet-50 with 256 images on a chip of v5e moved 83 GB, not 61. With
-# one group the shared function is as good, or better: RegNetY-1.6 moves 19 GB, not 23.
+# one group the shared function is as good, or better: Skip-RegNetY-1.6 moves 19 GB, not 23.
 _IN_GROUPS = (plain.batch_norm, plain.batch_norm_max_pool, plain.deferred_batch_norm)
 
 _traced_for: contextvars.ContextVar[tuple[str | None, int]] = contextvars.ContextVar("_traced_for", default=(None, 1))
