@@ -1,7 +1,7 @@
 """Programs as XLA:TPU optimises them, before it makes machine code of them, which takes most of its time.
 
-Memory, bytes and collectives are known by then; the estimated cycles come with the machine code. On request (by its
-option xla_dump_to) XLA writes down what it knows. What is left of the compilation ends with its process.
+Memory, bytes and collectives are known by then; the estimated cycles come with the machine code. XLA's option
+xla_dump_to makes it write what it knows into files. A thread goes on making the machine code until its process ends.
 """
 
 import dataclasses

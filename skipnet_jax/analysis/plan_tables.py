@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from skipnet_jax.analysis import input_records
+from skipnet_jax.analysis import input_records, step_memory
 from skipnet_jax.analysis.fitting import Fit
 from skipnet_jax.analysis.step_plans import Plan
 from skipnet_jax.specs import TrainSpec
@@ -118,20 +118,16 @@ def _advice(plan: Plan, fits: Sequence[Fit]) -> str:
     lines = [f"It does not fit on {plan.topology}. What does, {kind}:"]
     for fit in fits:
         changes = ", ".join(f"{_spell(field)}={_lower(value)}" for field, value in fit.changes.items())
-        used = f"{_used(fit.plan) / _GIB:.3f} of {fit.plan.memory['available'] / _GIB:.3f} GiB"
+        used = f"{step_memory.most_held(fit.plan.memory) / _GIB:.3f} of {fit.plan.memory['available'] / _GIB:.3f} GiB"
         lines.append(f"  {changes}: {used}{', if the programs need no more' if _is_close(fit.plan) else ''}")
     if not fits:
         lines.append("  nothing that was tried: remat, halves of the batch, larger slices")
     return "\n".join(lines)
 
 
-def _used(plan: Plan) -> int:
-    return max(plan.memory["total"], plan.memory["evaluation"])
-
-
 def _is_close(plan: Plan) -> bool:
     """Whether the programs themselves may be too much for what a quick plan leaves."""
-    return plan.quick and plan.fits and plan.memory["available"] - _used(plan) < _PROGRAMS
+    return plan.quick and plan.fits and plan.memory["available"] - step_memory.most_held(plan.memory) < _PROGRAMS
 
 
 def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:

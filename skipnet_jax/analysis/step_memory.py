@@ -70,6 +70,15 @@ def of_refused(state: Any, batch: run_steps.Shapes, message: str, devices: int) 
     return memory
 
 
+def most_held(memory: Mapping[str, int]) -> int:
+    """Bytes that a device must hold: while training or while evaluating, whatever takes more.
+
+    Args:
+      memory: as `add_up` returns it.
+    """
+    return max(memory["total"], memory["evaluation"])
+
+
 def add_up(train: Mapping[str, int], evaluation: Mapping[str, int], available: int) -> dict[str, int]:
     """What lies in a device's memory at a time: the batches that wait too, and both programs.
 

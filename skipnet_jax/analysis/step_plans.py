@@ -156,7 +156,7 @@ def _describe(
         batch_size=spec.batch_size,
         dtype=spec.model.dtype,
         quick=quick,
-        fits=all((train.costs, evaluation.costs)) and max(memory["total"], memory["evaluation"]) <= topology.memory,
+        fits=all((train.costs, evaluation.costs)) and step_memory.most_held(memory) <= topology.memory,
         memory=memory,
         flops=train.flops,
         hbm_bytes=costs.bytes if costs else None,

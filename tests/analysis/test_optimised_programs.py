@@ -1,4 +1,4 @@
-"""What is read of a compilation before it ends. A slow test of plans has XLA:TPU itself."""
+"""Reads a compilation before it ends. A stand-in writes XLA's files; a slow test of plans runs XLA:TPU itself."""
 
 import pathlib
 import threading
