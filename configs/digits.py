@@ -1,4 +1,4 @@
-"""Skip-ResNet-20 on scikit-learn's digits: the embedded data set, no download.
+"""Skip-ResNet-20 on the digits that come with scikit-learn: no download.
 
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
 
@@ -11,5 +11,5 @@ from configs import recipes
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The digits recipe as it is."""
+    """The digits recipe."""
     return recipes.digits()

@@ -1,4 +1,4 @@
-"""A small network on Fashion-MNIST: Skip-ResNet-20, or the network named after the file.
+"""A small network on Fashion-MNIST: Skip-ResNet-20, or the network after the colon.
 
     python -m skipnet_jax.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
     python -m skipnet_jax.main --config=configs/fashion_mnist.py:resnet20 --workdir=runs/fashion_mnist_resnet20

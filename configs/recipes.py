@@ -80,7 +80,7 @@ def cifar_resnet(network: str, dataset: str) -> ml_collections.ConfigDict:
 
 
 def cifar_wide(network: str, dataset: str) -> ml_collections.ConfigDict:
-    """WideResNets on CIFAR: AutoAugment and label smoothing besides.
+    """WideResNets on CIFAR: as ResNets, with AutoAugment and label smoothing as well.
 
     Args:
       network: a name of `skipnet_jax.models.list_models()`.

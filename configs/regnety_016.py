@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/regnety_016.py --workdir=runs/regnety_016
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   77.36 % at 224, 78.41 % at 256, 78.79 % at 288, 79.04 % at 320
     ImageNet-A  3.76 % at 224,  4.93 % at 256,  5.80 % at 288,  6.21 % at 320

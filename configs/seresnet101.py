@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/seresnet101.py --workdir=runs/seresnet101
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   81.02 % at 224, 81.57 % at 256, 81.84 % at 288, 81.77 % at 320
     ImageNet-A  8.41 % at 224, 10.83 % at 256, 12.03 % at 288, 12.53 % at 320

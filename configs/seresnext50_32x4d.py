@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/seresnext50_32x4d.py --workdir=runs/seresnext50_32x4d
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   80.41 % at 224, 80.93 % at 256, 81.17 % at 288, 81.10 % at 320
     ImageNet-A  7.49 % at 224,  9.29 % at 256, 10.28 % at 288, 10.63 % at 320

@@ -2,12 +2,12 @@
 
     python -m skipnet_jax.main --config=configs/skip_convnext_tiny.py --workdir=runs/skip_convnext_tiny
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   81.58 % at 224, 82.05 % at 256, 82.24 % at 288, 82.24 % at 320
     ImageNet-A 12.31 % at 224, 14.32 % at 256, 15.19 % at 288, 14.97 % at 320
 
-This recipe does what the published code did, which does not clip gradients. To follow the published settings:
+This recipe follows the published code, which does not clip gradients. To follow the published settings:
 
     --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
 """

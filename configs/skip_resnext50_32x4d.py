@@ -2,7 +2,7 @@
 
     python -m skipnet_jax.main --config=configs/skip_resnext50_32x4d.py --workdir=runs/skip_resnext50_32x4d
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   80.67 % at 224, 81.25 % at 256, 81.31 % at 288, 81.26 % at 320
     ImageNet-A  9.16 % at 224, 10.72 % at 256, 11.79 % at 288, 11.79 % at 320

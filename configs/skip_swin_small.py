@@ -2,12 +2,12 @@
 
     python -m skipnet_jax.main --config=configs/skip_swin_small.py --workdir=runs/skip_swin_small
 
-Published top-1 (median of 3 runs), by the side of the images in pixels:
+Published top-1 (median of 3 runs), by image side in pixels:
 
     ImageNet   82.73 % at 224
     ImageNet-A 15.31 % at 224
 
-This recipe does what the published code did, which does not clip gradients. To follow the published settings:
+This recipe follows the published code, which does not clip gradients. To follow the published settings:
 
     --config.optim.clip_norm=1.0 --config.mixing.mixup_prob=0.5 --config.mixing.cutmix_prob=0.5
 """

@@ -1,7 +1,7 @@
 """A run's config on its way from the command line to the typed specs, and into the workdir and back.
 
-ml_collections ends here: below, a hyperparameter is a field of a dataclass. Reading is strict in both directions,
-because a misspelt or forgotten key that falls back to a default costs a whole training run.
+Lower modules do not use ml_collections: there, a hyperparameter is a field of a dataclass. Reading is strict in both
+directions, because a misspelt or forgotten key that falls back to a default costs a whole training run.
 """
 
 import dataclasses
@@ -69,11 +69,11 @@ def require_field(argument: str, path: str) -> None:
     """Refuses the name of a field that does not exist.
 
     Args:
-      argument: holds the name.
+      argument: the argument that holds the name.
       path: the dotted name, as in optim.lr.
 
     Raises:
-      UserError: with the nearest right name.
+      UserError: there is no such field; the message has the nearest name.
     """
     if path not in fields():
         raise UserError(argument, f"the unknown field {path}", "a field of the config", _did_you_mean(path))
@@ -138,7 +138,7 @@ def _did_you_mean(path: str) -> str:
 
 
 def nearest(path: str, known: Iterable[str]) -> list[str]:
-    """The most similar names; none if nothing is close. The last part counts on its own too: lr finds optim.lr."""
+    """The most similar names; none if nothing is close. The last part also counts on its own: lr finds optim.lr."""
 
     def similarity(other: str) -> float:
         pairs = ((path, other), (path.rpartition(".")[2], other.rpartition(".")[2]))
@@ -150,7 +150,7 @@ def nearest(path: str, known: Iterable[str]) -> list[str]:
 
 
 def alternatives(names: Iterable[str]) -> str:
-    """One or several names in words."""
+    """Joins names by "or"."""
     return " or ".join(names)
 
 

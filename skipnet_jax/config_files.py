@@ -1,7 +1,7 @@
-"""Finds the config file that a user names, and tells the mistakes in the name, in the file and in its overrides.
+"""Finds the config file that a user names, and explains mistakes in the name, in the file and in its overrides.
 
 `--config=skip_resnet50`, `--config=configs/skip_resnet50.py` and `--config=skip_resnet110:cifar100` work in every
-folder: a name that is no file stands for the config that comes with this package.
+folder: a name that is not a file stands for the config that comes with this package.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from skipnet_jax.errors import UserError
 
 FOLDER = "configs"
 _PACKAGE = pathlib.Path(__file__).resolve().parent
-_RECIPES = "recipes"  # what the configs share; it is none itself
+_RECIPES = "recipes"  # shared by the configs; not itself a config
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -50,7 +50,7 @@ def load(value: str) -> ml_collections.ConfigDict:
     """Loads a config for Python to use, as in a notebook: `train_and_evaluate(load("digits"), "runs/digits")`.
 
     Returns:
-      What the file's get_config returns: locked, to be changed by `config.epochs = 3`.
+      The result of the file's get_config: locked, to be changed by `config.epochs = 3`.
 
     Raises:
       UserError: there is no such file, or it has a mistake.
@@ -72,10 +72,10 @@ def load(value: str) -> ml_collections.ConfigDict:
 
 
 def read_command_line(argv: Sequence[str]) -> tuple[list[str], pathlib.Path | None]:
-    """Finds the `--config` file, and refuses one that does not exist and overrides of unknown fields.
+    """Finds the `--config` file, and refuses a missing file and overrides of unknown fields.
 
-    Call it before absl parses the flags: ml_collections answers both mistakes with a long stack trace, and a missing
-    file without overrides not at all.
+    Call it before absl parses the flags: ml_collections answers both mistakes with a long stack trace, and does not
+    report a missing file without overrides.
 
     Args:
       argv: the command line, program name first.
@@ -84,7 +84,7 @@ def read_command_line(argv: Sequence[str]) -> tuple[list[str], pathlib.Path | No
       The command line with the path of the config file in place of its name, and that path, if there is one.
 
     Raises:
-      UserError: with the nearest right name.
+      UserError: either of these; the message has the nearest name.
     """
     overrides = [argument for argument in argv if re.match(r"--?(?:no)?config\.", argument)]
     if overrides and not any(re.match(r"--?config(?:=|$)", argument) for argument in argv):
@@ -148,7 +148,7 @@ def run_name(value: str) -> str:
 
 
 def shipped() -> pathlib.Path:
-    """The folder of the configs that come with this package: in an installed one, or in a checkout."""
+    """The folder of the configs that come with this package, whether installed or a checkout."""
     installed = _PACKAGE / "shipped" / FOLDER
     return installed if installed.is_dir() else _PACKAGE.parent / FOLDER
 
@@ -170,9 +170,10 @@ def _split(value: str) -> tuple[str, str]:
 
 
 def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserError | None:
-    """The user's mistake behind an error of loading the config file; None if there is no such mistake.
+    """The user's mistake behind an error in loading the config file; None if the error has another cause.
 
-    ml_collections and absl wrap some errors and put the whole trace into the text, so the chain of causes is searched.
+    ml_collections and absl wrap some errors and put the whole trace into the text. So this function searches the
+    chain of causes.
     """
     folder = file.resolve().parent if file else None
     while error is not None and folder is not None:
@@ -192,4 +193,4 @@ def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserErr
 
 
 def _in_file(file: pathlib.Path, line: int | None, got: str) -> UserError:
-    return UserError(f"{file}, line {line}", got, "a config that Python can run", "Mend that line.")
+    return UserError(f"{file}, line {line}", got, "a config that Python can run", "Correct that line.")

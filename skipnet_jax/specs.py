@@ -26,7 +26,7 @@ NONFINITE_POLICIES = ("stop", "skip")
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What the pixels of a data set are normalised with: (pixel / 255 - mean) / std.
+    """Normalises the pixels of a data set: (pixel / 255 - mean) / std.
 
     Args:
       mean, std: of each channel, for pixels scaled to 0..1.
@@ -44,10 +44,11 @@ class ModelSpec:
       name: one of `skipnet_jax.models.list_models()`.
       num_classes: width of the classifier; must equal the data set's number of classes.
       dtype: of the computation: float32, bfloat16 or float64 (needs JAX_ENABLE_X64=1); or auto, which a new run
-        replaces by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere. Parameters and statistics stay
-        in float32 (float64 in float64).
+        replaces by bfloat16 on TPUs and on GPUs that support it, and by float32 elsewhere. Parameters and statistics
+        stay in float32 (float64 in float64).
       bn_group_size: examples that batch norm normalises together; 0 = the whole batch.
-      gate_reduction: divides a gate's hidden width; 0 = the network's own (8, or 2 for CIFAR ResNets).
+      gate_reduction: a gate's hidden width is its channels divided by this; 0 = the network's own (8, or 2 for CIFAR
+        ResNets).
       dropout: probability of dropping a feature before the classifier.
       drop_path: probability of dropping the last block's branch (stochastic depth). It grows linearly with the depth.
       shake_drop: probability of scaling the last block's branch by a random factor (ShakeDrop). It grows linearly with
@@ -97,24 +98,24 @@ class DataSpec:
       dir: where the data lie, local or gs://; ~ and $VARIABLES are replaced; empty = the default of TensorFlow Datasets
         (~/tensorflow_datasets).
       train_split, test_split: for TensorFlow Datasets: the training and the test images in its own split language, as
-        train[:90%] or validation+test; empty = train, and test or else validation.
+        train[:90%] or validation+test; empty = train, and test (validation if there is no test).
       image_key, label_key: for TensorFlow Datasets: the features with the image and the label; empty = the data set's
         supervised keys, or its only image and label. For webdataset: the ending of the image's name, as in left.jpg,
         and the label's key in JSON.
       pattern: for tfrecords: train only on the shards whose names match this shell pattern.
-      holdout: the training images that choose the best checkpoint instead of the test images: a fraction as 0.1, a
-        number as 5000, the name of a split or folder, or none; empty = the validation images where folders, tars or
+      holdout: the training images that choose the best checkpoint instead of the test images: a fraction (0.1), a
+        number (5000), the name of a split or folder, or none; empty = the validation images if folders, tars or
         TensorFlow Datasets have training, validation and test images, otherwise none.
-      absent_classes: for folders: a class without test images is an `error`; or `allow` it and evaluate the others.
+      absent_classes: for folders, if a class has no test images: `error`, or `allow` = evaluate the others.
       background: red, green and blue (0..255) behind transparent images.
       classes: keep only these classes and renumber them in this order; empty = all. Not for data in shards.
-      eval_classes: for TensorFlow Datasets: the prediction is the best of `all` classes of the network, or of the data
-        set's `own`, which are those of its test images: 200 for imagenet_a and for imagenet_r.
+      eval_classes: for TensorFlow Datasets: predict one of `all` classes of the network, or one of the data set's
+        `own`, the classes of its test images: 200 for imagenet_a and for imagenet_r.
       image_size: side of the square images that the network sees, in pixels.
-      mean, std: what the pixels are normalised with, per channel, for pixels in 0..1; empty = the data set's own.
-      eval_crop: share of the shorter side that evaluation shows of an image in a file; 0 = 0.875, or all of it from 384
+      mean, std: normalise each channel by these, for pixels scaled to 0..1; empty = the data set's own.
+      eval_crop: for images in files: share of the shorter side that evaluation shows; 0 = 0.875, or all of it from 384
         pixels on.
-      interpolation: how evaluation resizes an image in a file: bilinear or bicubic.
+      interpolation: for images in files: how evaluation resizes, bilinear or bicubic.
       pad_crop: pad training images by this many pixels (by reflection), then crop them at random to `image_size`;
         0 = off.
       crop_min_area: crop training images to random rectangles (aspect 3/4..4/3) of at least this share of the image,
@@ -199,7 +200,7 @@ class DataSpec:
                 "Change `data.pad_crop` or `data.crop_min_area`.",
             )
         if len(set(self.classes)) < len(self.classes) or any(number < 0 for number in self.classes):
-            raise UserError("data.classes", f"{self.classes}", "different numbers from 0 on", "Change `data.classes`.")
+            raise UserError("data.classes", f"{self.classes}", "different numbers, 0 or more", "Change `data.classes`.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,9 +253,9 @@ class OptimSpec:
       schedule_unit: the rate changes every `epoch`, as published, or every `step`, along the same curve.
       warmup_epochs: W; the rate of epoch e < W is multiplied by (e + 1) / (W + 1).
       last_lr: where the curve ends; 0 = at 0 (cosine) or at 1 % of `lr` (exponential).
-      layer_lr_ratio: share of the rate at which the stem learns. The classifier learns at the full rate, and the blocks
-        in between follow a geometric series; 1 = all alike.
-      momentum: 0..1; adamw's first beta.
+      layer_lr_ratio: the stem learns at this share of the rate, the classifier at the full rate, and the blocks in
+        between at a geometric series of shares; 1 = all alike.
+      momentum: 0..1; for adamw, the first beta.
       nesterov: use Nesterov's momentum (sgd, sam).
       beta2: decay of adamw's mean square.
       smoothing: decay of the mean square of rmsprop and rmsprop_tf.
@@ -311,13 +312,15 @@ class TrainSpec:
       batch_size: training examples per step, over all devices and hosts. An epoch is
         floor(training examples / batch_size) steps.
       eval_batch_size: examples per evaluation step; the results do not depend on it.
-      accumulate_steps: make the gradient of a step in this many parts, one after the other, for batches that do not fit
-        into memory. The update is the same except for batch norm, which sees the parts.
-      ema_decay: decay of a moving average of parameters and batch statistics, which is evaluated beside the network. In
-        step s it is at most (1 + s) / (10 + s), so that the average soon forgets the random start; 0 = no average.
+      accumulate_steps: compute the gradient of a step in this many parts, one after the other, for batches that do not
+        fit into memory. The update is the same, except that batch norm sees the parts and that each part draws its
+        own noise.
+      ema_decay: decay of a moving average of parameters and batch statistics, which is evaluated as well as the
+        network. In step s the decay is at most (1 + s) / (10 + s), so that the average soon forgets the random start;
+        0 = no average.
       init_from: a workdir, of a run or of converted weights, to start from; empty = random initial weights.
-      init_head: with `init_from`, `auto` = the classifier is new if the classes differ in name or order, or if the
-        weights name none; `keep` = it is taken as it is.
+      init_head: with `init_from`, `auto` = start a new classifier if the classes differ in name or order, or if the
+        weights name no classes; `keep` = take the classifier as it is.
       seed: for initialisation, order, augmentation and mixing; 0..2^32 - 1.
       log_every_steps: how often metrics are fetched from the device and written.
       checkpoint_every_epochs: how often a checkpoint is written; the last epoch always is.
@@ -355,7 +358,7 @@ class TrainSpec:
         _require_choice("on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
         _require_below_one("ema_decay", self.ema_decay)
         if not 0 <= self.seed < 2**32:
-            raise UserError("seed", f"{self.seed}", "0..4294967295, the seeds that JAX has", "Change `seed`.")
+            raise UserError("seed", f"{self.seed}", "0..4294967295, the range of JAX's seeds", "Change `seed`.")
         if self.batch_size % self.accumulate_steps:
             raise UserError(
                 "accumulate_steps",
@@ -364,7 +367,7 @@ class TrainSpec:
                 "Change `accumulate_steps` or `batch_size`.",
             )
         group, part = self.model.bn_group_size, self.batch_size // self.accumulate_steps
-        smaller = " or less than one group" if self.accumulate_steps == 1 else ""  # parts must not make it smaller
+        smaller = " or less than one group" if self.accumulate_steps == 1 else ""  # parts must not shrink a group
         if group and part % group and not (smaller and part < group):
             raise UserError(
                 "batch_size",

@@ -1,4 +1,4 @@
-"""The networks, by name: build one, list them all, look up the facts, draw the initial weights, load published ones."""
+"""Networks by name: build one, list them all, look up facts, draw initial weights, load published weights."""
 
 from typing import Any
 
@@ -21,6 +21,6 @@ __all__ = [
 
 def load_pretrained(name: str) -> tuple[Network, dict[str, Any]]:
     """Makes a network with the weights that its author published; see `interop.pretrained.load_pretrained`."""
-    from skipnet_jax.interop import pretrained  # not above: networks need none of it
+    from skipnet_jax.interop import pretrained  # not above: building a network needs none of it
 
     return pretrained.load_pretrained(name)

@@ -18,7 +18,7 @@ class BlockArchitecture:
     """One block as its family describes it.
 
     Args:
-      stride: 1 or 2; a block with a stride starts a section.
+      stride: 1 or 2; a block with stride 2 starts a section.
       shortcut, operation: module factories that take `layers=` and `name=`.
     """
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
     ) -> tuple[FeatureMap, FeatureMap]:
         z = self.architecture.shortcut(layers=self.layers, name="shortcut")(x.value, train=train)
         state = x if z is x.value else feature_map(z)
-        # Noise needs the map itself.
+        # Noise applies to the finished map, so the norm may not leave its multiplication to the junction.
         layers = dataclasses.replace(self.layers, deferred_norm=None) if self.noise.active else self.layers
         operation = self.architecture.operation(layers=layers, name="operation")
         y = operation(state.value if self.shortcut_first else x.value, train=train)

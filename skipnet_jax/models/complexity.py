@@ -1,14 +1,14 @@
 """Counts a network's parameters and FLOPs, by the rules of the published tables.
 
-The network is traced, but nothing is computed. Each module that is called adds what it does beyond its children, by the
-rule of its class in `RULES`. A class without a rule is an error, not a zero.
+The network is traced, but nothing is computed. Each call of a module adds the module's own FLOPs, without its
+children's, by the rule of its class in `RULES`. A class without a rule is an error, not a zero.
 
 The rules: a multiply-add counts 1 (a bias 1 per output), batch norm 2 per element, layer norm 9 per element and 2 per
 normalised vector, ReLU 2, GELU 8, sigmoid 4, softmax over n 3n - 1, an addition or multiplication 1, average pool k^2
-and max pool k^2 - 1 per output, global average pool 1 per input element; all else 0. They count the definition, however
-cleverly it is computed: a gate pools everything that it sees.
+and max pool k^2 - 1 per output, global average pool 1 per input element; all else 0. They count the definition, not
+the implementation: in the count, a gate pools everything that it sees.
 
-Source: the published tables of SkipResNet (Takeda, MIRU2020). They have no count for Swin; the same rules apply to it.
+Source: the published tables of SkipResNet (Takeda, MIRU2020). The tables have no count for Swin; the same rules apply.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from skipnet_jax.models.families import convnext, regnet, resnet, swin, wide_res
 RELU, GELU, SIGMOID = 2, 8, 4  # per element
 ACTIVATIONS: dict[Callable[..., Array], int] = {ops.relu: RELU, ops.gelu: GELU}
 
-MAX_POOL = 3**2 - 1  # per output, of the stems
+MAX_POOL = 3**2 - 1  # per output, in stems
 
 
 def _softmax(n: int) -> int:
@@ -43,14 +43,14 @@ def _squeeze_excite(module: layers.SqueezeExcite, out: Array, x: Array) -> int:
 
 
 def _weighted_sum(size: int, n: int) -> int:
-    """The branch plus n weighted states; the published count starts from zero times the first state."""
+    """The branch plus n weighted states. The published count also adds zero times the first state."""
     return (2 * n + 2) * size
 
 
 def _gate(
     module: junctions.Gate, out: layers.FeatureMap, y: layers.FeatureMap, states: Sequence[layers.FeatureMap]
 ) -> int:
-    """The linear layers, the norm and the activation count where they are called."""
+    """The linear layers, the norm and the activation are counted where they are called."""
     n, channels, size = len(states), y.value.shape[-1], y.value.size
     pool = (1 + n) * size
     branch = SIGMOID * channels + size if module.weigh_branch else 0
@@ -83,7 +83,7 @@ def _attention(module: swin.AttentionOperation, out: Array, x: Array) -> int:
     return scale + products + position_bias_and_mask + softmax
 
 
-# What a call adds beyond its children: (module, output, *inputs) -> count.
+# FLOPs of a call without its children's: (module, output, *inputs) -> count.
 RULES: dict[type[nn.Module], Callable[..., int]] = {
     layers.Conv: lambda conv, y, x: y.size * (conv.kernel**2 * x.shape[-1] // conv.groups + conv.use_bias),
     layers.Dense: lambda dense, y, x: y.size * (x.shape[-1] + dense.use_bias),
@@ -101,7 +101,7 @@ RULES: dict[type[nn.Module], Callable[..., int]] = {
     convnext.ConvNeXtOperation: lambda operation, out, x: out.size,  # layer scale
     swin.AttentionOperation: _attention,
     network.Network: lambda network, logits, images: 0,  # `count` adds its global pool
-    # These only call others; activations count where they are called.
+    # These only call other modules; activations are counted where they are called.
     **dict.fromkeys(
         (
             *(block.Block, nn.Dropout, noise.DropPath, noise.ShakeDrop, noise.DropBlock, noise.SignalAugment),
@@ -154,7 +154,7 @@ def count(name: str, *, image_size: int | None = None, num_classes: int | None =
 def xla_flops(name: str) -> int | None:
     """XLA's own estimate for one image at the network's size: a multiply-add counts 2, and padding counts nothing.
 
-    XLA reads the program before any optimisation; nothing is compiled.
+    XLA analyses the program before any optimisation; nothing is compiled.
 
     Returns:
       None if the backend gives no estimate.
@@ -168,7 +168,7 @@ def xla_flops(name: str) -> int | None:
 
 
 class _Counter:
-    """Adds up what the modules of a network do while it is traced."""
+    """Adds up the FLOPs of a network's modules while the network is traced."""
 
     def __init__(self) -> None:
         self.flops = 0
@@ -178,7 +178,7 @@ class _Counter:
     def counting_layers(
         self, make: Callable[..., layers.Layers], dtype: DTypeLike, bn_group_size: int
     ) -> layers.Layers:
-        """The network's layers, with an activation that counts."""
+        """The network's layers, with an activation that counts its FLOPs."""
         own = make(dtype, bn_group_size)
         return dataclasses.replace(
             own,

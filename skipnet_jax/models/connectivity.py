@@ -1,8 +1,7 @@
 """Wiring: which states of its section each block sees. Pure Python, no arrays.
 
-A section starts at block 0 and at every block with a stride. Block i sees the state of block j at distance i - j.
-Distance 0, the block's own shortcut, always comes first. `reach` counts the earlier blocks of the section, and the
-distances increase.
+A section starts at block 0 and at every block with stride 2. Block i sees the state of block j at distance i - j.
+Distances increase from 0, the block's own shortcut. `reach` is the number of earlier blocks in the section.
 
 Source: Takeda, MIRU2020 (skip); Huang et al., DenseNet, CVPR 2017 (the idea of dense).
 """

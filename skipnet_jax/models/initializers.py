@@ -19,7 +19,7 @@ from skipnet_jax.models import ops
 class HostDraw:
     """An initialiser that draws with NumPy: standard normal, or uniform in +-bound.
 
-    The numbers are the same on every platform, jitted or not. And XLA compiles no random number generator, which
+    The numbers are the same on every platform, jitted or not. XLA need not compile a random number generator, which
     would take half a second for each of a network's many parameter shapes.
 
     Args:
@@ -29,7 +29,7 @@ class HostDraw:
     bound: float | None
 
     def __call__(self, key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        draw = _Draw(self.bound, tuple(shape), np.dtype(dtype))  # equal draws are equal callbacks: JAX prepares one
+        draw = _Draw(self.bound, tuple(shape), np.dtype(dtype))  # JAX prepares one callback for equal draws
         result = jax.ShapeDtypeStruct(draw.shape, draw.dtype)
         return jax.pure_callback(draw, result, jax.random.key_data(key), vmap_method="sequential")
 
@@ -69,7 +69,7 @@ def init_variables(model: nn.Module, key: PRNGKeyArray, image_size: int) -> dict
       {"params": ..., "batch_stats": ...}, the latter only if the network has any.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.result_type(float))
-    with ops.traced_for("cpu"):  # any platform has these shapes
+    with ops.traced_for("cpu"):  # the shapes are the same on every platform
         traced, shapes = jax.make_jaxpr(functools.partial(model.init, train=False), return_shape=True)(key, images)
     needed, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     leaves = jax.core.eval_jaxpr(needed, traced.consts, *([key] if used[0] else []))
@@ -79,5 +79,5 @@ def init_variables(model: nn.Module, key: PRNGKeyArray, image_size: int) -> dict
 def abstract_variables(model: nn.Module, image_size: int) -> dict[str, Any]:
     """Shapes and types of what `init_variables` returns; draws nothing."""
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    with ops.traced_for("cpu"):  # any platform has these shapes
+    with ops.traced_for("cpu"):  # the shapes are the same on every platform
         return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)

@@ -1,17 +1,17 @@
-"""Junctions: how a block's branch y meets the states s_1..s_n that it sees.
+"""Junctions combine a block's branch y with the states s_1..s_n that the block sees.
 
 A plain residual network adds: `y + s_1`. A SkipResNet puts a gate there: a small attention module that weighs the
 branch and the states, per sample and channel. The other junctions are the paper's ablations.
 
-In most families a junction ends with the network's activation (`post_activation`), so that the gradients of the two
-share their work.
+In most families an activation follows the junction. The junction applies it (`post_activation`), so that the gradients
+of the two share their work.
 
 Every junction sows the weights of its states, in their order, into the collection `intermediates`: `weights` [b, n, c],
-or [1, n, c] if they are the same for every sample. A gate sows the weight of the branch too: `branch` [b, c]. Nothing
-is computed for it unless that collection is mutable, which it is not by default.
+or [1, n, c] if they are the same for every sample. A gate sows the weight of the branch too: `branch` [b, c]. Gates
+compute nothing for this unless the collection is mutable; by default it is not.
 
 A gate sees the spatial mean of y and of every state. Each state is pooled once, when it is made, and carries its mean
-along, so no gate concatenates feature maps: its only pass over them is the weighted sum (`ops.gated_sum`).
+along. So gates concatenate means, not feature maps: a gate's only pass over maps is the weighted sum (`ops.gated_sum`).
 
 Source: Takeda, MIRU2020.
 """
@@ -50,7 +50,7 @@ class Gate(nn.Module):
         out = g * y + sum_k p_k * s_k
 
     Args:
-      layers: the network's, whose norm and activation stand between the two linear layers.
+      layers: the network's; their norm and activation stand between the gate's two linear layers.
       gate_reduction: the hidden width is c / gate_reduction, rounded up to a multiple of 8.
       weigh_branch: False leaves g out (the ablation "dynamic") but keeps its parameters.
     """
@@ -83,7 +83,7 @@ class Gate(nn.Module):
 
 
 class Static(nn.Module):
-    """The branch plus the weighted sum of the states. The weights, a softmax over a learned table, see no sample."""
+    """The branch plus the weighted sum of the states; the weights are a softmax over a learned table."""
 
     layers: Layers
     post_activation: bool = False
@@ -143,7 +143,7 @@ class Junction:
       published_prefix: of the network's published name.
       distances: the wiring: number of earlier blocks in the section -> distances of the states that a block sees.
       make: (layers, gate_reduction, post_activation, *, name) -> the module.
-      gated: the junction takes a branch whose norm is deferred.
+      gated: the junction accepts a branch whose norm is deferred.
     """
 
     published_prefix: str

@@ -1,8 +1,8 @@
 """The networks' layers, with torch's conventions.
 
-Flax's defaults differ from torch's in padding, initialisation, epsilon and running variance, which changes the
-results. So the convolution, the linear layer and the norms are written out here. Blocks get them as one `Layers`, which
-binds the network's precision, norm and activation, so blocks carry none of these settings.
+Flax's defaults differ from torch's in padding, initialisation, epsilon and running variance, and each difference
+changes the results. So this module defines the convolution, the linear layer and the norms itself. Blocks get them as
+one `Layers`, which binds the network's precision, norm and activation, so blocks carry none of these settings.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Conv(nn.Module):
     """Convolution with symmetric padding (flax's SAME pads even sizes on one side only).
 
     Args:
-      kernel: its side.
+      kernel: side of the kernel in pixels.
       padding: pixels on every side; None = kernel // 2.
     """
 
@@ -91,7 +91,7 @@ class Dense(nn.Module):
 class FeatureMap(NamedTuple):
     """A feature map and its mean over height and width. The map is `value * factor + offset`, or `value` without these.
 
-    The norm of a branch may leave its factor and offset to the gate: see `ops.deferred_batch_norm`.
+    The norm of a branch may leave this multiplication to the gate: see `ops.deferred_batch_norm`.
     """
 
     value: Float[Array, "b h w c"]
@@ -101,12 +101,12 @@ class FeatureMap(NamedTuple):
 
     @property
     def affine(self) -> plain.Affine:
-        """The map as operations take it."""
+        """The map in the form that `ops` takes."""
         return self.value, self.factor, self.offset
 
 
 def feature_map(value: Float[Array, "b h w c"] | FeatureMap) -> FeatureMap:
-    """Pools a map, once for all gates that will see it, unless that is done."""
+    """Pools a map once for all gates that will see it; leaves a FeatureMap as it is."""
     return value if isinstance(value, FeatureMap) else FeatureMap(value, mean_pool(value))
 
 
@@ -119,9 +119,9 @@ class BatchNorm(nn.Module):
     unbiased estimate, n / (n - 1), as in torch.
 
     Args:
-      group_size: 0, or more than the batch: the whole batch.
-      followed_by: what reads the result. The layer applies a ReLU and a max pool. For a junction it returns a
-        FeatureMap, which a TPU multiplies only there.
+      group_size: examples per group; 0, or a number above the batch size, = the whole batch.
+      followed_by: the operation after the norm. The layer applies the ReLU and the max pool itself. For a junction it
+        returns a FeatureMap; on a TPU the junction does the multiplication.
 
     Raises:
       UserError: in training, the batch is not a multiple of the group, or a group has a single value per channel and
@@ -209,11 +209,11 @@ class LayerNorm(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers of one network, bound to its precision: blocks build themselves from these.
+    """The layers of one network, bound to its precision: blocks are built from them.
 
     Args:
       norm: makes the network's norm, which is called as `norm(name=...)(x, train=...)`.
-      norm_and_act: the same for norm and activation in one layer, whose gradients share their work, if there is one.
+      norm_and_act: the same for one layer of norm and activation, whose gradients share their work; None = two layers.
       norm_and_pool: the same for norm, activation and max pool.
       deferred_norm: the same for a norm that returns a FeatureMap.
     """
@@ -232,7 +232,7 @@ class Layers:
         return Conv(features, kernel, stride, groups, use_bias, dtype=self.dtype, name=name)
 
     def patch_conv(self, features: int, patch: int, *, name: str) -> Conv:
-        """A convolution with bias that turns each patch x patch pixels into one."""
+        """A convolution with bias that turns each square of patch x patch pixels into one pixel."""
         return Conv(features, patch, stride=patch, use_bias=True, padding=0, dtype=self.dtype, name=name)
 
     def norm_act(self, x: Float[Array, "*b c"], *, train: bool, name: str) -> Float[Array, "*b c"]:
@@ -248,11 +248,11 @@ class Layers:
         return ops.max_pool(self.norm_act(x, train=train, name=name))
 
     def last_norm(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> Float[Array, "b h w c"] | FeatureMap:
-        """The norm at the end of a branch. A gate multiplies."""
+        """The norm at the end of a branch; it may leave its multiplication to the gate."""
         return (self.deferred_norm or self.norm)(name=name)(x, train=train)
 
     def norm_and_mean(self, x: Float[Array, "b h w c"], *, train: bool, name: str) -> FeatureMap:
-        """The norm at the end of a shortcut. A gate needs the mean of the result, and several gates its pixels."""
+        """The norm at the end of a shortcut, and its mean. Several gates read the pixels, so it multiplies at once."""
         normalised = feature_map(self.last_norm(x, train=train, name=name))
         return FeatureMap(plain.multiply(normalised.affine), normalised.pooled)
 
@@ -275,7 +275,7 @@ def batch_norm_relu(dtype: DTypeLike, bn_group_size: int) -> Layers:
 
 
 def layer_norm_gelu(epsilon: float, dtype: DTypeLike, bn_group_size: int) -> Layers:
-    """The layers of ConvNeXt and Swin, which have an epsilon each; the GELU is the exact one, not the one by tanh."""
+    """The layers of ConvNeXt and Swin, each with its own epsilon; the GELU is exact, not the tanh approximation."""
     del bn_group_size
     return Layers(functools.partial(LayerNorm, epsilon, dtype), ops.gelu, dtype)
 
@@ -297,5 +297,5 @@ class SqueezeExcite(nn.Module):
 
 
 def mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
-    """Global average pool; it sums in float32 at least."""
+    """Global average pool; sums in at least float32."""
     return x.mean((1, 2), dtype=param_dtype(x.dtype))

@@ -75,7 +75,7 @@ class Network(nn.Module):
           progress: share of the training that is done, 0..1; DropBlock grows with it.
 
         Returns:
-          Logits, in float32 at least.
+          Logits, in at least float32.
         """
         return self._run(images, train=train, progress=progress, classify=True)[-1]
 
@@ -85,7 +85,7 @@ class Network(nn.Module):
         """The last output of each section, in order: a feature pyramid for detection and segmentation.
 
         Call it as `model.apply(variables, images, train=False, method="features")`. It needs no parameters of the head
-        and the classifier.
+        or the classifier.
         """
         return self._run(images, train=train, progress=progress, classify=False)
 
@@ -122,7 +122,7 @@ class Network(nn.Module):
     def _noise(self, i: int) -> BranchNoise:
         """The noise on block i. Stochastic depth and ShakeDrop grow linearly with the depth.
 
-        DropBlock acts in the last two of the sections that begin with a stride: in a ResNet the paper's groups 3 and 4.
+        DropBlock acts in the last two sections that begin with stride 2: in a ResNet, the paper's groups 3 and 4.
         """
         blocks = self.architecture.blocks
         strided = [j for j, block in enumerate(blocks) if block.stride != 1]
@@ -150,5 +150,5 @@ class Network(nn.Module):
 
 def _call_block(
     block: Block, x: FeatureMap, seen: list[FeatureMap], train: bool, progress: Scalar
-) -> tuple[FeatureMap, FeatureMap]:  # a function of positional arguments, as `nn.remat` wants it
+) -> tuple[FeatureMap, FeatureMap]:  # positional arguments only, for `nn.remat`
     return block(x, seen, train=train, progress=progress)

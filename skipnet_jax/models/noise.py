@@ -27,11 +27,11 @@ class BranchNoise:
 
     @property
     def active(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any noise."""
         return any((self.drop_path, self.shake_drop, self.drop_block, self.signal_augment))
 
     def add(self, y: Float[Array, "b h w c"], progress: Scalar, *, train: bool) -> Float[Array, "b h w c"]:
-        """Adds the noise, from within a block's `__call__`: first to places of the map, then to the whole branch."""
+        """Adds the noise, first to places of the map, then to the whole branch; call it in a block's `__call__`."""
         y = DropBlock(self.drop_block, self.drop_block_size, name="drop_block")(y, progress, train=train)
         y = SignalAugment(self.signal_augment, name="signal_augment")(y, train=train)
         y = ShakeDrop(self.shake_drop, name="shake_drop")(y, train=train)
@@ -39,7 +39,7 @@ class BranchNoise:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops the whole branch of some samples, and rescales the others' to keep the mean.
+    """Stochastic depth: drops the branch of some samples, and rescales it for the others to keep the mean.
 
     Args:
       rate: probability of dropping, 0..1.
@@ -58,7 +58,7 @@ class DropPath(nn.Module):
 
 
 class ShakeDrop(nn.Module):
-    """Shakes some samples: multiplies their branch by a random factor, and its gradient by another one.
+    """Shakes some samples: multiplies their branch by a random factor, and the gradient by another.
 
     The branch's factor alpha is uniform in -1..1; the gradient's factor beta is uniform in 0..1 and independent. In
     evaluation the branch is scaled by the mean factor, 1 - rate.
@@ -153,7 +153,7 @@ def _outside_squares(key: PRNGKeyArray, rate: Scalar, size: int, shape: tuple[in
     """True where a map of this shape is kept."""
     batch, height, width, channels = shape
     rows, columns = min(size, height), min(size, width)
-    corners = (height - rows + 1, width - columns + 1)  # where a square may begin
+    corners = (height - rows + 1, width - columns + 1)  # rows and columns where a square may begin
     gamma = rate * (height * width) / (rows * columns * corners[0] * corners[1])
     dropped = jax.random.bernoulli(key, gamma, (batch, *corners, channels))
     for axis, side in ((1, rows), (2, columns)):  # one axis after the other reads far less than a square window

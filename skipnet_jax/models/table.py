@@ -1,4 +1,4 @@
-"""The facts about each network, one by one and as a table: its size and its published accuracy."""
+"""Facts about each network, singly and as a table: its size and its published accuracy."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ ACCURACIES = {"imagenet_top1": "ImageNet", "cifar10_top1": "CIFAR-10", "cifar100
 def published_results() -> dict[str, dict[str, Any]]:
     """The published tables: published name -> printed parameters and FLOPs, accuracies in 0..1, number of runs.
 
-    Swin has neither parameters nor FLOPs there, and was measured at 224 pixels alone.
+    The tables have no parameters and no FLOPs for Swin, and measure it at 224 pixels only.
 
     Source: result tables of SkipResNet (Takeda, MIRU2020, and of his PyTorch code).
     """
@@ -25,7 +25,7 @@ def published_results() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def counts() -> dict[str, complexity.Complexity]:
-    """The counts of each network, which `python -m scripts.count_networks` has written: tracing all takes minutes."""
+    """The counts of each network, written by `python -m scripts.count_networks`: tracing them all takes minutes."""
     text = importlib.resources.files(__package__).joinpath("counts.json").read_text()
     return {
         name: complexity.Complexity(params, flops, tuple(map(tuple, features)))
@@ -50,7 +50,7 @@ class ModelInfo:
 
     @functools.cached_property
     def _complexity(self) -> complexity.Complexity:
-        return counts().get(self.name) or complexity.count(self.name)  # a network that somebody adds
+        return counts().get(self.name) or complexity.count(self.name)  # not in the file: a network that a user added
 
     @property
     def params(self) -> int:
@@ -64,13 +64,13 @@ class ModelInfo:
 
     @property
     def features(self) -> list[dict[str, int]]:
-        """Channels and stride (pixels of the image per pixel) of each output of `method="features"`, in order."""
+        """Channels and stride (image pixels per map pixel) of each output of `method="features"`, in order."""
         maps = self._complexity.features
         return [{"channels": channels, "stride": self.image_size // height} for height, _, channels in maps]
 
     @property
     def published_top1(self) -> dict[str, float]:
-        """Data set -> published accuracy in 0..1; for ImageNet at 224 pixels, where several sizes were measured."""
+        """Data set -> published accuracy in 0..1; for ImageNet at 224 pixels if several sizes were measured."""
         result = published_results().get(self.published_name, {})
         values = {data: result[key] for key, data in ACCURACIES.items() if key in result}
         return {data: value["224"] if isinstance(value, dict) else value for data, value in values.items()}
@@ -165,7 +165,7 @@ def json_lines(infos: Iterable[ModelInfo], *, xla: bool) -> Iterator[str]:
     """Yields a JSON array of all facts, with exact numbers, one network per line.
 
     Args:
-      xla: ask XLA for its estimate of the FLOPs; otherwise that is null.
+      xla: ask XLA for its estimate of the FLOPs; otherwise `xla_flops` is null.
     """
     yield "["
     for i, info in enumerate(infos):

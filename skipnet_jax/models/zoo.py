@@ -1,6 +1,6 @@
 """Networks by name. A junction's prefix turns each plain network (`resnet50`) into six more (`skip_resnet50`, ...).
 
-The numbers of each network stand in its family's file.
+The numbers of each network are in its family's file.
 """
 
 import dataclasses
@@ -76,11 +76,11 @@ def build_network(spec: ModelSpec) -> Network:
     """Builds the network that a spec describes.
 
     Raises:
-      UserError: an unknown name, float64 without JAX_ENABLE_X64=1, or a type that is still to be chosen.
+      UserError: an unknown name, float64 without JAX_ENABLE_X64=1, or the type `auto`.
     """
     architecture, junction = find(spec.name)
     if spec.dtype == "auto":
-        raise UserError("model.dtype", "auto", "a type, since only training chooses one by its devices")
+        raise UserError("model.dtype", "auto", "float32, bfloat16 or float64, since only training resolves auto")
     if spec.dtype == "float64" and jnp.result_type(float) != jnp.float64:
         expected = "float32 or bfloat16, since float64 needs JAX_ENABLE_X64=1"
         mend = "Set that environment variable, or change `model.dtype`."

@@ -11,7 +11,7 @@ Rates = Float[np.ndarray, "n"]
 
 
 def make_schedule(spec: OptimSpec, *, batch_size: int, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Builds the published schedules: a cosine, exponential or constant curve with a warm-up.
+    """Builds the published schedules: a cosine or exponential curve with a warm-up, or a constant rate.
 
     The rates are computed on the host in float64 and looked up in a table, so they are the same on every device. With
     `schedule_unit` epoch the table has one entry per epoch, with step one entry per step. Each entry takes 4 bytes on

@@ -1,4 +1,4 @@
-"""Says what to do when a batch is too big for the memory of a device, in place of XLA's trace."""
+"""Says what to do when a batch is too big for a device's memory, instead of showing XLA's trace."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from skipnet_jax.errors import UserError
 
-# In XLA's messages: the memory that a program needs and that a TPU has, when it is compiled; an allocation that failed.
+# In XLA's messages: when compiling, the memory that a program needs and a TPU has; otherwise, a failed allocation.
 _USED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?)")
 _ALLOCATION = re.compile(r"allocat(?:e|ing) ([\d.]+ ?[KMGT]?)")
 _SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -19,12 +19,12 @@ _SUFFIXES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @contextlib.contextmanager
 def explained(field: str, batch_size: int, state: Any, mesh: Mesh) -> Iterator[None]:
-    """Within this block a device without room for a batch is the user's error, with the state's memory by part.
+    """Turns a device's lack of memory within this block into a UserError that lists the state's memory by part.
 
     Args:
-      field: that holds the batch size: batch_size or eval_batch_size.
+      field: the field with the batch size: batch_size or eval_batch_size.
       batch_size: of all devices together.
-      state: a TrainState; nothing is read but shapes.
+      state: a TrainState; only shapes and types are read.
 
     Raises:
       UserError: a device has run out of memory.
@@ -59,7 +59,7 @@ def _too_big(field: str, batch_size: int, parts: dict[str, int], message: str, m
     rest = f", {_words(needed - kept)} for activations, gradients and images" if needed > kept else ""
     room = f"; the device has {_words(available)}" if available else ""
     fits = _fitting(batch_size, mesh.size, (available - kept) / (needed - kept)) if needed > available > kept else ""
-    less = "" if field == "eval_batch_size" else " recompute activations (`model.remat`=True), `accumulate_steps`=2,"
+    less = "" if field == "eval_batch_size" else " `model.remat`=True (recomputes activations), `accumulate_steps`=2,"
     return UserError(
         field,
         f"{batch_size} ({per_device}), which {total}: {named}{rest}{room}",
@@ -72,8 +72,8 @@ def _fitting(batch_size: int, devices: int, share: float) -> str:
     """Names the batch and the number of devices that should fit, as a sentence.
 
     Args:
-      share: of the memory that grows with a device's part of the batch, the device has room for this share (0..1). XLA
-        names the least that the step needs, so less may fit.
+      share: the device has room for this share (0..1) of the memory that grows with its part of the batch. XLA names
+        the least that the step needs, so less may fit.
     """
     options = []
     if size := int(batch_size * share) // devices * devices:

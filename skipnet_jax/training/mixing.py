@@ -53,11 +53,11 @@ def mix(
         which gives neither loss nor gradient. An example that is mixed with it loses the partner's share of its target.
 
     Returns:
-      The images, and targets [b, num_classes] whose rows sum to 1.
+      The images, and targets [b, num_classes]; without a label of -1, each row sums to 1.
 
     Source: Yun et al., CutMix (ICCV 2019), section 3; Zhang et al., mixup (ICLR 2018). Lambda is drawn per example
-      rather than per batch, and the larger of lambda and 1 - lambda is kept, as in the code behind the published
-      tables.
+      rather than per batch, and the image keeps the larger of lambda and 1 - lambda, as in the code behind the
+      published tables.
     """
     choice_key, lambda_key, row_key, column_key, erasing_key = jax.random.split(key, 5)
     batch, height, width, _ = images.shape
@@ -115,7 +115,7 @@ def smaller_shares(key: PRNGKeyArray, batch: int, alpha: float) -> Float[Array, 
 def cutmix_boxes(
     row_key: PRNGKeyArray, column_key: PRNGKeyArray, area: Float[Array, "b"], height: int, width: int
 ) -> Bool[Array, "b {height} {width}"]:
-    """Draws the boxes of CutMix, as masks. Their centres are uniform over the image; the border clips them.
+    """Draws the boxes of CutMix, as masks. Their centres are uniform over the image; the border clips the boxes.
 
     Args:
       area: of each box before clipping, as a share of the image; 0 = no box.
@@ -150,7 +150,7 @@ def erasing_boxes(
     """Draws the rectangles of random erasing, as masks. Their position is uniform over the places where they fit.
 
     The area is uniform in `ERASING_AREA`, the aspect ratio log-uniform in `ERASING_ASPECT`. A side that would be longer
-    than the image (4 in 1000 square images) is shortened rather than drawn again.
+    than the image (in 4 of 1000 square images) is shortened rather than drawn again.
 
     Args:
       prob: share of the images that get a rectangle, 0..1. The masks of the others are empty.
@@ -173,7 +173,7 @@ def erasing_boxes(
 
 
 def _interval(centre: Float[Array, "b"], side: Float[Array, "b"], size: int) -> Bool[Array, "b {size}"]:
-    """Marks those of `size` pixels in a row whose centres lie in an interval.
+    """Marks, among `size` pixels in a row, those whose centres lie in an interval.
 
     Args:
       centre: of the interval, in pixels.

@@ -1,4 +1,4 @@
-"""The loss, and the counts of correct predictions: per example, so that the caller masks and sums them."""
+"""The loss and the correctness of predictions: per example, so that the caller can mask and sum them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def restrict(
     """Restricts the choice to some of the classes.
 
     Args:
-      labels: class numbers among all, padded with -1.
+      labels: class numbers among all classes, padded with -1.
       classes: different class numbers.
 
     Returns:
@@ -92,10 +92,11 @@ def means(sums: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[s
 def predict(
     logits: Float[Array, "b c"], labels: Int[Array, "b n"], mask: Bool[Array, "b"]
 ) -> dict[str, Shaped[Array, "b"]]:
-    """Says what each image is taken for, and how confidently.
+    """Gives each image's answer and prediction, and the confidence of the prediction.
 
     The prediction is the class with the highest score; of equal scores, the lowest number, as in `topk_correct`.
-    Where several answers are right and the prediction is one of them, it counts as the answer; else the first does.
+    If several answers are right and the prediction is one of them, the prediction counts as the answer; otherwise the
+    first right answer does.
 
     Args:
       labels: class numbers, padded with -1.

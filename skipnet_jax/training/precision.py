@@ -9,14 +9,14 @@ _AMPERE = 8.0  # compute capability of the first NVIDIA GPUs that multiply bfloa
 
 
 def resolve(spec: TrainSpec, device: Any) -> TrainSpec:
-    """Replaces `auto` by bfloat16 on TPUs and on GPUs that have it, and by float32 elsewhere."""
+    """Replaces `auto` by bfloat16 on TPUs and on GPUs that support it, and by float32 elsewhere."""
     if spec.model.dtype != "auto":
         return spec
     return with_dtype(spec, "bfloat16" if _has_bfloat16(device) else "float32")
 
 
 def with_dtype(spec: TrainSpec, dtype: str) -> TrainSpec:
-    """The spec with another type of the computation."""
+    """The spec with another computation type."""
     return dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
 
 

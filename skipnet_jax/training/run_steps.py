@@ -20,7 +20,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class RunSteps:
-    """What a run computes with; JAX compiles a step when it is first called.
+    """The optimiser and the two steps of a run; JAX compiles a step when it is first called.
 
     Args:
       optimizer: whose state `steps.TrainState` holds.
@@ -45,7 +45,7 @@ def make_run_steps(
     """Makes the optimiser and the two steps of a run.
 
     Args:
-      statistics: what the images are normalised with.
+      statistics: for normalising the images.
       classes: the only classes that evaluation may predict; None = all.
 
     Raises:

@@ -37,7 +37,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def platform(mesh: Mesh) -> str:
-    """Returns JAX's name for the kind of device: "cpu", "gpu" or "tpu"; or "tpu_v6e", which has ways of its own."""
+    """Returns JAX's name for the kind of device: "cpu", "gpu" or "tpu"; or "tpu_v6e", which has its own operations."""
     device = mesh.devices.flat[0]
     return "tpu_v6e" if device.device_kind == "TPU v6 lite" else device.platform
 
@@ -49,7 +49,7 @@ def to_global(batch: dict[str, Shaped[np.ndarray, "local ..."]], mesh: Mesh) -> 
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Puts the arrays of a tree, which are equal on every host, on every device."""
+    """Puts the arrays of a tree on every device; they must be equal on every host."""
     sharding = replicated(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 

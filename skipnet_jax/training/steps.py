@@ -208,7 +208,7 @@ def update(
         opt_state=opt_state,
     )
     if spec.ema_decay:
-        # TensorFlow's ExponentialMovingAverage has the same bound: the average soon forgets the random start.
+        # TensorFlow's ExponentialMovingAverage has the same bound, so that the average soon forgets the random start.
         decay = jnp.minimum(spec.ema_decay, state.step / (9 + state.step))  # state.step already includes this step
         average = optax.incremental_update(state.variables, state.average, 1 - decay)
         state = dataclasses.replace(state, average=average)
@@ -236,7 +236,7 @@ def make_eval_step(
     Args:
       classes: the only classes that can be predicted, None = all. Labels keep their numbers among all classes.
       flip: average the logits of each image and its mirror image.
-      per_example: also return "predictions" [b] of `objectives.predict`, on every device.
+      per_example: also return "predictions", the result of `objectives.predict`, on every device.
     """
 
     def eval_step(variables: dict[str, PyTree], batch: Batch) -> dict[str, PyTree]:

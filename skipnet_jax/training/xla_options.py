@@ -6,7 +6,7 @@ Measured with the XLA of jaxlib 0.10.2; docs/benchmarks.md has the details. Othe
 TRAINING = {
     "cpu": {
         # Keeps optimisation barriers (`models/ops/cpu.py`) until XLA has fused operations. By default XLA:CPU removes
-        # them before, recomputes a deep network's states again and again (3.1 s of a ResNet-110's step of 3.2 s), and
+        # them earlier, recomputes a deep network's states again and again (3.1 s of a ResNet-110's step of 3.2 s), and
         # undoes rematerialisation.
         "xla_disable_hlo_passes": "cse_barrier_expander",
         # YNNPACK adds up faster than XLA's own loops. Its convolutions and products are slower than Eigen's.
@@ -16,8 +16,8 @@ TRAINING = {
 EVALUATION = {
     "cpu": {
         **TRAINING["cpu"],
-        # Forward passes take 0.45 (Skip-ResNet-110) to 1.0 of the time, and compile in 0.4 to 1.0 of it. Not for
-        # training: a step of Skip-ResNet-110 takes 1.15 of the time.
+        # Forward passes take 0.45 (Skip-ResNet-110) to 1.0 times as long, and compiling them 0.4 to 1.0 times. Not
+        # for training: a step of Skip-ResNet-110 takes 1.15 times as long.
         "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
     }
 }

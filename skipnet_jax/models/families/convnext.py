@@ -22,7 +22,7 @@ LAYER_SCALE_INIT = 1e-6
 
 
 class ConvNeXtOperation(nn.Module):
-    """Depthwise 7x7 convolution, norm, and per pixel a two-layer perceptron of four times the width."""
+    """Depthwise 7x7 convolution, norm, then for each pixel a two-layer perceptron of four times the width."""
 
     features: int
     layers: Layers

@@ -26,7 +26,7 @@ class RegNetOperation(nn.Module):
     """A grouped 3x3 convolution between two 1x1 convolutions of the same width.
 
     Args:
-      squeeze_excite: put one after the second activation (RegNetY).
+      squeeze_excite: add a squeeze-excite after the second activation (RegNetY).
     """
 
     features: int

@@ -73,7 +73,7 @@ class BottleneckOperation(nn.Module):
 
 
 def _squeeze_width(channels: int, *, small: bool = False) -> int:
-    """A 16th of the channels as a multiple of 8, or an 8th for `small` networks."""
+    """A sixteenth of the channels, rounded to a multiple of 8; an eighth for `small` networks."""
     return max(round(channels / 8), 1) if small else max(round(channels / 16 / 8), 1) * 8
 
 

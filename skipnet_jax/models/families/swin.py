@@ -25,7 +25,7 @@ MASKED = -100.0  # added to the logits of pairs in different regions
 
 
 def position_index(window: int) -> Int[np.ndarray, "n n"]:
-    """For each pair of pixels in a window (n = window^2), its row in the position bias table."""
+    """The row of the position bias table for each pair of pixels in a window (n = window^2)."""
     row, column = np.divmod(np.arange(window**2), window)
     down, right = (axis[:, None] - axis[None] + window - 1 for axis in (row, column))
     return down * (2 * window - 1) + right
@@ -51,7 +51,7 @@ class AttentionOperation(nn.Module):
     """Multi-head attention inside windows, with a learned bias for each relative position.
 
     Args:
-      window: its side in pixels.
+      window: side of a window in pixels.
       shifted: shift the windows by half a window.
     """
 
@@ -95,7 +95,7 @@ class AttentionOperation(nn.Module):
 
 
 class PerceptronOperation(nn.Module):
-    """Norm, and per pixel a two-layer perceptron of four times the width."""
+    """Norm, then for each pixel a two-layer perceptron of four times the width."""
 
     features: int
     layers: Layers

@@ -1,7 +1,7 @@
-"""The operations of the networks. Each takes the way that is best on its platform.
+"""The operations of the networks, each with the best implementation for its platform.
 
-To understand a network, read `plain.py` and nothing else here: every way computes the same as the plain formula, and
-has the same gradients.
+To understand a network, read only `plain.py` here: every other implementation computes the same values and gradients as
+the plain formula.
 """
 
 import contextlib
@@ -19,30 +19,31 @@ from skipnet_jax.models.ops import cpu, gpu, lean_gradients, plain, tpu
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Operation -> platform, as JAX names it -> its way there, and what that gains. docs/benchmarks.md has the measurements.
-# A platform without an entry gets the plain formula. A generation of a platform, such as "tpu_v6e", may have its own
-# entry, and otherwise gets its platform's. For TPUs, megacycles are XLA:TPU's own estimate of a step with 128 images on
-# one chip of v5e.
+# Operation -> platform, as JAX names it -> its implementation there. The comments say what each gains;
+# docs/benchmarks.md has the measurements. A platform without an entry gets the plain formula. A generation of a
+# platform, such as "tpu_v6e", may have its own entry, and otherwise gets its platform's. For TPUs, megacycles are
+# XLA:TPU's own estimate of a step with 128 images on one chip of v5e.
 TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
-    # CPU: grouped convolutions 5 to 80 times faster, depthwise ones 4 times. Without the barrier, additions that had
-    # been done before took 3.1 s of a ResNet-110's step of 3.2 s.
-    # GPU: the stem takes 0.7 ms, not 1.8; a ConvNeXt-T's step 58 ms, not 70, by the depthwise kernels' gradient.
+    # CPU: grouped convolutions 5 to 80 times faster, depthwise ones 4 times. Without the barrier, repeated
+    # additions took 3.1 s of a ResNet-110's step of 3.2 s.
+    # GPU: the stem takes 0.7 ms, not 1.8. With this gradient of depthwise kernels, a Skip-ConvNeXt-T's step takes 58
+    # ms, not 70.
     # TPU: a ResNeXt-50 takes 168 megacycles, not 207.
-    # TPU v6e: the compiler survives. On v5e, that barrier would cost 0.8 megacycles of a ResNet-50's 105.
+    # TPU v6e: a barrier keeps the compiler from crashing. On v5e, it would cost a ResNet-50 0.8 megacycles of 105.
     plain.convolve: {
         "cpu": cpu.convolve,
         "cuda": gpu.convolve,
         "tpu": tpu.convolve,
         "tpu_v6e": tpu.convolve_on_v6e,
     },
-    # CPU: a tenth of a ResNet-50's step. GPU: the gradient takes 1.2 ms, not 2.2.
+    # CPU: saves a tenth of a ResNet-50's step. GPU: the gradient takes 1.2 ms, not 2.2.
     plain.max_pool: {"cpu": cpu.max_pool, "cuda": gpu.max_pool},
     # GPU: with batch norm and gates, a step of ResNet-50 moves 92 GB, not 107, and one of Skip-ResNet-50 117, not 137.
     plain.relu: {"cpu": cpu.relu, "cuda": gpu.relu},
     # CPU: ConvNeXt-T at batch 8 needs 1,451 MB, not 1,998. GPU: with layer norm, its step moves 96 GB, not 113.
     # TPU: two blocks of a ConvNeXt-T take 52 megacycles, not 59.
     plain.gelu: {"cpu": lean_gradients.gelu, "cuda": lean_gradients.gelu, "tpu": lean_gradients.gelu},
-    # CPU: a quarter to a third of the memory, and 2 to 10 % of a step. GPU: see `relu`.
+    # CPU: saves a quarter to a third of the memory, and 2 to 10 % of a step. GPU: see `relu`.
     # TPU: with the next two and `gated_sum`, a ResNet-50 takes 106 megacycles, not 109, and a Skip-ResNet-50 122, not
     # 154.
     plain.batch_norm: {"cpu": lean_gradients.batch_norm, "cuda": lean_gradients.batch_norm, "tpu": tpu.batch_norm},
@@ -58,17 +59,17 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     },
     # See `gelu`.
     plain.layer_norm: {"cpu": lean_gradients.layer_norm, "cuda": lean_gradients.layer_norm},
-    # CPU: the branch is not kept. GPU: see `relu`.
+    # CPU: does not keep the branch for the backward pass. GPU: see `relu`.
     plain.gated_sum: {"cpu": cpu.gated_sum, "cuda": gpu.gated_sum, "tpu": tpu.gated_sum},
-    # CPU: without these barriers, every reader of a block's output adds up the section again.
+    # CPU: without these barriers, every reader of a block's output repeats the section's additions.
     plain.materialize: {"cpu": cpu.materialize},
     plain.materialize_gradient: {"cpu": cpu.materialize_gradient},
 }
 
 
-# XLA:TPU optimises a shared function before it joins it with its callers. If a batch norm has several groups on a chip,
-# its sums are then a pass of their own: a step of ResNet-50 with 256 images on a chip of v5e moved 83 GB, not 61. With
-# one group the shared function is as good, or better: Skip-RegNetY-1.6 moves 19 GB, not 23.
+# XLA:TPU optimises a shared function before inlining it into its callers. If a batch norm has several groups on a chip,
+# its sums then take a pass of their own: a step of ResNet-50 with 256 images on a chip of v5e moved 83 GB, not 61. With
+# one group the shared function is as good or better: Skip-RegNetY-1.6 moves 19 GB, not 23.
 _IN_GROUPS = (plain.batch_norm, plain.batch_norm_max_pool, plain.deferred_batch_norm)
 
 _traced_for: contextvars.ContextVar[tuple[str | None, int]] = contextvars.ContextVar("_traced_for", default=(None, 1))
@@ -76,14 +77,14 @@ _traced_for: contextvars.ContextVar[tuple[str | None, int]] = contextvars.Contex
 
 @contextlib.contextmanager
 def traced_for(platform: str, devices: int = 1) -> Iterator[None]:
-    """Traces only one platform's ways, which halves the time that JAX takes to trace a training step.
+    """Traces only one platform's implementations, which halves the time that JAX takes to trace a training step.
 
-    A program that is traced outside of it can be lowered for any platform.
+    A program that is traced outside this context can be lowered for any platform.
 
     Args:
-      platform: as devices name it, or a generation, as in the table. For "gpu", which may be CUDA or ROCm, all ways
-        are traced.
-      devices: that share the batch.
+      platform: a device's `platform`, or a generation, as in the table. For "gpu", which may be CUDA or ROCm, all
+        implementations are traced.
+      devices: number of devices that share the batch.
     """
     token = _traced_for.set((None if platform == "gpu" else platform, devices))
     try:
@@ -93,18 +94,18 @@ def traced_for(platform: str, devices: int = 1) -> Iterator[None]:
 
 
 def _by_platform(operation: Callable[P, R], arrays: int, inline: bool = True) -> Callable[P, R]:
-    """The operation with the ways of its platforms.
+    """Makes an operation that chooses its implementation by the platform.
 
-    Within `traced_for` it is one of them. Otherwise JAX chooses when it lowers the program, gradients included.
-    JAX traces an operation and its ways once for all calls with the same shapes.
+    Within `traced_for` it calls that platform's. Otherwise JAX chooses when it lowers the program, gradients included.
+    JAX traces an operation and its implementations once for all calls with the same shapes.
 
     Args:
       arrays: how many arguments are arrays; the settings follow them.
-      inline: False shares one function among all calls with the same shapes, which makes a program smaller. Not for
-        convolutions: XLA:CPU speeds up only those outside of such functions.
+      inline: False shares one function among all calls with the same shapes, which makes programs smaller. Not for
+        convolutions: XLA:CPU speeds up only those outside such functions.
     """
     settings = range(arrays, len(inspect.signature(operation).parameters))
-    jit = functools.cache(functools.partial(jax.jit, static_argnums=settings))  # traces each way once
+    jit = functools.cache(functools.partial(jax.jit, static_argnums=settings))  # traces each implementation once
 
     @functools.partial(jax.jit, static_argnums=settings, inline=inline)
     def on_any_platform(*arguments: Any) -> R:

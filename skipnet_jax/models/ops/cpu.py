@@ -1,8 +1,8 @@
-"""What CPUs need: barriers that keep shared results in memory, and other programs for grouped convolutions.
+"""Operations for CPUs: barriers that keep shared results in memory, and faster grouped convolutions.
 
-XLA:CPU fuses all cheap operations, without a limit. Without barriers, each reader of a block's output adds up all the
-blocks before it again, back to the beginning of the section. The barriers hold only in programs that are compiled with
-the options in `training/xla_options.py`.
+XLA:CPU fuses all cheap operations, without a limit. Without barriers, each reader of a block's output repeats the
+additions of all earlier blocks, back to the beginning of the section. The barriers hold only in programs that are
+compiled with the options in `training/xla_options.py`.
 """
 
 import functools
@@ -22,7 +22,7 @@ max_pool = functools.partial(lean_gradients.max_pool, on_cpu=True)
 batch_norm_max_pool = functools.partial(lean_gradients.batch_norm_max_pool, on_cpu=True)
 
 _DENSE_WIDTH = 32  # channels of the dense convolutions that replace a grouped one; 64 and 128 are slower
-_CACHE = 3 * 2**19  # bytes of images that the gradient of a depthwise kernel reads again and again
+_CACHE = 3 * 2**19  # bytes of images that the gradient of a depthwise kernel reads repeatedly
 
 
 @jax.custom_vjp
@@ -47,7 +47,7 @@ materialize_gradient.defvjp(lambda x: (x, None), lambda _, dx: (lax.optimization
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
 ) -> Float[Array, "b h2 w2 d"]:
-    """Makes grouped convolutions of dense ones, and depthwise ones of shifted images; leaves the others to XLA."""
+    """Builds grouped convolutions from dense ones, depthwise ones from shifted images; leaves the others to XLA."""
     return _way(kernel, groups)(x, kernel, stride, padding, groups)
 
 
@@ -63,15 +63,15 @@ def _convolve_forward(
     return convolve(x, kernel, stride, padding, groups), (x, kernel)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # traced once for all convolutions of a shape
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # traced once for all convolutions of the same shape
 def _convolve_backward(
     stride: int, padding: int, groups: int, residuals: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    # The gradient of the kernel reads transposed copies of both. Without a barrier each copy recomputes the whole
-    # chain of operations behind x, back to the beginning of the section.
+    # The gradient of the kernel reads transposed copies of x and dy. Without a barrier each copy recomputes the
+    # whole chain of operations behind x, back to the beginning of the section.
     x, dy = lax.optimization_barrier((x, dy))
-    if plain.is_depthwise(kernel, groups) and stride == 1 and padding < kernel.shape[0]:  # all that networks have
+    if plain.is_depthwise(kernel, groups) and stride == 1 and padding < kernel.shape[0]:  # as in every network
         return _depthwise_gradients(x, kernel, padding, dy)
     return jax.vjp(lambda x, kernel: _way(kernel, groups)(x, kernel, stride, padding, groups), x, kernel)[1](dy)
 
@@ -80,7 +80,7 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _in_dense_parts(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> Array:
-    """A few groups at a time, as a convolution without groups whose kernel is zero between the groups."""
+    """Convolves a few groups at a time, as one dense convolution whose kernel is zero between the groups."""
     size, _, inputs, features = kernel.shape
     together = _divisor(groups, _DENSE_WIDTH // inputs)
     blocks = jnp.eye(together, dtype=kernel.dtype).reshape(1, 1, together, 1, together, 1)
@@ -95,7 +95,7 @@ def _in_dense_parts(x: Array, kernel: Array, stride: int, padding: int, groups: 
 
 
 def _depthwise(x: Array, kernel: Array, stride: int, padding: int, groups: int) -> Array:
-    """Adds up shifted images, each times its place in the kernel, row by row: more at once, and XLA makes copies."""
+    """Adds up shifted images, each times its kernel weight, row by row: with more at once, XLA makes copies."""
     size = kernel.shape[0]
     terms = [
         wide(image) * wide(kernel[i : i + 1, j : j + 1])
@@ -132,7 +132,7 @@ def _depthwise_gradients(x: Array, kernel: Array, padding: int, dy: Array) -> tu
 
 
 def _divisor(number: int, at_most: int) -> int:
-    """The largest divisor of `number` that is `at_most` this large; 1 where there is none."""
+    """The largest divisor of `number` up to `at_most`; 1 if there is none."""
     return max((n for n in range(1, at_most + 1) if number % n == 0), default=1)
 
 

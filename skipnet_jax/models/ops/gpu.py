@@ -1,4 +1,4 @@
-"""What NVIDIA GPUs need: other programs for two kinds of convolutions that cuDNN or XLA runs slowly."""
+"""Operations for NVIDIA GPUs: faster forms of two kinds of convolutions that cuDNN or XLA runs slowly."""
 
 import functools
 
@@ -18,7 +18,7 @@ batch_norm_max_pool = functools.partial(lean_gradients.batch_norm_max_pool, on_c
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
 ) -> Float[Array, "b h2 w2 d"]:
-    """Treats depthwise kernels and the stems' convolutions of images apart; leaves the others to XLA."""
+    """Uses faster forms of depthwise convolutions and of the stems' convolutions; leaves the others to XLA."""
     if plain.is_depthwise(kernel, groups) and stride == 1:
         return depthwise(x, kernel, padding)
     # Measured in bfloat16 only.
@@ -28,11 +28,11 @@ def convolve(
 
 
 def in_blocks(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], padding: int) -> Float[Array, "b h2 w2 d"]:
-    """A convolution at stride 2, as one at stride 1 over blocks of 2x2 pixels, with the channels of all four pixels.
+    """A convolution at stride 2, computed at stride 1 over blocks of 2x2 pixels with the channels of all four pixels.
 
     cuDNN takes more than twice as long for convolutions of three channels.
     """
-    first = padding % 2  # a window begins where a block does
+    first = padding % 2  # so that windows begin where blocks do
     size = kernel.shape[0] + first + (kernel.shape[0] + first) % 2
     outputs = [(length + 2 * padding - kernel.shape[0]) // 2 + 1 for length in x.shape[1:3]]
     borders = [
@@ -48,7 +48,7 @@ def in_blocks(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], paddi
 
 
 def _blocks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
-    """Turns blocks of 2x2 pixels into pixels, and adds channels of zeros up to a multiple of 8 for the tensor cores."""
+    """Turns blocks of 2x2 pixels into pixels, with zero channels up to a multiple of 8 for the tensor cores."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
     x = x.reshape(batch, height // 2, width // 2, 4 * channels)
@@ -57,10 +57,10 @@ def _blocks(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c4"]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], padding: int) -> Float[Array, "b h2 w2 c"]:
-    """A depthwise convolution at stride 1, with another gradient of the kernel for small images.
+    """A depthwise convolution at stride 1, with a faster gradient of the kernel for small images.
 
-    XLA turns the kernel's gradient into a convolution with a group for each channel of each image, if the images are
-    no larger than the kernel. A border of zeros makes them larger.
+    If the images are no larger than the kernel, XLA turns the kernel's gradient into a convolution with a group for
+    each channel of each image. A border of zeros makes the images larger.
     """
     return plain.convolve(x, kernel, 1, padding, x.shape[-1])
 

@@ -1,8 +1,8 @@
-"""Gradients by hand that keep less in memory than JAX's own. Platforms share them.
+"""Hand-written gradients that keep less in memory than JAX's own; several platforms share them.
 
 XLA keeps more than it must for the backward pass, in two ways. It saves intermediate arrays that the backward pass
-could compute from what it reads anyway. And it writes to memory whatever has several readers, where each could compute
-it again. An optimisation barrier stops both: XLA neither fuses across it nor shares values over it.
+could recompute from the arrays it reads anyway. And it writes an array with several readers to memory, even if each
+reader could recompute it. An optimisation barrier stops both: XLA neither fuses across it nor shares values over it.
 
 On CPUs a few results need one more barrier, which puts them in memory (`on_cpu`, and see `cpu.py`).
 """
@@ -31,14 +31,14 @@ def _in_memory(on_cpu: bool, *arrays: Array) -> Arrays:
 def relu(x: Float[Array, "..."], on_cpu: bool) -> Float[Array, "..."]:
     """Keeps its output, which is in memory anyway as the next layer's input.
 
-    JAX's own gradient looks at the input, and so XLA keeps or recomputes that.
+    JAX's own gradient reads the input, so XLA keeps or recomputes the input.
     """
     return plain.relu(x)
 
 
 def _relu_forward(x: Array, on_cpu: bool) -> tuple[Array, Array]:
     (out,) = _in_memory(on_cpu, plain.relu(x))
-    return out, _barrier(out)  # without this barrier XLA compares the input with 0, and keeps that
+    return out, _barrier(out)  # without this barrier XLA compares the input with 0, and keeps the input
 
 
 def _relu_backward(on_cpu: bool, out: Array, dout: Array) -> tuple[Array]:
@@ -50,7 +50,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Keeps its input. JAX's own gradient keeps two arrays more."""
+    """Keeps its input. JAX's own gradient keeps two more arrays."""
     return plain.gelu(x)
 
 
@@ -59,7 +59,7 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, dout: Array) -> tuple[Array]:
-    # XLA does not recognise this product as x, and so does not keep the forward pass's cdf for it.
+    # XLA does not recognise this product as x, so it does not keep the cdf of the forward pass for reuse here.
     recomputed = wide(x) * _barrier(jnp.ones((), wide(x).dtype))
     density = jnp.exp(-jnp.square(recomputed) / 2) / math.sqrt(2 * math.pi)
     return ((wide(dout) * (plain.normal_cdf(recomputed) + recomputed * density)).astype(x.dtype),)
@@ -87,8 +87,8 @@ def batch_norm(
     epsilon: float,
     with_relu: bool,
 ) -> tuple[Float[Array, "g *b c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """Keeps x and the statistics, and reads x once for both of them."""
-    del origin  # one of the group's own pixels is at least as near
+    """Keeps x and the statistics, and reads x once for both statistics."""
+    del origin  # one of the group's own pixels serves instead
     return _batch_norm(x, scale, bias, epsilon, with_relu)
 
 
@@ -100,7 +100,7 @@ def batch_norm_max_pool(
     epsilon: float,
     on_cpu: bool,
 ) -> tuple[Float[Array, "g b h2 w2 c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """One after the other."""
+    """Batch norm with its ReLU, then max pool."""
     y, mean, var = batch_norm(x, scale, bias, origin, epsilon, True)
     return plain.over_groups(lambda y: max_pool(y, on_cpu), y), mean, var
 
@@ -114,7 +114,7 @@ def _batch_norm_forward(
     x: Array, scale: Array, bias: Array, epsilon: float, with_relu: bool
 ) -> tuple[tuple[Array, Array, Array], Arrays]:
     axes = tuple(range(1, x.ndim - 1))
-    # Both sums in one pass over x. Measured from one of the group's pixels, a large mean does not drown the squares.
+    # Both sums in one pass over x, relative to one of the group's pixels: a large mean does not drown the squares.
     origin = wide(x[:, *[slice(1)] * len(axes)])
     offset = (wide(x) - origin).mean(axes, keepdims=True)
     var = jnp.maximum(jnp.square(wide(x) - origin).mean(axes, keepdims=True) - jnp.square(offset), 0)
@@ -127,7 +127,7 @@ def _batch_norm_forward(
 
 
 def _batch_norm_backward(epsilon: float, with_relu: bool, residuals: Arrays, gradients: Arrays) -> Arrays:
-    """Source: Ioffe & Szegedy, Batch Normalization (ICML 2015), section 3, with its sums made before the products."""
+    """Source: Ioffe & Szegedy, Batch Normalization (ICML 2015), section 3, with the sums taken before the products."""
     x, mean, inverse, scale, bias = residuals
     axes = tuple(range(1, x.ndim - 1))
     factor = per_channel(scale, x) * inverse
@@ -189,7 +189,7 @@ def gated_sum(
     with_relu: bool,
     on_cpu: bool,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
-    """Multiplies first, which costs nothing where no norm was deferred: XLA drops a factor of 1."""
+    """Applies a deferred norm first. Where none was deferred, this costs nothing: XLA drops a factor of 1."""
     out = _gated_sum(logits, plain.multiply(y), states, weigh_branch, with_relu, on_cpu)
     return out, wide(out).mean((1, 2))
 
@@ -258,7 +258,7 @@ def _max_pool_forward(x: Array, on_cpu: bool) -> tuple[Array, Array]:
 
 
 def _max_pool_backward(on_cpu: bool, x: Array, dy: Array) -> tuple[Array]:
-    """The first of a window's largest pixels gets its gradient, as in XLA."""
+    """The first of a window's largest pixels gets the window's gradient, as in XLA."""
     height, width = x.shape[1:3]
     rows, columns = dy.shape[1:3]
     padding = ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0))
@@ -275,7 +275,7 @@ def _max_pool_backward(on_cpu: bool, x: Array, dy: Array) -> tuple[Array]:
         return jnp.pad(dx, ((0, 0), (row // 2, 1 - row // 2), (column // 2, 1 - column // 2), (0, 0)))
 
     # An even row of the padded image is the first row of one window and the last row of the window above it. An odd row
-    # is the middle of one window. The same holds for columns. So there are four kinds of pixels, put together at last.
+    # is the middle of one window. The same holds for columns. So there are four kinds of pixels, interleaved last.
     even_even = arriving_at(0, 0) + arriving_at(0, 2) + arriving_at(2, 0) + arriving_at(2, 2)
     even_odd, odd_even = arriving_at(0, 1) + arriving_at(2, 1), arriving_at(1, 0) + arriving_at(1, 2)
     even, odd = jnp.stack([even_even, even_odd], axis=3), jnp.stack([odd_even, arriving_at(1, 1)], axis=3)
@@ -289,6 +289,6 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def shifted_images(
     x: Float[Array, "b h w c"], size: int, stride: int
 ) -> list[tuple[tuple[int, int], Float[Array, "b h2 w2 c"]]]:
-    """What each place of a size x size kernel sees: ((row, column), image), row by row."""
+    """The image that each place of a size x size kernel sees: ((row, column), image), row by row."""
     height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
     return [((i, j), x[:, i : i + height : stride, j : j + width : stride]) for i in range(size) for j in range(size)]

@@ -1,7 +1,7 @@
 """Each operation as its plain formula, differentiated by JAX.
 
-A platform gets these unless the table in `ops/__init__.py` names another way for it. Sums, norms and the GELU are
-computed in float32 at least, and rounded once.
+A platform gets these unless the table in `ops/__init__.py` names another implementation for it. Sums, norms and the
+GELU are computed in at least float32, and rounded once.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# A map that its reader still has to multiply: value, factor and offset. Both are None where there is nothing to do.
+# A map that its reader still has to multiply: value, factor, offset. The last two are None if nothing is left to do.
 Affine = tuple[Float[Array, "b h w c"], Float[Array, "b c"] | None, Float[Array, "b c"] | None]
 AffineGroups = tuple[Float[Array, "g b h w c"], Float[Array, "g c"], Float[Array, "g c"]]
 
@@ -43,7 +43,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU, x times the normal distribution's cdf at x, not the approximation by tanh.
+    """The exact GELU, x times the normal distribution's cdf at x, not the tanh approximation.
 
     Source: Hendrycks & Gimpel, Gaussian Error Linear Units, 2016.
     """
@@ -58,10 +58,10 @@ def batch_norm(
     epsilon: float,
     with_relu: bool,
 ) -> tuple[Float[Array, "g *b c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """Normalises each group by its own mean and variance; a ReLU follows if asked for.
+    """Normalises each group by its own mean and variance; a ReLU follows if `with_relu`.
 
     Args:
-      origin: a guess at the mean. The result does not depend on it, but a platform may measure moments from there.
+      origin: a guess at the mean. The result does not depend on it, but a platform may take moments about it.
 
     Returns:
       The normalised x; mean and variance of each group, through which no gradient flows.
@@ -105,7 +105,7 @@ def batch_norm_max_pool(
 def over_groups(
     operation: Callable[[Float[Array, "b h w c"]], Float[Array, "b h2 w2 c"]], x: Float[Array, "g b h w c"]
 ) -> Float[Array, "g b h2 w2 c"]:
-    """An operation on the images of all groups."""
+    """Applies an operation to the images of all groups."""
     y = operation(x.reshape(-1, *x.shape[2:]))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
@@ -117,7 +117,7 @@ def deferred_batch_norm(
     origin: Float[Array, "c"],
     epsilon: float,
 ) -> tuple[AffineGroups, Float[Array, "g b c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """A batch norm whose last multiplication may be left to the map's readers. Here it is done, and the factor is 1.
+    """A batch norm that may leave its last multiplication to the map's readers. This one multiplies: the factor is 1.
 
     Returns:
       The normalised x as a map that is still to be multiplied; its mean over the pixels; and mean and variance of each
@@ -129,7 +129,7 @@ def deferred_batch_norm(
 def complete(
     normalised: tuple[Float[Array, "g b h w c"], Float[Array, "g c"], Float[Array, "g c"]],
 ) -> tuple[AffineGroups, Float[Array, "g b c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """What `deferred_batch_norm` returns, if nothing is deferred: made of what `batch_norm` returns."""
+    """Turns the result of `batch_norm` into a result of `deferred_batch_norm` with nothing deferred."""
     y, mean, var = normalised
     return (y, jnp.ones_like(mean), jnp.zeros_like(mean)), wide(y).mean((2, 3)), mean, var
 
@@ -149,14 +149,14 @@ def gated_sum(
     weigh_branch: bool,
     with_relu: bool,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
-    """`sigmoid(logits[:, 0]) * y + sum_k softmax(logits[:, 1:])_k * states_k`; a ReLU follows if asked for.
+    """`sigmoid(logits[:, 0]) * y + sum_k softmax(logits[:, 1:])_k * states_k`; a ReLU follows if `with_relu`.
 
     Args:
-      logits: n1 = 1 + number of states; in float32 at least.
+      logits: n1 = 1 + number of states; in at least float32.
       weigh_branch: False adds y as it is, whatever its logit.
 
     Returns:
-      The sum, and its mean over the pixels, in float32 at least.
+      The sum, and its mean over the pixels, in at least float32.
     """
     branch = multiply(y)
     factor, weights = (each.astype(branch.dtype) for each in gate_weights(logits))
@@ -173,7 +173,7 @@ def gate_weights(logits: Float[Array, "b n1 c"]) -> tuple[Float[Array, "b c"], F
 
 
 def materialize(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns x; where a platform needs it, x is written to memory, and readers do not compute it again."""
+    """Returns x; where a platform needs it, x is written to memory, so that readers do not recompute it."""
     return x
 
 

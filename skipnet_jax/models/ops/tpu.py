@@ -1,9 +1,9 @@
-"""What TPUs need: sums that are made along with a map, and maps that are normalised where they are read.
+"""Operations for TPUs: they sum a map while it is computed, and normalise a map where it is read.
 
-XLA:TPU adds up a convolution's output in the same pass that computes it, if nothing about the sums has to wait for that
-output. So the moments are taken about a vector that is known beforehand. All that follows from them is arithmetic on
-[b, c]: a gate's branch stays as the convolution made it, and the gated sum multiplies it by the norm's factor times the
-gate's weight.
+XLA:TPU adds up a convolution's output in the same pass that computes it, if the sums need not wait for that output. So
+the moments are taken about a vector that is known beforehand. Everything that follows from the moments is arithmetic on
+[b, c]: a gate's branch stays as the convolution wrote it, and the gated sum multiplies it by the norm's factor times
+the gate's weight.
 """
 
 import functools
@@ -18,7 +18,7 @@ from skipnet_jax.models.ops.plain import Affine, per_channel, wide
 
 Arrays = tuple[Array, ...]
 
-_LANES = 128  # channels that a pass of the matrix unit takes together
+_LANES = 128  # channels that the matrix unit takes in one pass
 
 
 def convolve(
@@ -26,7 +26,7 @@ def convolve(
 ) -> Float[Array, "b h2 w2 d"]:
     """Joins narrow groups until they fill the matrix unit; leaves other convolutions to XLA.
 
-    The kernel is zero between groups that are joined.
+    The kernel is zero between the joined groups.
     """
     size, _, inputs, features = kernel.shape
     if groups == 1 or plain.is_depthwise(kernel, groups):
@@ -42,10 +42,10 @@ def convolve(
 def convolve_on_v6e(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k i d"], stride: int, padding: int, groups: int
 ) -> Float[Array, "b h2 w2 d"]:
-    """Keeps the gradient of x apart: fused with the sums of the norm that made x, it crashes the compiler.
+    """Puts a barrier on the gradient of x: fused with the sums of the norm that made x, it crashes the compiler.
 
-    While it compiles for v6e, libtpu 0.0.42.1 overflows its stack in `MigrateInstructionUsers`, which packs several
-    products into one pass of the matrix unit. Of the widths of the ResNets only 128 does that.
+    When it compiles for v6e, libtpu 0.0.42.1 overflows its stack in `MigrateInstructionUsers`, which packs several
+    products into one pass of the matrix unit. Of the ResNets' widths, only 128 causes this.
     """
     if 1 < stride < kernel.shape[0] and kernel.shape[2:] == (_LANES, _LANES):
         x = cpu.materialize_gradient(x)
@@ -98,9 +98,9 @@ def batch_norm_max_pool(
     origin: Float[Array, "c"],
     epsilon: float,
 ) -> tuple[Float[Array, "g b h2 w2 c"], Float[Array, "g c"], Float[Array, "g c"]]:
-    """Pools first, and normalises a quarter of the pixels.
+    """Pools first, and then normalises only a quarter of the pixels.
 
-    A norm with a positive scale, and a ReLU, keep the order of pixels. A channel with a negative scale is mirrored.
+    A ReLU and a norm with a positive scale keep the order of pixels. A channel with a negative scale is negated first.
     """
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
     mirrored = x * per_channel(sign, x)
@@ -120,7 +120,7 @@ def gated_sum(
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b c"]]:
     """Folds the norm into the branch's weight, so that the normalised branch is never written.
 
-    Its gradient is rounded once, before the sums and products that read it: then it is written in the maps' own type.
+    The sum's gradient is rounded once, before the sums and products that read it, so it is written in the maps' type.
     """
     value, factor, offset = y
     branch, *weights = _weights(logits, weigh_branch)
@@ -145,10 +145,10 @@ def _gated_sum_forward(
 def _gated_sum_backward(
     weigh_branch: bool, with_relu: bool, residuals: Residuals, gradients: tuple[Array, Array]
 ) -> tuple[Array, Affine, Arrays]:
-    """Let <m, d> be the sum over the pixels of a map m times d, the gradient of the sum of all maps.
+    """Let d be the gradient of the gated sum, and <m, d> the sum over the pixels of a map m times d.
 
     The softmax's gradient needs p_k <s_k, d> of each state. And <out, d> = g <y, d> + sum_k p_k <s_k, d>, also under
-    the ReLU: where it is 0, so is d. The ReLU's gradient reads `out` anyway, so its product spares reading one state.
+    the ReLU: where it is 0, so is d. The ReLU's gradient reads `out` anyway, so <out, d> spares reading one state.
     """
     logits, (value, factor, offset), states, out = residuals
     dout, dpooled = gradients
@@ -170,7 +170,7 @@ def _gated_sum_backward(
     dlogits = [((1 - branch) * branch * dbranch)[:, None], of_p - p * of_p.sum(1, keepdims=True)]
     dvalue = d * _per_pixel(branch if factor is None else branch * factor)
     return (
-        jnp.concatenate(dlogits, axis=1).astype(logits.dtype),  # of the branch: 0 if it is not weighed
+        jnp.concatenate(dlogits, axis=1).astype(logits.dtype),  # the branch's is 0 if it is not weighed
         (dvalue.astype(value.dtype), dfactor, doffset),
         tuple((d * _per_pixel(weight)).astype(state.dtype) for weight, state in zip(weights, states, strict=True)),
     )
