@@ -1,11 +1,11 @@
 """Images as data sets are distributed: class folders, and tar files, which are read without being unpacked.
 
-A listing knows where each image lies and nothing of its content: some sixty bytes an image, so a data set of any size
-can be shuffled in little memory. Then images are read one by one, from anywhere in an archive.
+A listing holds where each image lies, not its content. It takes some sixty bytes an image, so a data set of any size
+can be shuffled in little memory. Images are then read one by one, from anywhere in an archive.
 
 The names of the files tell the layout, and `walk.py` says which files count:
 
-    CLASS/anything/IMAGE     class folders, or a tar of them, which may lie in one folder more
+    CLASS/anything/IMAGE     class folders, or a tar of them, in which outer folders may enclose them all
     CLASS.tar in a tar       the official ILSVRC2012_img_train.tar
     ILSVRC2012_val_#.JPEG    without folders: the official validation images; TensorFlow Datasets has their labels
 """
@@ -31,7 +31,7 @@ BROKEN_TAR = (tarfile.TarError, ValueError, OverflowError, RecursionError, Memor
 _OFFICIAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _READABLE = "a file that can be read"
 
-# What a layout yields for each image: name, offset of the content in the archive, size in bytes.
+# An image: its name, the offset of its content in the archive, and its size in bytes.
 _Entry = tuple[str, int, int]
 
 
@@ -41,14 +41,14 @@ class Listing:
 
     Args:
       path: the folder or the tar file.
-      class_names: sorted; those that occur, or all 1000 where `official`.
+      class_names: sorted; those that occur, or all 1000 if `official`.
       official: the images are ImageNet's validation set without folders.
       labels: index into class_names.
       offsets: of the file's content in the archive, in bytes; 0 in folders.
       sizes: in bytes.
-      names: paths below `path`, one after the other; `name` cuts them out.
+      names: paths below `path`, concatenated; `name` cuts them out.
       name_ends: where each name ends.
-      left_out: the files that are no images of the data set.
+      left_out: the files that do not count as images.
       is_archive: `path` is a tar, not a folder.
     """
 
@@ -75,7 +75,7 @@ class Listing:
         """Reads an image file.
 
         Raises:
-          DataError: the file is gone, or has another size than when it was listed.
+          DataError: the file is gone, or its size has changed since it was listed.
         """
         name, offset, size = self.name(index), int(self.offsets[index]), int(self.sizes[index])
         # In a folder, an image with an offset is a member of a tar; its name begins with the tar's.
@@ -104,7 +104,7 @@ class Listing:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything in the listing except where it lies: equal for equal data sets."""
+        """SHA-256 of the whole listing except its path: equal for equal data sets."""
         digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogateescape") + self.names)
         for numbers in (self.labels, self.offsets, self.sizes, self.name_ends):
             digest.update(numbers.astype(f"<i{numbers.itemsize}").tobytes())
@@ -116,10 +116,10 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
 
     Args:
       path: a folder or an uncompressed tar, local or gs://.
-      found: called at each image.
+      found: called for each image.
 
     Raises:
-      DataError: there are none, the archive is broken, or an image lies in no class folder.
+      DataError: there are no images, the archive is broken, or an image is outside the class folders.
     """
     left_out = walk.LeftOut()
     is_archive = storage.is_file(path)
@@ -158,7 +158,7 @@ def find_images(path: str, found: Callable[[], None]) -> Listing:
 
 
 def _with_classes(listing: Listing, folders: list[str]) -> Listing:
-    """Turns labels that number the images' folders into labels that number the classes.
+    """Turns labels from numbers of folders into numbers of classes.
 
     Args:
       listing: of images whose labels are indexes into `folders`.
@@ -206,7 +206,7 @@ def _in_folder(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
 
 
 def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
-    """Yields every image of a tar, and of the tars within it, whose names are then the classes."""
+    """Yields every image of a tar, and of the tars inside it, whose names become the classes."""
     try:
         with storage.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as outer:
             for member in members(outer, path):
@@ -227,7 +227,7 @@ def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
 
 
 def broken_tar(path: str, error: BaseException) -> DataError:
-    """The error for a file that is no tar that can be read."""
+    """The error for a file that cannot be read as a tar."""
     return DataError(
         path,
         f"no tar, or a broken or compressed one ({error})",
@@ -237,7 +237,7 @@ def broken_tar(path: str, error: BaseException) -> DataError:
 
 
 def members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the regular files of a tar and keeps none; raises if the tar was cut off or goes in circles."""
+    """Yields the regular files of a tar without keeping them; raises if the tar is cut off or its headers loop."""
     before = -1
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # otherwise all of them stay in memory
@@ -254,7 +254,7 @@ def members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
 
 
 def _official_labels() -> list[str]:
-    """The classes (synsets) of the 50,000 validation images of ILSVRC2012, in their order."""
+    """The classes (synsets) of the 50,000 validation images of ILSVRC2012, in the images' order."""
     import tensorflow_datasets as tfds
 
     return tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()

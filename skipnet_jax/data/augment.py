@@ -80,5 +80,5 @@ def _has_policy(spec: DataSpec) -> bool:
 
 
 def _fold(key: Int64[Any, "2"], number: int) -> Int64[Any, "2"]:
-    # The result has the type of the number, so it is made int64.
+    # The result takes the number's type, so the number is int64.
     return tf.random.experimental.stateless_fold_in(key, tf.constant(number, tf.int64), alg="philox")

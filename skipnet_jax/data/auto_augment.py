@@ -3,7 +3,7 @@
 The operations are Pillow's (`pillow_ops`, `pillow_geometry`); the policies were found on CIFAR-10, ImageNet and SVHN.
 
 Considered instead: KerasCV, Keras and imgaug have no AutoAugment. The TensorFlow model garden has other operations and
-ranges. torchvision and timm have these policies, but for Pillow images, under Python's lock.
+ranges. torchvision and timm have these policies, but for Pillow images, under Python's GIL.
 
 Source: Cubuk et al., AutoAugment (CVPR 2019), appendix. As in Takeda (MIRU2020), shear has the bicubic filter,
 translate and rotate take nearest neighbours, and rotations go one way only.
@@ -67,14 +67,14 @@ def auto_augment(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], policy: str) 
 
 
 def draw(key: Int64[Any, "2"], policy: str) -> tuple[Int32[Any, "2"], Float32[Any, "2"]]:
-    """Draws a sub-policy, which of its two operations are applied, and their signs.
+    """Draws a sub-policy, and for each of its two operations whether it is applied and with which sign.
 
     Args:
       key: for this operation alone.
       policy: cifar10, imagenet or svhn.
 
     Returns:
-      The numbers of the two operations, 14 = none; and the values that they are called with.
+      The numbers of the two operations (14 = none), and their arguments.
     """
     if policy not in _POLICIES:
         raise UserError(
@@ -88,7 +88,7 @@ def draw(key: Int64[Any, "2"], policy: str) -> tuple[Int32[Any, "2"], Float32[An
     change = change * levels / _LEVELS
     operations = np.array([_NAMES.index(name) for name in names.flat], np.int32).reshape(names.shape)
 
-    # The first number chooses the sub-policy, the next two whether its operations are applied, the last two the signs.
+    # The first number chooses the sub-policy, the next two whether its operations apply, and the last two their signs.
     uniform = tf.random.stateless_uniform([5], key, alg="philox")
     chosen = tf.cast(uniform[0] * len(table), tf.int32)
     applied = uniform[1:3] < tf.gather(probabilities, chosen)

@@ -10,13 +10,13 @@ _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-s
 
 
 def imagenet() -> tuple[str, ...]:
-    """The 1000 classes of ImageNet, named and ordered as in TensorFlow Datasets: by their WordNet number, n01440764 on.
+    """The 1000 classes of ImageNet, named and ordered as in TensorFlow Datasets: by WordNet number, from n01440764.
 
-    That is the order of folders with these names too, in which torch's networks are trained. The list ships with
-    TensorFlow Datasets, which is not imported for it.
+    Folders with these names sort in the same order, the one that torch's networks are trained with. The list ships
+    with TensorFlow Datasets, which need not be imported.
     """
     package = importlib.util.find_spec("tensorflow_datasets")
-    assert package is not None and package.submodule_search_locations is not None  # the project needs it
+    assert package is not None and package.submodule_search_locations is not None  # the project requires it
     root = pathlib.Path(package.submodule_search_locations[0])
     return tuple((root / "datasets" / "imagenet2012" / "labels.txt").read_text().split())
 
@@ -25,12 +25,12 @@ def read(field: str, path: str, num_classes: int | None = None) -> tuple[str, ..
     """Reads the names of classes, one on a line, in the order of the logits.
 
     Args:
-      field: that says which file.
-      path: a text in UTF-8, with or without a byte order mark, or in UTF-16 with one; lines may end as on Windows.
-      num_classes: how many there have to be; None = any number.
+      field: gives the path.
+      path: a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one; lines may end as on Windows.
+      num_classes: how many names the file must have; None = any number.
 
     Raises:
-      UserError: the file cannot be read, or has not as many different names.
+      UserError: the file cannot be read, or does not hold that many different names.
     """
     try:
         content = pathlib.Path(path).read_bytes()
@@ -49,7 +49,7 @@ def require_names(field: str, place: str, names: Sequence[str], num_classes: int
     """Checks names of classes.
 
     Raises:
-      UserError: one is empty or stands twice, or they are too few or too many.
+      UserError: a name is empty or repeated, or there are too few or too many.
     """
     mend = "Correct the list: one name on a line, in the order of the logits."
     expected = f"{num_classes} different names"

@@ -3,7 +3,7 @@
 Considered instead:
 - `tf.image.stateless_sample_distorted_bounding_box`: draws the aspect uniformly, not log-uniformly, and has its own
   rule for rectangles that do not fit. The crops of the TensorFlow model garden and of Keras are not log-uniform either.
-- `tf.image.resize`: the same numbers as `scale` in one and a half times its time, since TensorFlow's
+- `tf.image.resize`: gives the same numbers as `scale`, but takes 1.5 times as long, since TensorFlow's
   `ScaleAndTranslate` is slow along rows of pixels with three channels. Sparse matrices of weights are slower still.
 
 Source: torchvision's RandomResizedCrop, Resize and CenterCrop, as in Takeda (MIRU2020).
@@ -27,7 +27,7 @@ def draw_crop(
 ) -> Int32[Any, "4"]:
     """Draws a rectangle: area uniform, aspect log-uniform over 3/4..4/3, place uniform.
 
-    Takes the first of ten rectangles that fits; if none does, the largest one in the middle with an allowed aspect.
+    Of ten rectangles, takes the first that fits; if none does, the largest centred one with an allowed aspect.
 
     Args:
       key: for this operation alone.
@@ -44,7 +44,7 @@ def draw_crop(
     areas = tf.reduce_prod(shape) * (min_area + (1 - min_area) * uniform[0])
     roots = tf.exp(0.5 * (narrow + (wide - narrow) * uniform[1]))  # of the aspects
     sides = tf.round(tf.sqrt(areas) * tf.stack([1 / roots, roots]))
-    # The last candidate always fits, and its place is fixed: just below 1/2 is the middle, rounded down.
+    # The last candidate always fits. Its place is fixed just below 1/2: the middle, rounded down.
     largest = tf.minimum(shape, tf.round(tf.reverse(shape, [0]) * [[1 / _ASPECTS[0]], [_ASPECTS[1]]]))
     sides = tf.concat([sides, largest], axis=1)
     places = tf.concat([uniform[2:], tf.fill([2, 1], 0.49999)], axis=1)
@@ -101,7 +101,7 @@ def scale(
 def scale_bicubic(
     image: UInt8[Any, "h w 3"], size: int, factors: Float32[Any, "2"], offsets: Float32[Any, "2"]
 ) -> UInt8[Any, "{size} {size} 3"]:
-    """Does what `scale` does with a cubic filter (a = -0.5, as Pillow's), in more time.
+    """Does what `scale` does with a cubic filter (a = -0.5, as in Pillow), but more slowly.
 
     Args:
       image, size, factors, offsets: as for `scale`.
@@ -128,7 +128,7 @@ def _block_weights(
       offset: of the first block in the resized image, in columns.
 
     Returns:
-      First column of each block; weights of its n columns' channels for the 16 columns' channels.
+      The first column that each block reads; weights of its n columns' channels for the 16 resized columns' channels.
     """
     support = tf.maximum(1 / factor, 1.0)  # half the filter's width, in columns of the image
     centers = (tf.range(blocks * _BLOCK, dtype=tf.float32) + offset + 0.5) / factor

@@ -1,8 +1,8 @@
 """From the bytes of an image file to the pixels that a viewer shows, in TensorFlow operations.
 
-The first bytes decide, not the name. TensorFlow decodes JPEG and PNG. What it cannot decode, or not as a viewer does -
-turned photos (EXIF), CMYK, WebP and so on - goes to Pillow, which costs Python's lock. A plain JPEG pays for the
-decision with a few microseconds.
+A file's first bytes tell its kind; its name does not. TensorFlow decodes JPEG and PNG. Files that it cannot decode
+as a viewer does - turned photos (EXIF), CMYK, WebP and so on - go to Pillow, under Python's GIL. For a plain JPEG the
+decision takes a few microseconds.
 """
 
 import functools
@@ -20,19 +20,20 @@ WHITE = (255, 255, 255)
 # TensorFlow's decoders refuse images with this many values.
 _DECODABLE = 2**29
 _JPEG_START, _JPEG_END, _PNG_START = b"\xff\xd8\xff", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
-# Places in a JPEG: the first marker, its length, and the second marker if the first one is JFIF's, of 16 bytes.
+# Offsets in a JPEG: of the first marker, its length, and the second marker if the first is JFIF's, of 16 bytes.
 _MARKER, _LENGTH, _NEXT_MARKER = 2, 4, 20
 _JFIF, _EXIF, _TABLES = b"\xff\xe0", b"\xff\xe1", b"\xff\xdb"
-# Zeros behind the start of a file, as far as the places above and below reach: TensorFlow refuses to look past the end,
-# with a message that holds the file's bytes and that Python then cannot read as text.
+# Zeros appended to the start of a file, enough for the offsets above and below: TensorFlow refuses to look past the
+# end, and its message quotes the file's bytes, which Python cannot read as text.
 _ZEROS = bytes(32)
-# How far to look, in bytes: for EXIF at the start; for the orientation then; and otherwise (EXIF has at most 64 KB).
+# How many bytes to search: for usual EXIF; for the orientation in it; for the orientation otherwise (EXIF has at most
+# 64 KB).
 _START, _NEAR, _FAR = 256, 4096, 1 << 17
-# How far the header of the frame may lie behind nothing but tables.
+# How many bytes to search for the frame's header if the first segment is a table.
 _FRAME = 1024
-# A frame of 20 bytes: 8 bits, height, width, four colours.
+# A frame header of 20 bytes: 8 bits, height, width, four colours.
 _FOUR_COLORS = r"(?s)\C*\x00\x14\x08\C\C\C\C\x04\C*"
-# The entry 0x0112 of a directory in either byte order: a byte, short or long of 2..8; or the same in XMP.
+# The orientation 2..8: entry 0x0112 of a directory in either byte order, a byte, short or long; or the same in XMP.
 _TURNED = (
     r"(?s)\C*(?:\x12\x01[\x01\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
     r"|\x01\x12\x00[\x01\x03\x04]\x00\x00\x00\x01(?:\x00|\x00\x00\x00)?[\x02-\x08]"
@@ -42,10 +43,10 @@ _TURNED = (
 _USUAL_EXIF = r"(?s)\C*Exif\x00\x00(?:II\*\x00\x08\x00|MM\x00\*\x00\x00\x00\x08)\C*"
 _PNG_TURNED = r"(?s)\C*(?:eXIf|Raw profile type|tiff:Orientation)\C*"
 _PNG_TRANSPARENT = r"(?s)\C*tRNS\C*"
-_PNG_KIND = 25  # the place of the kind of pixels
+_PNG_KIND = 25  # the offset of the colour type
 _PNG_WITH_ALPHA = (b"\x04", b"\x06")
 
-# What some files are that are taken for images by their names.
+# Files that are not images, whatever their names say: first bytes -> kind.
 _NO_IMAGES = {
     b"<!doctype": "an HTML page",
     b"<html": "an HTML page",
@@ -57,15 +58,15 @@ _NO_IMAGES = {
 def decode(encoded: Shaped[Any, ""], background: tuple[int, ...] = WHITE) -> UInt8[Any, "h w 3"]:
     """Decodes an image file.
 
-    JPEGs have Pillow's pixels to the last bit; TensorFlow's default transform is one level off on average, and not
-    faster. Of 16 bits the upper 8 are kept.
+    JPEGs have Pillow's pixels to the last bit; TensorFlow's default transform is one level off on average, and no
+    faster. Values of 16 bits keep their upper 8.
 
     Args:
       encoded: JPEG, PNG, WebP, GIF or another animation (the first image), BMP, TIFF, AVIF, or HEIC.
       background: red, green and blue (0..255) behind transparent pixels.
 
     Raises:
-      tf.errors.OpError: truncated, too large, or no image of these kinds; outside of a graph also ValueError.
+      tf.errors.OpError: the file is truncated, too large, or not of these kinds; outside a graph also ValueError.
     """
     plain = is_plain_jpeg(encoded)
     return tf.ensure_shape(
@@ -74,7 +75,7 @@ def decode(encoded: Shaped[Any, ""], background: tuple[int, ...] = WHITE) -> UIn
 
 
 def is_plain_jpeg(encoded: Shaped[Any, ""]) -> Bool[Any, ""]:
-    """Whether a file is a whole JPEG whose stored pixels are those that a viewer shows."""
+    """Whether a file is a complete JPEG whose stored pixels are the ones that a viewer shows."""
 
     def is_plain() -> tf.Tensor:
         # TensorFlow refuses a file without its last two bytes.
@@ -85,13 +86,13 @@ def is_plain_jpeg(encoded: Shaped[Any, ""]) -> Bool[Any, ""]:
 
 
 def portable(encoded: bytes) -> bytes:
-    """Returns a file that TensorFlow's own decoders show as a viewer shows the image.
+    """Returns a file that TensorFlow's own decoders turn into the pixels that a viewer shows.
 
     Args:
       encoded: an image that can be decoded.
 
     Returns:
-      The file itself if it is a plain JPEG or PNG. What is turned, CMYK or of another kind becomes a PNG.
+      The file itself if it is a plain JPEG or PNG. A turned or CMYK image, or one of another kind, becomes a PNG.
     """
     if _is_portable()(encoded):
         return encoded
@@ -113,7 +114,7 @@ def _is_portable() -> Callable[[bytes], Bool[Any, ""]]:
 def why_undecodable(encoded: bytes) -> str:
     """Says why an image file cannot be decoded; empty if it can.
 
-    Reads all data of a JPEG but computes only an eighth of its pixels a side, in about half of the time.
+    Reads all data of a JPEG but decodes it at an eighth of its height and width, in about half the time.
     """
     if not encoded:
         return "an empty file"
@@ -169,16 +170,16 @@ def _header(encoded: Any) -> tf.Tensor:
 
 def _by_pillow(encoded: Any, background: tuple[int, ...]) -> tf.Tensor:
     def read(content: bytes | np.ndarray) -> np.ndarray:
-        whole = content if isinstance(content, bytes) else content.item()  # outside of a graph it is an array
+        whole = content if isinstance(content, bytes) else content.item()  # outside a graph it is an array
         return pillow_images.decode(whole, background)
 
     return tf.ensure_shape(tf.numpy_function(read, [encoded], tf.uint8, stateful=False), [None, None, 3])
 
 
 def _is_turned_or_cmyk(encoded: Any) -> tf.Tensor:
-    """Whether a JPEG may note that the camera was turned, or be CMYK; Pillow then looks closely.
+    """Whether a JPEG may be turned (EXIF, XMP) or CMYK, and so has to go to Pillow.
 
-    TensorFlow takes all CMYK for inverted, as Adobe's is.
+    TensorFlow treats all CMYK as inverted, as Adobe writes it.
     """
 
     def turned_within(size: int) -> tf.Tensor:
@@ -188,7 +189,7 @@ def _is_turned_or_cmyk(encoded: Any) -> tf.Tensor:
         start = tf.strings.substr(encoded, 0, _START)
         usual = tf.logical_and(marker == _EXIF, tf.strings.regex_full_match(start, _USUAL_EXIF))
         turned = tf.cond(usual, lambda: turned_within(_NEAR), lambda: turned_within(_FAR))
-        # Takes longer, but where the frame's header lies is not known.
+        # Slower, but the frame's header may lie anywhere.
         return tf.logical_or(turned, tf.io.extract_jpeg_shape(encoded)[2] == 4)
 
     header = _header(encoded)

@@ -1,8 +1,8 @@
 """Splits whose images are still encoded, each in a file or in a record of a shard.
 
-TensorFlow ends the whole input at the first image that it cannot decode, and does not say which one that was. After
-such an error the input is opened again at the same place, in a careful mode: a bad image becomes a black one whose
-"status" says what is wrong, so it can be named or skipped. Being careful costs a millisecond per image.
+TensorFlow ends the whole input at the first image that it cannot decode, and does not say which image that was. After
+the error, this module reopens the input at the same place in a careful mode: a bad image becomes a black one whose
+"status" says what is wrong, so it can be named or skipped. The careful mode costs a millisecond per image.
 """
 
 import abc
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 # The status of an image: decoded; not decodable; absent, since its shard ends or is damaged before it.
 GOOD, UNDECODABLE, MISSING = 0, 1, 2
 
-# With on_corrupt=skip: a larger share of unreadable images, out of at least this many, is no accident.
+# With on_corrupt=skip: the largest share of unreadable images, out of at least this many, before the run stops.
 _TOLERATED_SHARE, _TOLERATED_OF = 0.01, 1000
 # Images in progress at once: more than there are cores, since some wait for a file.
 _PARALLEL = max(2 * (os.cpu_count() or 1), 16)
@@ -36,8 +36,8 @@ _PREFETCH = 2
 class EncodedSplit(DataSplit):
     """Images in files or shards.
 
-    A dataset of records has elements (epoch, index, record): the example's number in the split, and its bytes in a
-    shard or, for a file, the word "file".
+    A dataset of records has elements (epoch, index, record): `index` is the example's number in the split, and `record`
+    its bytes in a shard or, for a file, the word "file".
 
     Args:
       mend: what the user should do about damaged data, as a sentence.
@@ -49,7 +49,7 @@ class EncodedSplit(DataSplit):
 
     @abc.abstractmethod
     def train_records(self, request: BatchRequest) -> Any:
-        """This host's endless dataset of records in the order of training, from `request.start_step` on."""
+        """This host's endless dataset of records in training order, from `request.start_step` on."""
 
     @abc.abstractmethod
     def eval_records(self, start: int, stop: int) -> Any:
@@ -64,7 +64,7 @@ class EncodedSplit(DataSplit):
         """Names an example in a message."""
 
     def why(self, index: int) -> str:
-        """Says why an image cannot be decoded, in brackets; reads it once more."""
+        """Says why an image cannot be decoded, in brackets; reads the image once more."""
         import tensorflow as tf
 
         from skipnet_jax.data import decoding
@@ -136,13 +136,13 @@ class EncodedSplit(DataSplit):
     ) -> Any:
         """Applies `load` to each record, many at once and in order, and adds "index" and "status".
 
-        In the careful mode each record goes through a dataset of its own, in which errors can be ignored. That dataset
-        is then empty, and the replacement appended to it comes first.
+        In the careful mode each record goes through a dataset of its own, in which errors can be ignored. After an
+        error that dataset is empty, so the replacement appended to it comes first.
 
         Args:
           records: (epoch, index, record).
           load: (epoch, index, record) -> {"image", "label", ...}.
-          blank: what a bad image has beside a black image and label -1.
+          blank: further entries of a bad image, beside its black image and label -1.
           careful: mark bad images instead of ending the input.
         """
         import tensorflow as tf
@@ -191,13 +191,13 @@ def _in_batches(examples: Any, host_batch: int, *, careful: bool, drop_remainder
 
 
 def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> Iterator[Batch]:
-    """Yields batches, and goes on carefully after an error of TensorFlow's.
+    """Yields batches; after an error from TensorFlow, continues in the careful mode.
 
-    If the trouble was a bucket's and has passed, the same batches go on.
+    If a bucket caused the error and works again, the batches are the same as without it.
 
     Args:
-      open_batches: makes the dataset, given the number of batches to leave out and whether to be careful.
-      split: says what a message needs.
+      open_batches: makes the dataset, given the number of batches to skip and whether to be careful.
+      split: for the messages.
 
     Raises:
       DataError: the careful mode fails too.
@@ -222,11 +222,11 @@ def _survive(open_batches: Callable[[int, bool], Any], split: EncodedSplit) -> I
 
 
 def _name_or_skip(batches: Iterator[Batch], split: EncodedSplit, *, skip: bool) -> Iterator[Batch]:
-    """Yields batches without "index" and "status", once nothing bad is in them.
+    """Checks batches, and yields them without "index" and "status".
 
     Args:
       batches: of {"image", "label", "index", "status", ...}.
-      skip: count an image that cannot be decoded, and warn, instead of raising; it keeps its black image and label -1.
+      skip: instead of raising, count undecodable images and warn; they stay black, with label -1.
 
     Raises:
       DataError: a record is absent, a label is out of range, or an image (with `skip`: too many) cannot be decoded.

@@ -82,7 +82,7 @@ def open_listed(
       of: where the images lie.
       spec, split: as for `open_folder`.
       list_place: lists the images in one of the layout's places.
-      learnt: the classes of the training images, by their place.
+      learnt: returns the classes of the training images, given their place.
     """
     places, kept = of.places(spec), holdout.parse(spec.holdout)
     part = split not in places or (isinstance(kept, holdout.Amount) and split != "test")
@@ -103,7 +103,7 @@ def open_listed(
 
 
 def _list(spec: DataSpec, root: str, place: str) -> Files:
-    """Lists the images below one folder, with the classes that are its subfolders."""
+    """Lists the images below a folder whose subfolders are the classes."""
     directory = f"{root}/{place}" if place else root
     left_out = walk.LeftOut()
     names = sorted(name for name, _ in walk.images_below(directory, left_out))
@@ -119,7 +119,7 @@ def _list(spec: DataSpec, root: str, place: str) -> Files:
     if left_out.counts:
         _log.warning("%s: left out: %s", storage.show(directory), left_out)
     if deeper := sorted({"/".join(name.split("/")[:2]) for name in images if name.count("/") > 1}):
-        _log.warning("%s: images of folders within a class count as its own: %s", directory, storage.some(deeper))
+        _log.warning("%s: images in subfolders of a class count as that class's: %s", directory, storage.some(deeper))
     of_folder = {folder: walk.class_name(folder) for folder in {name.partition("/")[0] for name in images}}
     class_names = tuple(sorted({walk.class_name(folder) for folder in folders} | set(of_folder.values())))
     number = {name: k for k, name in enumerate(class_names)}
@@ -143,7 +143,7 @@ def _require_all(train: ListedSplit, root: str) -> None:
 def _with_classes_of(
     found: ListedSplit, spec: DataSpec, root: str, learnt: tuple[str, ...], places: tuple[str, str]
 ) -> ListedSplit:
-    """Numbers test images as the training images are, and names the classes that only one of them has.
+    """Gives test images the class numbers of the training images, and reports classes that only one side has.
 
     Args:
       spec: says whether classes may be absent.

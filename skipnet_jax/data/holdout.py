@@ -1,6 +1,6 @@
 """A part of the training data that is kept from training and chooses the best checkpoint (`data.holdout`).
 
-The part is the same in every run of a data set, whatever the seed, so that runs can be compared. It has the same share
+The part is the same in every run on a data set, whatever the seed, so that runs can be compared. It has the same share
 of every class.
 """
 
@@ -14,7 +14,8 @@ from skipnet_jax.errors import UserError
 
 NONE = "none"
 _EXPECTED = (
-    "a fraction as 0.1, a number of images as 5000, a split as validation, or none; as text in a config file: '0.1'"
+    "a fraction such as 0.1, a number of images such as 5000, a split such as validation, or none; "
+    "in a config file as text: '0.1'"
 )
 
 
@@ -35,15 +36,15 @@ class Amount:
         if not 0 < count < total:
             asked = self.images or self.share
             expected = f"some but not all of the {total} training images"
-            raise UserError("data.holdout", f"{asked}, which are {count} images", expected, "Change `data.holdout`.")
+            raise UserError("data.holdout", f"{asked} ({count} images)", expected, "Change `data.holdout`.")
         return count
 
 
 def parse(text: str) -> Amount | str | None:
-    """Reads `data.holdout`: an amount, the name of a split, or None for none; an empty text is no answer.
+    """Reads `data.holdout`: an amount, the name of a split, or None for "none"; an empty text stands for the default.
 
     Raises:
-      UserError: a number out of range.
+      UserError: the number is out of range.
     """
     if text == NONE:
         return None
@@ -62,7 +63,7 @@ def choose(labels: Int[np.ndarray, "n"], amount: Amount) -> Bool[np.ndarray, "n"
     """Chooses the examples to hold out: the same share of each class, as far as whole images allow.
 
     Args:
-      labels: of the training examples, in the order of the data set; equal data get equal choices.
+      labels: of the training examples, in the order of the data set; equal labels get equal choices.
     """
     count = amount.of(len(labels))
     classes, sizes = np.unique(labels, return_counts=True)
@@ -81,7 +82,7 @@ def choose(labels: Int[np.ndarray, "n"], amount: Amount) -> Bool[np.ndarray, "n"
 def tails(counts: tuple[int, ...], amount: Amount) -> tuple[int, ...]:
     """How many records at the end of each shard are held out: the same share of each.
 
-    Shards can only be read from their beginning on, and hold their records in random order.
+    Shards can only be read from the beginning, and hold their records in random order.
     """
     total = sum(counts)
     count = amount.of(total)
@@ -89,5 +90,5 @@ def tails(counts: tuple[int, ...], amount: Amount) -> tuple[int, ...]:
     return tuple(int(number) for number in np.diff(ends))
 
 
-# Any number would do, but it has to stay.
+# Any number would do, but it must not change.
 _KEY = int.from_bytes(hashlib.sha256(b"skipnet_jax hold-out").digest()[:8], "big")

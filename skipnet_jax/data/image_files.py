@@ -16,7 +16,7 @@ CROPS = (CENTER, WHOLE)
 
 
 def crop_of(name: str) -> str:
-    """Which of `CROPS` evaluation uses, as far as the name of a data set (as in `specs.DataSpec`) tells.
+    """Which of `CROPS` evaluation uses, judging only by the name of a data set (as in `specs.DataSpec`).
 
     The data sets with statistics of their own have small images, which are shown whole.
     """
@@ -45,7 +45,7 @@ def read(
       The image's centred square, 0..255.
 
     Raises:
-      DataError: there is no such file, or it is no image.
+      DataError: there is no such file, or it is not an image.
     """
     import tensorflow as tf
 

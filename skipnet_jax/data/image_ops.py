@@ -7,7 +7,8 @@ Considered instead:
 - `tf.image.stateless_random_brightness` and its siblings: they add instead of multiplying, and use neither luma nor a
   common mean.
 - Layers of KerasCV and Keras: they take batches of floats, decoded whole.
-- imgaug, Pillow and torchvision through `tf.numpy_function`: Python's lock admits one image at a time.
+- imgaug, Pillow and torchvision through `tf.numpy_function`: Python's GIL admits one image at a time.
+
 `crops` has the rectangles and the resizing of the ImageNet recipes.
 
 Source: torchvision's ColorJitter, as in Takeda (MIRU2020), for the jitter; Krizhevsky et al., ImageNet Classification
@@ -113,7 +114,9 @@ def random_resized_crop(
     min_area: float,
     background: tuple[int, ...] = decoding.WHITE,
 ) -> UInt8[Any, "{size} {size} 3"]:
-    """Cuts a random rectangle out of an encoded image and resizes it to a square; decodes only a JPEG's needed rows.
+    """Cuts a random rectangle out of an encoded image and resizes it to a square.
+
+    Decodes only the rectangle's rows of a JPEG.
 
     Args:
       encoded, background: as for `decoding.decode`.
@@ -163,7 +166,7 @@ def eval_crop(
 
     Args:
       size: side of the result, in pixels.
-      share: 0 = 0.875, or all of it from 384 pixels on. Another share is rounded down to pixels, as timm does.
+      share: 0 = 0.875, or all of it from 384 pixels on. Another share is rounded down to whole pixels, as in timm.
       interpolation: bilinear or bicubic.
     """
     published = size if size >= _EVAL_WHOLE_FROM else round(size / _EVAL_SHARE)
@@ -181,7 +184,7 @@ def color_jitter(image: UInt8[Any, "h w 3"], key: Int64[Any, "2"], strength: flo
     """Changes brightness, contrast and saturation by random factors, in random order.
 
     As in Pillow, the image moves away from black, from the grey of its mean luma, and from the grey image. Unlike in
-    Pillow, values are only clipped in between, and truncated once, at the end.
+    Pillow, values are clipped after each step but truncated only once, at the end.
 
     Args:
       image: of any size.
@@ -233,7 +236,7 @@ def _contrast(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32
 
 
 def _saturate(pixels: Float32[Any, "h w3"], factor: Float32[Any, ""]) -> Float32[Any, "h w3"]:
-    # One matrix product: the pixel times the factor, plus its luma times the rest in each channel.
+    # One matrix product: the pixel times the factor, plus its luma times (1 - factor) in each channel.
     luma = tf.constant([[weight] * 3 for weight in _LUMA])
     mixed = tf.matmul(tf.reshape(pixels, [-1, 3]), factor * tf.eye(3) + (1 - factor) * luma)
     return tf.clip_by_value(tf.reshape(mixed, tf.shape(pixels)), 0, 255)

@@ -86,7 +86,7 @@ class InMemory(DataSplit):
 
 
 def _augmenter(images: Any, spec: DataSpec, request: BatchRequest) -> Callable[..., dict[str, Any]]:
-    """Returns the function from (epoch, indexes, offsets, mirrored) to {"image"} and, if it is on, {"lighting"}."""
+    """Returns the function (epoch, indexes, offsets, mirrored) -> {"image"} and, if lighting is on, {"lighting"}."""
     import tensorflow as tf
 
     from skipnet_jax.data import augment, image_ops, keys

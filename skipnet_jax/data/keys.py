@@ -1,7 +1,6 @@
 """Random numbers of the input: pure functions of (seed, epoch, index), from TensorFlow's stateless generators.
 
-The generator is named everywhere ("philox"), since "auto_select" would choose another one where TensorFlow sees another
-device.
+Every call names the generator "philox", since "auto_select" would choose another one on another device.
 """
 
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 from jaxtyping import Int64
 
-# First part of the key of each kind of draw: the order of the examples; the crops and mirrors of a whole epoch of
-# images in memory; and all draws for a single example.
+# The part of a key that tells the kinds of draw apart: the order of the examples; the crops and mirrors of a whole
+# epoch of images in memory; and all draws for a single example.
 ORDER, EPOCH, EXAMPLE = 0, 1, 2
 
 

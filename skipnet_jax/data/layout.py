@@ -32,9 +32,9 @@ class Layout:
     whole: bool = False
 
     def places(self, spec: DataSpec) -> dict[str, str]:
-        """Where the images of "train", "holdout" and "test" lie, as far as there are such; "" is the root itself.
+        """The folders of the "train", "holdout" and "test" images, where there are any; "" is the root itself.
 
-        A number in `data.holdout` is a part of "train", and no place.
+        A number in `data.holdout` takes a part of "train" and has no folder.
 
         Raises:
           UserError: `data.holdout` names no folder.
@@ -53,13 +53,13 @@ class Layout:
 
 
 def find(spec: DataSpec) -> Layout:
-    """Finds the folders of the splits. They may lie in the only folder of `data.dir`.
+    """Finds the folders of the splits. They may lie inside the only folder of `data.dir`.
 
     Raises:
-      DataError: there is no such folder, or two of them may be meant.
+      DataError: there are no folders, or two of them match one split.
     """
     root = spec.dir.rstrip("/") or "/"
-    for _ in range(3):  # a few wrappings, as archives have them
+    for _ in range(3):  # archives may wrap the folders in one or two more
         present = walk.subfolders(root)
         found = [[name for name in present if name.lower() in names] for names in (TRAIN, VALIDATION, TEST)]
         for names in found:
@@ -81,12 +81,12 @@ def require(spec: DataSpec) -> None:
     """Checks the names of the folders, without looking for images.
 
     Raises:
-      DataError: there are none to train or to test with.
+      DataError: there are no folders, two of them match one split, or none holds test images.
     """
     layout = find(spec)
     places = layout.places(spec)
     if "test" not in places and not isinstance(holdout.parse(spec.holdout), holdout.Amount):
         there = walk.subfolders(layout.root)
         got = f"{len(there)} folders, {storage.some(there)}," if layout.whole else f"{layout.train}/ alone"
-        mend = "Move the images, or keep a tenth of them for testing by `data.holdout`=0.1."
+        mend = "Move the images, or keep a tenth of them for testing with `data.holdout`=0.1."
         raise DataError(layout.root, f"{got} and no folder for the test images", EXPECTED, mend)

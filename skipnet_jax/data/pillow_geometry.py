@@ -1,6 +1,6 @@
 """Pillow's affine operations on one image as TensorFlow functions: shear, translate, rotate.
 
-They sample as Pillow does. A point outside the image is grey. Inside, the filter sees the border's pixels continued.
+They sample as Pillow does. A point outside the image is grey. Inside, the filter repeats the border's pixels.
 The cubic filter has a = -1 (not the -0.5 of Pillow's resizing), and results are truncated. Nearest neighbours give
 Pillow's pixels to the last bit; with the other filters a few are one level off, where the true value is a whole number.
 
@@ -62,7 +62,7 @@ def translate_y(
 def rotate(
     image: UInt8[Any, "h w 3"], degrees: float | Float[Any, ""], interpolation: Interpolation
 ) -> UInt8[Any, "h w 3"]:
-    """Turns the image about its centre, counter-clockwise. Sides up to 16,000 pixels."""
+    """Turns the image about its centre, counter-clockwise. Its sides may have up to 16,000 pixels."""
     rows, columns = tf.shape(image)[0], tf.shape(image)[1]
     height, width = tf.cast(rows, tf.float64), tf.cast(columns, tf.float64)
     radians = tf.cast(degrees, tf.float64) * (math.pi / 180)
@@ -88,7 +88,7 @@ def _fixed(value: Float64[Any, ""]) -> Int32[Any, ""]:
 
 
 def _with_fill(image: UInt8[Any, "h w 3"]) -> UInt8[Any, "n 3"]:
-    """All pixels in a row, followed by a grey one, from which points outside are gathered."""
+    """All pixels in a row, followed by a grey one for points outside the image."""
     return tf.concat([tf.reshape(image, [-1, 3]), tf.fill([1, 3], tf.constant(_FILL, tf.uint8))], axis=0)
 
 
@@ -99,7 +99,7 @@ def _sample(
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     inside = (x >= 0) & (x < tf.cast(width, tf.float64)) & (y >= 0) & (y < tf.cast(height, tf.float64))
     first_column, first_row = tf.floor(x - 0.5), tf.floor(y - 0.5)
-    # The way from the first pixel to the point, repeated for the channels once rather than in each product.
+    # The distance from the first pixel to the point, repeated for the channels once rather than in each product.
     right, down = (
         tf.repeat(tf.cast(fraction, tf.float32)[..., None], 3, axis=2)
         for fraction in (x - 0.5 - first_column, y - 0.5 - first_row)
@@ -125,7 +125,7 @@ def _shift(
 
     Args:
       image: of h rows and w columns.
-      distances: how much further on each row or column reads, in pixels [h or w].
+      distances: how many pixels further on each row or column is read [h or w].
       axis: along which pixels move.
       interpolation: the filter.
     """
@@ -150,18 +150,18 @@ def _shift(
         taps = [read[:, step : step + length] if axis == 1 else read[step : step + length] for step in steps]
         moved = _truncate(_interpolate(taps, fraction))
 
-    # A pixel is seen if its moved centre is inside: from one whole number up to another.
+    # A pixel is seen if its moved centre is inside the image: the seen places form one range.
     first = tf.cast(tf.math.ceil(-across - 0.5), tf.int32)
     end = tf.cast(tf.math.ceil(tf.cast(length, tf.float64) - 0.5 - across), tf.int32)
     place = tf.repeat(tf.reshape(tf.range(length), [1, -1, 1] if axis == 1 else [-1, 1, 1]), 3, axis=2)
     seen = tf.cast((place >= first) & (place < end), tf.uint8)
-    return (moved - _FILL) * seen + _FILL  # modulo 256, so that nothing is lost
+    return (moved - _FILL) * seen + _FILL  # uint8 wraps at 256, so nothing is lost
 
 
 def _interpolate(taps: list[Any], fraction: Float32[Any, "..."]) -> Float32[Any, "h w 3"]:
-    """Interpolates linearly between two values, or cubically (a = -1) over four, `fraction` of the way past the middle.
+    """Interpolates linearly between two values, or cubically (a = -1) between the middle two of four.
 
-    In this form, unlike with weights, equal values give exactly that value; a little less would be truncated.
+    In this form, unlike in a weighted sum, equal values give exactly that value; anything less would be truncated.
     """
     if len(taps) == 2:
         return taps[0] + fraction * (taps[1] - taps[0])

@@ -1,4 +1,4 @@
-"""Image files that TensorFlow does not decode as a viewer shows them, by Pillow."""
+"""Decodes with Pillow the image files that TensorFlow does not decode as a viewer shows them."""
 
 import functools
 import io
@@ -15,7 +15,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL = 1 << 20  # bytes that may follow the end mark, such as the second picture of a camera
 _FILLING = b"\x5a\xa5" * 64  # any bytes that continue a JPEG's data
-# Kinds of file in the ISO container that begin a HEIC image; AVIF, in the same container, needs no extra.
+# The brands of the ISO container that mark a HEIC image; AVIF, in the same container, needs no extra.
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -62,7 +62,7 @@ def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
     try:
         if not encoded.startswith(_JPEG_START) or _JPEG_END in encoded[-_TAIL:]:
             return read(encoded)
-        # Nothing but the end mark may be missing: then more data before it change no pixel.
+        # If only the end mark is missing, more data before it change no pixel.
         pixels = read(encoded + _JPEG_END)
         if np.array_equal(pixels, read(encoded + _FILLING + _JPEG_END)):
             return pixels
@@ -90,7 +90,7 @@ def _to_rgb(image: Any, background: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3
 
 
 def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Brightness 0..255 of whole numbers of 16 bits, or of fractions 0..1."""
+    """Brightness 0..255 from whole numbers of 8 or 16 bits, or from floats 0..1 or 0..255."""
     if grey.dtype == np.uint16:
         return (grey >> 8).astype(np.uint8)
     highest = grey.max(initial=0)
@@ -112,14 +112,14 @@ def _heif() -> tuple[str, ...]:
 
 @functools.cache
 def _load_plugins() -> None:
-    """Loads all of Pillow's own readers; it loads only some by itself if it is told which formats to expect."""
+    """Loads all of Pillow's own readers; given a list of formats, Pillow would load only some of them."""
     from PIL import Image
 
     Image.init()
 
 
 def _quieten() -> None:
-    """Lets images of up to 178 million pixels pass in silence; larger ones are refused."""
+    """Silences Pillow's warning about large images; Pillow still refuses those above 178 million pixels."""
     from PIL import Image
 
     if not any(rule[2] is Image.DecompressionBombWarning and rule[0] == "ignore" for rule in warnings.filters):

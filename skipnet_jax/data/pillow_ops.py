@@ -4,12 +4,12 @@ They give Pillow's pixels to the last bit, since they round and truncate where P
 other half.
 
 Considered instead:
-- Pillow itself through `tf.numpy_function`: Python's lock admits one image at a time, whatever the number of cores.
+- Pillow itself through `tf.numpy_function`: Python's GIL admits one image at a time, whatever the number of cores.
 - `tf.image`: its contrast has a mean per channel, its saturation works in HSV, it does not truncate, and it lacks
   equalize.
 - Layers of KerasCV and Keras: float images in batches, other meanings of contrast and sharpness.
 - The TensorFlow model garden: heavy, and its contrast and sharpness only come close to Pillow's.
-- imgaug: NumPy, so Python's lock again, and no longer maintained.
+- imgaug: NumPy, so the GIL again, and no longer maintained.
 
 The code follows TensorFlow's costs for 500x375 pixels on one CPU core: `tf.where` over a whole image takes 2 ms, where
 arithmetic with a mask takes 0.5; `gather` by value takes 6, where `gather_nd` takes 2.3; and a broadcast over the three
@@ -120,7 +120,7 @@ def _luma(pixels: Float32[Any, "h w 3"]) -> Float32[Any, "h w 3"]:
 def _blend(
     degenerate: Float32[Any, "*shape"], pixels: Float32[Any, "h w 3"], factor: float | Float[Any, ""]
 ) -> UInt8[Any, "h w 3"]:
-    """Blends: factor 0 is the degenerate image, 1 the image itself; other values are clipped and truncated."""
+    """Blends: factor 0 is the degenerate image, 1 the image itself; the result is clipped and truncated."""
     blended = degenerate + tf.cast(factor, tf.float32) * (pixels - degenerate)
     return tf.cast(tf.clip_by_value(blended, 0, 255), tf.uint8)
 

@@ -1,8 +1,8 @@
 """Batches for training and evaluation.
 
 The training input is a pure function of (seed, step). A run that resumes at step s asks for the batches from s on, and
-gets the very batches that it would have seen, without decoding any earlier image. So a checkpoint holds nothing of the
-input.
+gets the very batches that it would have seen, without decoding any earlier image. So a checkpoint holds no state of
+the input.
 """
 
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Makes endless shuffled and augmented batches.
 
-    An epoch is floor(examples / batch_size) steps, and no example comes twice in it; which ones are left over differs
-    from epoch to epoch. Images in memory and in files follow a permutation keyed by (seed, epoch), shards follow
-    `streams.py`. The augmentation of an example is keyed by (seed, epoch, index). Each host gets a contiguous slice of
-    every global batch, so the global batch does not depend on the number of hosts.
+    An epoch is floor(examples / batch_size) steps, and no example comes twice in it; each epoch leaves out different
+    examples. Images in memory and in files follow a permutation keyed by (seed, epoch), shards follow `streams.py`. The
+    augmentation of an example is keyed by (seed, epoch, index). Each host gets a contiguous slice of every global
+    batch, so the global batch does not depend on the number of hosts.
 
     Args:
       spec: says which augmentation, and what happens to an image that cannot be decoded.
@@ -61,11 +61,11 @@ def train_batches(
 def eval_batches(
     split: DataSplit, spec: DataSpec, *, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """Makes batches with every example once, the last ones padded.
+    """Makes batches that hold every example once; the last ones are padded.
 
-    Padding has black images, label 0 (where an image may have several labels: -1) and mask False. An image without any
-    right label is masked too. All hosts get the same number of batches. Of images in memory, a host gets a contiguous
-    slice of each global batch; of files and shards, a contiguous range of all examples.
+    Padding has black images, label 0 (-1 where an image may have several labels) and mask False. An image without any
+    right label is masked too. All hosts get the same number of batches. If the images are in memory, a host
+    gets a contiguous slice of each global batch; otherwise, a contiguous range of all examples.
 
     Args:
       batch_size: examples per batch, over all hosts.

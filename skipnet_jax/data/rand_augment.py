@@ -5,7 +5,7 @@ strength (0..10) varies a little from operation to operation, and each operation
 
 Considered instead: the RandAugment of KerasCV and Keras (other operations and ranges, one filter, a fixed strength), of
 the TensorFlow model garden (some strengths in an older sense, no skipping, nearest neighbours), of torchvision and timm
-(Pillow images under Python's lock), and of imgaug (the same lock).
+(Pillow images under Python's GIL), and of imgaug (the GIL again).
 
 Source: Cubuk et al., RandAugment (NeurIPS 2020), with strengths that vary as in the ConvNeXt recipe; Takeda (MIRU2020).
 """

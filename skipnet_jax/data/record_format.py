@@ -1,8 +1,8 @@
 """The keys of a record's image and label: found in the first records, or named by the user.
 
 Every writer of shards has keys of its own: tf-slim `image/encoded` and `image/class/label`, TensorFlow Datasets `image`
-and `label`, the tutorials `image_raw` with `height` and `width`. The content of a value tells an image, the name of a
-key tells a label.
+and `label`, the tutorials `image_raw` with `height` and `width`. The content of a value identifies an image, and the
+name of a key a label.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from skipnet_jax.errors import DataError, UserError
 # Kinds of labels: a whole number, a whole number stored as a float or as text, or the name of the class.
 NUMBER, FLOAT, DIGITS, TEXT = "number", "float", "digits", "text"
 KINDS = (NUMBER, FLOAT, DIGITS, TEXT)
-# Records at the beginning of the first shard that tell the format.
+# How many records of the first shard to look at.
 LOOKED_AT = 8
 
-# The last words of the keys of a label, of an image's sides and of its file's name; the first that occurs counts.
+# The last words of a label's key, and of the keys of an image's sides and file name; the first that occurs counts.
 _LABELS = (
     "class label", "label", "labels", "class id", "class index", "class idx", "class", "label id", "label index", "lbl",
     "cls", "target", "category id", "category", "y",
@@ -51,7 +51,7 @@ class RecordFormat:
     width: str = ""
 
     def fields(self, serialized: Any) -> dict[str, Any]:
-        """Takes a record (string scalar) apart, as a TensorFlow operation: key -> value.
+        """Parses a record (string scalar) into key -> value, as a TensorFlow operation.
 
         Raises:
           tf.errors.InvalidArgumentError: the record lacks a key; raised when it is read.
@@ -74,14 +74,14 @@ class RecordFormat:
         if not self.height:
             return fields[self.image]
         shape = tf.stack([fields[self.height], fields[self.width], -1])
-        # Hardly slower than the pixels themselves, and the rest of the input need not know.
+        # Hardly slower than passing the pixels on, and the rest of the input sees only files.
         return tf.io.encode_png(tf.reshape(tf.io.decode_raw(fields[self.image], tf.uint8), shape), compression=0)
 
     def parser(self, class_names: Sequence[str]) -> Callable[[Any], tuple[Any, Int64[Any, ""]]]:
         """Returns the function from a record to its image file and its label, in TensorFlow operations.
 
         Args:
-          class_names: numbers the labels in words; an unknown word becomes -1.
+          class_names: the labels that are words, in the order of their numbers; an unknown word becomes -1.
         """
         import tensorflow as tf
 
@@ -114,8 +114,8 @@ def find(records: Iterable[bytes], place: str, *, image_key: str = "", label_key
       image_key, label_key: keys that the user has named; empty = look for them.
 
     Raises:
-      DataError: they hold no image or no label, or there are several of them.
-      UserError: a named key is not there, or holds something else.
+      DataError: the records hold no image or no label, or several.
+      UserError: a named key is missing, or holds something else.
     """
     import tensorflow as tf
     from google.protobuf import message
@@ -170,14 +170,14 @@ def _find_image(
     if given:
         raise UserError("image_key", f"{given!r}, which holds no image in {place}", expected, "Change `image_key`.")
     if found := images or pixels:
-        mend = f"Choose one, as by `image_key`={found[0]}."
+        mend = f"Choose one, for example with `image_key`={found[0]}."
         raise DataError(place, f"images in {' and in '.join(found)}", "one image in each record", mend)
     raise DataError(place, listing, expected, "If one of them holds it, give `image_key`.")
 
 
 def _find_label(keys: list[str], seen: dict[str, Any], listing: str, place: str, given: str) -> str:
     if given and given not in keys:
-        expected = "one of them, with one value in each record, beside the image's"
+        expected = "one of them other than the image's, with one value in each record"
         raise UserError("label_key", f"{given!r}, but {place} has {listing}", expected, "Change `label_key`.")
     if given:
         return given
@@ -187,20 +187,20 @@ def _find_label(keys: list[str], seen: dict[str, Any], listing: str, place: str,
         if len(found) == 1:
             return found[0]
         if found:
-            mend = f"Choose one, as by `label_key`={found[0]}."
+            mend = f"Choose one, for example with `label_key`={found[0]}."
             raise DataError(place, f"labels in {' and in '.join(found)}", "one label in each record", mend)
     expected = "a label too, such as image/class/label or label, with one value in each record"
     raise DataError(place, listing, expected, "If another key holds the label, give `label_key`.")
 
 
 def _named(keys: list[str], names: tuple[str, ...], seen: dict[str, Any], kind: type) -> str:
-    """The first key whose last words are one of these, and whose values are of a type; empty if there is none."""
+    """The first key that ends in one of the names and has values of the kind; empty if there is none."""
     fitting = [key for key in keys if isinstance(seen[key][0][0], kind)]
     return next((key for name in names for key in fitting if _words(key).endswith(f" {name}")), "")
 
 
 def _words(key: str) -> str:
-    """The words of a key, lower case, each after a blank: " image class label"."""
+    """The words of a key, in lower case, each after a space: " image class label"."""
     return " " + " ".join(re.findall(r"[a-z0-9]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", key).lower()))
 
 

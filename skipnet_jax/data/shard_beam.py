@@ -1,8 +1,8 @@
-"""Makes shards as a pipeline of Apache Beam: in several processes, or on the machines of Dataflow, Flink or Spark.
+"""Makes shards in an Apache Beam pipeline: in several processes, or on the machines of Dataflow, Flink or Spark.
 
 The program that starts the pipeline lists the images (some 70 bytes of memory each) and writes a list of the images of
 each shard into the folder `parts`. A worker takes one such list at a time, so its memory does not grow with the data
-set. It makes the shard by `shard_writer`, so the bytes are the same. A shard appears whole or not at all, and is the
+set. It makes the shard with `shard_writer`, so the bytes are the same. A shard appears whole or not at all, and is the
 same if it is made twice. So Beam may repeat the work of a worker that has died, or that seems to have.
 """
 
@@ -32,7 +32,7 @@ def make(out: str, plan: ShardPlan, *, flags: Sequence[str], advance: Callable[[
     """Writes the missing shards, and the index, as `shard_writer.make` does.
 
     Args:
-      out: folder for the data set, local or gs://, which all workers see.
+      out: folder for the data set, local or gs://, that all workers can see.
       flags: Beam's own, such as --runner=DirectRunner.
       advance: called with the number of images that the pipeline has read.
 
@@ -82,7 +82,7 @@ def _run(pipeline: Any, out: str) -> Any:
     try:
         result = pipeline.run()
         result.wait_until_finish()
-    except RuntimeError as error:  # by which Beam says that it has given up
+    except RuntimeError as error:  # Beam has given up
         lines = [line for line in str(error).splitlines() if line.strip()]
         got, mend = f"a pipeline that has failed ({lines[-1] if lines else error!r})", "Run the same command again."
         raise DataError(out, got, "all shards", mend) from error
@@ -97,7 +97,7 @@ def _make(out: str, name: str) -> int:
     images, refused = Metrics.counter("shards", "images"), Metrics.counter("shards", "refused")
     try:
         note = shard_writer.make_shard(_read_list(out, name), threading.Event(), images.inc, lambda line: refused.inc())
-    except DataError as error:  # Beam would try again and again
+    except DataError as error:  # if raised, Beam would try again and again
         told = [error.field, error.got, error.expected, error.mend]
         (epath.Path(out) / _REFUSED.format(name)).write_text(json.dumps(told))
         return 0

@@ -14,7 +14,7 @@ from skipnet_jax.data.record_format import DIGITS, TEXT, RecordFormat
 from skipnet_jax.data.tfrecords import Index, Shard
 from skipnet_jax.errors import DataError, UserError
 
-# Labels with more different numbers are no classes, but identities or sizes.
+# Labels with more different numbers than this are not classes, but identities or sizes.
 _MOST_CLASSES = 1_000_000
 # Problems named per shard: if all records are bad, more lines say no more.
 _NAMED_AT_MOST = 20
@@ -23,13 +23,13 @@ _NAMED_AT_MOST = 20
 def check(directory: str, *, threads: int, advance: Callable[[int], None]) -> tuple[Index, list[str]]:
     """Checks everything that the index says and that a reader needs.
 
-    These are sizes, checksums, the number of records, their own checksums (CRC-32C) and keys, the labels, and that
-    every image can be decoded.
+    It checks sizes, checksums, the number of records, the records' own checksums (CRC-32C) and keys, the labels, and
+    that every image can be decoded.
 
     Args:
       directory: of the data set, local or gs://.
       threads: shards read at a time. A shard in a bucket is copied to the local disk first.
-      advance: called with a number of records as they are done.
+      advance: called with the number of records just done.
 
     Returns:
       The index, and a line for each problem, with its file and record (from 0).
@@ -61,18 +61,18 @@ def describe(
     threads: int,
     advance: Callable[[int], None],
 ) -> Index:
-    """Writes the index of existing shards. It does not decode the images, which `check` does.
+    """Writes the index of existing shards, without decoding the images; `check` does that.
 
     Args:
       directory: of the shards, local or gs://.
       patterns: shell pattern of the shards' names, by split.
       name: of the data set, for people.
       label_offset: label of class 0 in the records; 1 in tf-slim's ImageNet.
-      class_names: in the order of their numbers; empty = the numbers themselves, as many as occur, or the labels
-        that are words, sorted.
+      class_names: in the order of their numbers; empty = the numbers themselves, up to the largest label, or, if the
+        labels are words, these words, sorted.
       image_key, label_key: of the records; empty = look for them.
       threads: shards read at a time.
-      advance: called with a number of records as they are done.
+      advance: called with the number of records just done.
 
     Returns:
       The index, as written.
@@ -105,7 +105,7 @@ def describe(
 def _named_by_words(
     found: RecordFormat, words: set[str], class_names: tuple[str, ...], label_offset: int, directory: str
 ) -> tuple[RecordFormat, tuple[str, ...]]:
-    """Takes labels in words for numbers, if all of them are, otherwise for the names of classes.
+    """Reads labels stored as text: as numbers if all of them are numbers, otherwise as names of classes.
 
     Returns:
       The format with the kind of the labels, and the names of the classes.

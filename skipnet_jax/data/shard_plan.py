@@ -28,7 +28,7 @@ class ShardPlan:
       listings: the images by split.
       num_shards: by split.
       seed: of the order.
-      on_corrupt: an image that cannot be decoded: `error` = stop and name it, `skip` = leave it out and report it.
+      on_corrupt: for an image that cannot be decoded: `error` = stop and name it, `skip` = leave it out and report it.
     """
 
     name: str
@@ -73,7 +73,7 @@ class ShardPlan:
         }
 
     def order(self, split: str) -> Int64[np.ndarray, "n"]:
-        """The images of a split in the order of its records, through all shards.
+        """The images of a split in the order of its records, across all shards.
 
         Sorts the raw output of a counter-based generator, which NumPy promises to keep.
         """

@@ -1,4 +1,4 @@
-"""Reads the records of a shard one by one, with any keys, any compression and any damage."""
+"""Reads the records of a shard one by one, whatever their keys, compression or damage."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import Any
 from skipnet_jax.data import storage
 from skipnet_jax.data.record_format import DIGITS, LOOKED_AT, RecordFormat
 
-# Bytes of a record beside its content: its length (8), and a checksum (4) of each of the two.
+# Bytes of a record beside its content: the length (8), and checksums (4 each) of the length and of the content.
 FRAME_BYTES = 16
 
 
@@ -35,7 +35,7 @@ def first(path: str) -> list[bytes]:
 
 
 def read(path: str, compression: str, of: RecordFormat) -> Iterator[Record | str]:
-    """Yields the records of a local shard, or a text in place of a bad record, which says what the record lacks."""
+    """Yields the records of a local shard; in place of a bad record, yields a text that says what is wrong with it."""
     import tensorflow as tf
 
     with storage.decompressed(path, compression) as plain:
@@ -61,7 +61,7 @@ def read(path: str, compression: str, of: RecordFormat) -> Iterator[Record | str
 
 
 def _is_example(serialized: bytes) -> bool:
-    """Whether a record can be taken apart. Some damage ends the process in TensorFlow's own parser."""
+    """Whether a record can be parsed. Some damage would end the process in TensorFlow's own parser."""
     import tensorflow as tf
     from google.protobuf import message
 
@@ -89,7 +89,7 @@ def _label(value: Any, of: RecordFormat) -> int | str:
 
 
 def _count_framed(path: str) -> tuple[int, str]:
-    """Counts the records before one that claims to be longer than the rest of the file, and describes that one.
+    """Counts the records up to one that claims to be longer than the rest of the file, and describes the damage.
 
     TensorFlow allocates memory for whatever length it reads, and an absurd one ends the process.
     """
@@ -100,6 +100,6 @@ def _count_framed(path: str) -> tuple[int, str]:
             length = int.from_bytes(file.read(8), "little")
             at += length + FRAME_BYTES
             if at > size:
-                return count, f"truncated record: {length:,} bytes, of which {max(size - at + length, 0):,} are there"
+                return count, f"truncated record: {length:,} bytes, but only {max(size - at + length, 0):,} are there"
             count += 1
     return count, ""

@@ -1,9 +1,9 @@
 """Makes shuffled shards from images: in parallel, in little memory, and resumable.
 
-The place of each image is a pure function of the seed and the listing. Each shard is written under another name, moved
-to its place when it is whole, and then noted in the folder `parts`. So a killed run leaves no broken shard, and the
-next run makes only the shards that are not noted yet. At the end come the files of TensorFlow Datasets and the index,
-and `parts` is removed.
+The place of each image is a pure function of the seed and the listing. Each shard is written under a temporary name,
+moved to its place when it is whole, and then noted in the folder `parts`. So a killed run leaves no broken shard, and
+the next run makes only the shards that are not noted yet. The last steps write the files of TensorFlow Datasets and the
+index, and remove `parts`.
 
 Each thread holds one image at a time.
 """
@@ -38,7 +38,7 @@ Note = dict[str, Any]  # about a finished shard: the fields of _NOTE
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that is needed to make a shard.
+    """Everything needed to make a shard.
 
     Args:
       out: folder of the data set.
@@ -62,7 +62,7 @@ def make(
     Args:
       out: folder for the data set, local or gs://: new, empty, or left by an interrupted run of the same plan.
       threads: shards written at a time.
-      advance: called with a number of images as they are done.
+      advance: called with the number of images just done.
       say: called with a line about each image that is left out.
 
     Returns:
@@ -101,7 +101,7 @@ def prepare(out: str, plan: ShardPlan) -> Index | None:
     """Makes a folder ready for the shards of a plan; returns the index if they are all there.
 
     Raises:
-      UserError: it holds something else.
+      UserError: the folder holds something else.
     """
     return tfrecords.read_index(out) if _is_finished(epath.Path(out), plan.describe()) else None
 
@@ -136,7 +136,7 @@ def finish(out: str, plan: ShardPlan, notes: Mapping[str, Sequence[Note]]) -> In
         )
         skipped[split] = [name for note in of_split for name in note["skipped"]]
         if not sum(shard.examples for shard in splits[split]):
-            raise DataError(plan.listings[split].path, "not one image that can be decoded", "some")
+            raise DataError(plan.listings[split].path, "no image that can be decoded", "at least one")
     index = Index(plan.name, plan.class_names, 0, splits)
     tfds_metadata.write(out, index)
     tfrecords.write_index(out, index, made_with={**plan.describe(), "skipped": skipped})
@@ -147,10 +147,10 @@ def finish(out: str, plan: ShardPlan, notes: Mapping[str, Sequence[Note]]) -> In
 def make_shard(
     task: ShardTask, stop: threading.Event, advance: Callable[[int], None], say: Callable[[str], None]
 ) -> Note:
-    """Makes a shard, unless an earlier run did, and returns its note. Made twice, it has the same bytes.
+    """Makes a shard, unless an earlier run did, and returns its note. A shard made twice has the same bytes.
 
     Args:
-      stop: tells to give up.
+      stop: if set, the thread gives up.
       advance, say: as for `make`.
 
     Raises:
@@ -168,7 +168,7 @@ def make_shard(
 
 
 def read_note(out: str, name: str) -> Note | None:
-    """Returns the note of a shard that is made and still whole."""
+    """Returns the note of a shard that is made and still whole, otherwise None."""
     import tensorflow as tf
 
     folder = epath.Path(out)
@@ -187,8 +187,8 @@ def _write(task: ShardTask, stop: threading.Event, advance: Callable[[int], None
     skipped: list[str] = []
     out, local = epath.Path(task.out), files.is_local(task.out)
     with tempfile.TemporaryDirectory() as scratch:
-        # The random name keeps the file apart from that of another process, started by mistake or in place of a worker
-        # that seems to be lost.
+        # The random name keeps two processes apart, if one was started by mistake or in place of a worker that seems to
+        # be lost.
         path = os.path.join(out / _PARTS if local else scratch, f"{task.name}.{uuid.uuid4().hex}")
         with tf.io.TFRecordWriter(path) as writer:
             for index in range(len(task.images)):
@@ -213,7 +213,7 @@ def _write(task: ShardTask, stop: threading.Event, advance: Callable[[int], None
 
 def _require_skip(task: ShardTask, image: str) -> None:
     if not task.skip:
-        mend = "Mend it, or leave such images out by `corrupt`=skip."
+        mend = "Mend it, or leave such images out with `corrupt`=skip."
         raise DataError(task.images.path, image, "an image that can be decoded", mend)
 
 
@@ -221,7 +221,7 @@ def _is_finished(out: epath.Path, made_with: Mapping[str, Any]) -> bool:
     """Whether the data set is done; if not, makes `out` ready for it.
 
     Raises:
-      UserError: it holds something else.
+      UserError: `out` holds something else.
     """
     storage.require_bucket(os.fspath(out))
     parts = out / _PARTS

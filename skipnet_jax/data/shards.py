@@ -1,4 +1,4 @@
-"""Splits in shards: TFRecord files, which can only be read from their beginning on."""
+"""Splits in shards: TFRecord files, which can only be read from the beginning."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from skipnet_jax.data.tfrecords import Shard
 from skipnet_jax.errors import DataError
 from skipnet_jax.specs import DataSpec
 
-_PARALLEL_SHARDS = 16  # threads read that many shards at once
+_PARALLEL_SHARDS = 16  # shards read at once, each by a thread
 _READ_BYTES = 1 << 20  # per read; in a bucket each read is a request
 
 
@@ -24,7 +24,7 @@ class Shards(EncodedSplit):
 
     Args:
       shards: in the order that numbers the examples.
-      parse: TensorFlow operations that take a record apart: serialized -> encoded image (string scalar), label (int32
+      parse: TensorFlow operations that parse a record: serialized -> encoded image (string scalar), label (int32
         scalar, or [label_width]).
     """
 
@@ -57,7 +57,7 @@ class Shards(EncodedSplit):
         return lambda index, record: self.parse(record)
 
     def missing_record(self, index: int) -> DataError:
-        """Reads the shard of the example once more, for TensorFlow's own words."""
+        """Reads the example's shard once more, for TensorFlow's own message."""
         import tensorflow as tf
 
         shard, _ = self._locate(index)
@@ -134,7 +134,7 @@ class Shards(EncodedSplit):
         return records.map(lambda index, record: (tf.zeros([], tf.int64), index, record))
 
     def _locate(self, index: int) -> tuple[Shard, int]:
-        """The shard of an example, and the number of its record in there."""
+        """The shard of an example, and the number of its record in that shard."""
         for shard in self.shards:
             if index < shard.examples:
                 return shard, index
@@ -159,8 +159,8 @@ class Shards(EncodedSplit):
 
         def read(piece: Any) -> Any:
             shard, first, count = tf.unstack(piece, 3)
-            # A map reads the first record beforehand. There a file that cannot be opened fails once; in a
-            # TFRecordDataset whose errors are ignored it would fail again and again, without end.
+            # A map reads the first record beforehand, so a file that cannot be opened fails once. In a TFRecordDataset
+            # whose errors are ignored, it would fail again and again, without end.
             path = tf.data.Dataset.from_tensors(shard).map(open_shard).ignore_errors(log_warning=False)
             records = path.flat_map(
                 lambda path, _: (

@@ -15,9 +15,9 @@ SIZES = {
 
 
 def count_images(spec: DataSpec) -> tuple[int, int]:
-    """Returns the number of training images, and of those that each epoch is judged by: hold-out or test images.
+    """Returns the number of training images, and the number of hold-out or test images that judge each epoch.
 
-    Only your own images, and parts of a data set that no list counts, are opened.
+    Opens only data sets that `SIZES` lacks, and parts of a data set that no list counts.
 
     Raises:
       UserError: an unknown data set, or one without training images.

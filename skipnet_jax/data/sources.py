@@ -26,7 +26,7 @@ def load(spec: DataSpec, split: str) -> DataSplit:
 
     Args:
       spec: which data set, where, and at which image size.
-      split: "train", "test" (ImageNet's validation images), or "holdout" if the spec holds images out.
+      split: "train", "test" (for ImageNet, its validation images), or "holdout" if the spec holds images out.
 
     Raises:
       UserError: an unknown data set, or one that does not go with the rest of the spec.
@@ -76,7 +76,7 @@ def _open(spec: DataSpec, split: str) -> DataSplit | None:
 
 
 def _divided(open_whole: Callable[[str], DataSplit], spec: DataSpec, split: str, *, has_test: bool) -> DataSplit | None:
-    """Opens a split of a data set that has only "train" and "test", once the hold-out is taken from "train"."""
+    """Opens a split of a data set that has only "train" and "test", and takes the hold-out from "train"."""
     kept = holdout.parse(spec.holdout)
     if isinstance(kept, str) and kept:
         expected = f"a fraction or a number of the training images, since {spec.name} has no other splits"
@@ -92,12 +92,12 @@ def _expanded(spec: DataSpec) -> DataSpec:
 
 
 def is_tfds(name: str) -> bool:
-    """Whether the name is that of a data set of TensorFlow Datasets, beside which its other data sets lie."""
+    """Whether the name is one of TensorFlow Datasets, whose data sets lie side by side in one folder."""
     return name not in (*tfds_names.OTHERS, tfds_names.FOLDER)
 
 
 def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
-    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only if it has to look into them.
+    """Checks within 5 seconds that `load` could get the data; imports TensorFlow only if it has to read them.
 
     Args:
       to_train: training images are needed too.
@@ -147,7 +147,7 @@ def _require_no_tfds_fields(spec: DataSpec) -> None:
 
 @contextmanager
 def _reported_as_data_error(spec: DataSpec) -> Iterator[None]:
-    """Turns the errors of a disk, or TensorFlow's errors of a bucket, into DataErrors."""
+    """Turns errors of the disk, and TensorFlow's errors about a bucket, into DataErrors."""
     expected = "a place that can be read"
     if files.is_local(spec.dir):
         try:
@@ -165,7 +165,7 @@ def _reported_as_data_error(spec: DataSpec) -> Iterator[None]:
 
 
 def _open_tfrecords(spec: DataSpec, split: str) -> Shards:
-    """Opens shards of the project's own format."""
+    """Opens shards in the project's own format."""
     index = tfrecords.read_index(spec.dir)
     if split not in index.splits:
         got = f"only a split {' and '.join(index.splits)}"
@@ -215,7 +215,7 @@ def _read_digits(spec: DataSpec, split: str) -> InMemory:
 
 
 def _keep_classes(split: DataSplit, classes: tuple[int, ...]) -> DataSplit:
-    """Leaves out the examples of all other classes, and renumbers these."""
+    """Keeps only the examples of these classes, and renumbers the classes."""
     mend = "Change `data.classes`."
     if not isinstance(split, InMemory | ListedSplit):
         expected = "none, since only data in memory or in files can be reduced to some classes"

@@ -1,7 +1,7 @@
-"""What the splits of all data sets have in common, and how a host asks them for batches.
+"""The interface of all splits, and how a host asks them for batches.
 
-A split is the training part or the test part of a data set. It comes in one of three forms: decoded and in memory
-(`in_memory.InMemory`), one file per image (`folders.Files`), or shards of records (`shards.Shards`).
+A split is the training, hold-out or test part of a data set. It comes in one of four forms: decoded and in memory
+(`in_memory.InMemory`), one file per image (`folders.Files`), tars (`tars.Tars`), or shards (`shards.Shards`).
 """
 
 import abc
@@ -28,7 +28,7 @@ class BatchRequest:
     Args:
       batch_size: examples per batch, over all hosts.
       seed: of the run; evaluation ignores it.
-      start_step: number of batches to leave out at the beginning.
+      start_step: number of batches to skip at the beginning.
       process_index: this host, 0..process_count - 1.
     """
 
@@ -54,11 +54,11 @@ class DataSplit(abc.ABC):
 
     Args:
       class_names: in the order of the labels.
-      place: which folder or split the images come from, for people; empty = that goes without saying.
-      statistics: what its pixels are normalised with.
+      place: which folder or split the images come from, for people; empty = obvious.
+      statistics: the mean and standard deviation that normalise its pixels.
       crop: which part of an image evaluation shows: CENTER, or WHOLE for small square ones.
       classes: the classes that a prediction may choose from; None = all.
-      held_out: these are training images that are kept from training.
+      held_out: the images are training images that are kept from training.
     """
 
     name: str
@@ -85,15 +85,15 @@ class DataSplit(abc.ABC):
 
     @abc.abstractmethod
     def train_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
-        """Makes endless batches; `pipeline.train_batches` says of what."""
+        """Makes endless batches; `pipeline.train_batches` describes them."""
 
     @abc.abstractmethod
     def eval_batches(self, spec: DataSpec, request: BatchRequest) -> Iterator[Batch]:
-        """Makes one pass of batches; `pipeline.eval_batches` says of what."""
+        """Makes one pass of batches; `pipeline.eval_batches` describes them."""
 
 
 def reading_options(threads: int) -> Any:
-    """The options of each input that tf.data makes.
+    """The options of every tf.data input.
 
     Args:
       threads: of the input's own pool.

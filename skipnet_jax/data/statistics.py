@@ -19,7 +19,7 @@ STATISTICS = {
 
 
 def of_data(name: str) -> Statistics:
-    """What a data set (a name as in `specs.DataSpec`) is normalised with: its own statistics, or else ImageNet's."""
+    """The statistics that normalise a data set (a name as in `specs.DataSpec`): its own, or else ImageNet's."""
     return STATISTICS.get(base_name(name), IMAGENET)
 
 
@@ -29,7 +29,7 @@ def base_name(name: str) -> str:
 
 
 def of_spec(spec: DataSpec) -> Statistics:
-    """What the spec says, or else `of_data`."""
+    """The spec's own statistics, or else `of_data`."""
     if not spec.mean:
         return of_data(spec.name)
     (red, green, blue), (red_std, green_std, blue_std) = spec.mean, spec.std

@@ -1,4 +1,4 @@
-"""What the data sets need of disks and buckets (gs://...) beyond epath: errors for people, local copies, checksums."""
+"""Helpers for disks and buckets (gs://...) beyond epath: errors for people, local copies, checksums."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def require_bucket(path: str) -> None:
     """Checks that a bucket can be used, where TensorFlow would retry for minutes or end with a stack trace.
 
     Args:
-      path: about to be read or written; of a local one nothing is checked.
+      path: about to be read or written; a local path is not checked.
 
     Raises:
       DataError: there is no such bucket, or no access to it.
@@ -107,7 +107,7 @@ def decompressed(path: str, compression: str) -> Iterator[str]:
             inflate = zlib.decompressobj(_ANY_COMPRESSION)
             while block := inflate.unconsumed_tail or file.read(_BLOCK):
                 plain.write(inflate.decompress(block, _BLOCK))
-                if inflate.eof and (rest := inflate.unused_data or file.read(1)):  # gzip files may be joined
+                if inflate.eof and (rest := inflate.unused_data or file.read(1)):  # gzip files may be concatenated
                     file.seek(-len(rest), os.SEEK_CUR)
                     inflate = zlib.decompressobj(_ANY_COMPRESSION)
             plain.write(inflate.flush())
@@ -129,7 +129,7 @@ def reason(error: BaseException) -> str:
 
 
 def show(name: str) -> str:
-    """A name for a message: in quotes and escaped if blanks at its ends, line breaks or odd bytes would not be seen."""
+    """A name for a message: quoted and escaped if it has spaces at its ends, line breaks or odd bytes."""
     return name if name and name.isprintable() and name == name.strip() else repr(name)
 
 
@@ -149,7 +149,7 @@ def expand(path: str, field: str = "data.dir") -> str:
 
     Args:
       path: as the user gave it.
-      field: where it stands, for a message.
+      field: holds the path, for a message.
 
     Raises:
       UserError: a variable is not set, or there is no such user.
@@ -161,5 +161,5 @@ def expand(path: str, field: str = "data.dir") -> str:
         raise UserError(field, repr(path), f"variables that are set, but {name} is not", f"Set {name}, or `{field}`.")
     if expanded.startswith("~") and not os.path.exists(expanded):
         user = expanded.partition("/")[0]
-        raise UserError(field, repr(path), f"a user of this machine after the ~, but {user} is none", f"Set `{field}`.")
+        raise UserError(field, repr(path), f"the name of a user after the ~, but there is no {user}", f"Set `{field}`.")
     return expanded

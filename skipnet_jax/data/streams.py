@@ -1,10 +1,10 @@
-"""The order of training over shards, which can only be read from their beginning on. Pure arithmetic.
+"""The order of training over shards, which can only be read from the beginning. Pure arithmetic.
 
-The shards of an epoch come in an order of their own and, laid end to end, number the epoch's examples. These are cut
-into S equal streams of consecutive examples, and every step takes the same share from each stream. Each host reads
-some of the streams. So a batch does not depend on the number of hosts, and all hosts have the same number of batches.
+Each epoch lays the shards end to end, in an order of its own, and so numbers its examples. They are cut into S equal
+streams of consecutive examples, and every step takes the same share from each stream. Each host reads some of the
+streams. So a batch does not depend on the number of hosts, and all hosts have the same number of batches.
 
-A stream is shuffled within windows, which tears neighbours in a shard apart. To resume in the middle of a stream, one
+A stream is shuffled within windows, which separates neighbours in a shard. To resume in the middle of a stream, one
 window has to be read again.
 """
 
@@ -22,7 +22,7 @@ MAX_STREAMS = 128
 # about 2 GB of ImageNet's JPEGs (110 kB each) over all hosts.
 _WINDOW_RECORDS = 8192
 
-# First part of the random numbers' key, so that shards and records are ordered independently.
+# Part of the random numbers' key, so that shards and records are ordered independently.
 _SHARDS, _RECORDS = 0, 1
 
 
@@ -32,7 +32,7 @@ def num_streams(batch_size: int) -> int:
 
 
 def require_streams(batch_size: int, process_count: int) -> None:
-    """Raises a UserError unless every host can read equally many streams."""
+    """Raises a UserError unless every host can read the same number of streams."""
     if num_streams(batch_size) % process_count == 0:
         return
     fitting = [size for size in range(1, 4 * MAX_STREAMS + 2 * batch_size) if num_streams(size) % process_count == 0]
@@ -87,7 +87,7 @@ class Streams:
         return max(_WINDOW_RECORDS // self.number, 1)
 
     def read(self, epoch: int, stream: int, start: int) -> tuple[Int64[np.ndarray, "k 3"], Int64[np.ndarray, "m"]]:
-        """Says what a stream reads from a position of an epoch on.
+        """Says what a stream reads in an epoch, from a position on.
 
         Args:
           epoch: from 0 on.
@@ -95,9 +95,9 @@ class Streams:
           start: records of the epoch that the stream has handed out already.
 
         Returns:
-          Segments (shard, first record, records) from the beginning of the window that holds the position; and for
-          each place in these windows, which of the window's records comes there. The first start % window places have
-          been handed out.
+          Segments (shard, first record, number of records) from the beginning of the window that holds the position;
+          and for each place in these windows, which record of the window comes there. The first start % window places
+          are already handed out.
         """
         # Sorts raw random numbers: NumPy guarantees those for all versions, but not its permutations.
         seed = self.request.seed
@@ -111,7 +111,7 @@ class Streams:
 
 
 def segments(counts: tuple[int, ...], order: Int64[np.ndarray, "n"], start: int, stop: int) -> Int64[np.ndarray, "k 3"]:
-    """Finds the pieces of shards at the positions start..stop - 1, once the shards are laid end to end.
+    """Finds the pieces of shards at the positions start..stop - 1 of the shards laid end to end.
 
     Args:
       counts: records of each shard.
@@ -120,7 +120,7 @@ def segments(counts: tuple[int, ...], order: Int64[np.ndarray, "n"], start: int,
       stop: position after the last.
 
     Returns:
-      (shard, first record, records) of each piece.
+      (shard, first record, number of records) of each piece.
     """
     ends = np.cumsum(np.asarray(counts, np.int64)[order])
     begins = np.concatenate([[0], ends[:-1]])

@@ -106,7 +106,7 @@ def find(spec: DataSpec) -> Found:
         there = f"tars in {storage.some(sorted(tars))}" if tars else "no tars"
         raise DataError(root, there, _EXPECTED, "Change `data.dir`, or move the tars.")
     if "test" not in of.places(spec) and not isinstance(holdout.parse(spec.holdout), holdout.Amount):
-        mend = "Keep a tenth of them for testing by `data.holdout`=0.1."
+        mend = "Keep a tenth of them for testing with `data.holdout`=0.1."
         raise DataError(
             root, f"{sum(len(named) for _, named in tars.values())} tars, none to test with,", _EXPECTED, mend
         )
@@ -142,13 +142,13 @@ def open_tars(spec: DataSpec, split: str) -> ListedSplit | None:
 
 
 def _stamps(folder: str, names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Size and time of each tar, so that a tar that has been replaced is listed again."""
+    """Size and modification time of each local tar, so that a replaced tar is listed again."""
     if "://" in folder:
         return ()
     stats = [os.stat(f"{folder}/{name}") for name in names]
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-@functools.lru_cache(maxsize=4)  # training, hold-out and test images, and the training images' classes for each
+@functools.lru_cache(maxsize=4)  # training, hold-out and test images; each needs the training images' classes too
 def _list(folder: str, names: tuple[str, ...], stamps: tuple[Any, ...], image_key: str, label_key: str) -> Listing:
     return webdataset.list_samples(folder, names, image_key=image_key, label_key=label_key)

@@ -25,7 +25,7 @@ _REACH_SECONDS = 2.5
 
 
 def require_available(builder: Any) -> None:
-    """Raises a DataError within 5 seconds if the data set is not prepared and cannot be."""
+    """Raises a DataError within 5 seconds if the data set is not prepared and cannot be prepared."""
     if builder.is_prepared():
         return
     if builder.name in _BY_HAND:
@@ -47,7 +47,7 @@ def require_available(builder: Any) -> None:
 
 
 def require_records(builder: Any) -> None:
-    """Refuses a prepared data set whose files are no TFRecords."""
+    """Refuses a prepared data set whose files are not TFRecords."""
     found = builder.info.file_format.value
     if found != "tfrecord":
         mend = "Prepare it again with file_format='tfrecord'."
@@ -86,7 +86,7 @@ def _archives(builder: Any) -> dict[str, Any]:
     """Addresses of archives that can be downloaded -> paths where TFDS looks for them before it downloads."""
     infos = {url: info.filename or url.rpartition("/")[2] for url, info in builder.url_infos.items()}
     kept = {url: file for url, file in infos.items() if file not in _BY_HAND["imagenet2012"]}
-    if builder.builder_config is not None:  # a variant's archive has the variant in its name, spelt differently
+    if builder.builder_config is not None:  # an archive's name holds its variant, spelt differently
         own = {url: file for url, file in kept.items() if _letters(builder.builder_config.name) in _letters(file)}
         kept = own or kept
     return {url: _manual(builder) / file for url, file in kept.items()}
@@ -109,14 +109,14 @@ def prepare(builder: Any) -> None:
         raise DataError(builder.info.full_name, got, "the packages that it needs", mend) from error
     except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
         raise _needs_archive(builder, f"{type(error).__name__} while preparing it ({error})") from error
-    except AssertionError as error:  # TFDS misses files that the user should have put there
+    except AssertionError as error:  # files that the user should have provided are missing
         if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise
         raise _needs_hands(builder, f"{error}") from error
 
 
 def _why_unreachable(url: str) -> str | None:
-    """Asks the server for the file, with TFDS's own HTTP client and its proxies; None if it is there."""
+    """Says why a file cannot be fetched, None if it can; asks the server through TFDS's own HTTP client and proxies."""
     import requests
 
     answer = [f"no answer within {_REACH_SECONDS:g} s"]
@@ -172,7 +172,7 @@ def _needs_account(builder: Any, missing: list[str]) -> DataError:
         "  from:        https://image-net.org/download-images, after logging in",
         f"  put there:   mkdir -p {shlex.quote(str(manual))} && mv {' '.join(missing)} {shlex.quote(str(manual))}",
     ]
-    expected = f"{builder.data_dir}, or the archives to prepare it from, which only an account at image-net.org gets"
+    expected = f"{builder.data_dir}, or the archives to prepare it from, which need an account at image-net.org"
     return _not_prepared(builder, "no prepared data set", expected, lines)
 
 

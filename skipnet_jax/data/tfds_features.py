@@ -14,7 +14,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.specs import DataSpec
 
 _CHANNELS = (1, 3, 4)
-# Images of one square size up to this many pixels are no photographs: evaluation shows all of them.
+# Square images that all have one size, up to this many pixels a side, are not photographs: evaluation shows them whole.
 _SMALL = 128
 # Room for the right labels of an image, where there may be several; most images have one or two.
 SEVERAL = 32
@@ -75,7 +75,7 @@ class Pair:
 
     @property
     def side(self) -> int:
-        """Pixels of a side, where all images are small squares of one size; otherwise 0."""
+        """The side in pixels if all images are small squares of one size; otherwise 0."""
         height, width = self.image.kind.shape[:2]
         return height if height is not None and height == width and height <= _SMALL else 0
 
@@ -84,7 +84,7 @@ def find(builder: Any, spec: DataSpec) -> Pair:
     """Finds the image and the label among the features that the builder describes.
 
     Raises:
-      UserError: there is no image or no label, or several, or not those that the spec names.
+      UserError: there is no image or no label, or several, or not the ones that the spec names.
     """
     features = _flat(builder.info.features)
     named = [key for key in builder.info.supervised_keys or () if isinstance(key, str)]  # there are dicts too
@@ -137,7 +137,7 @@ def _choose(
 
 
 def _flat(features: Any) -> dict[str, Feature]:
-    """Features by `Feature.key`, those of nested dicts included."""
+    """Features by `Feature.key`, including those of nested dicts."""
     import tensorflow_datasets as tfds
 
     found: dict[str, Feature] = {}
@@ -187,7 +187,7 @@ def are_class_labels(kind: Any) -> bool:
 
 
 def _is_label(kind: Any) -> bool:
-    """Whether a feature may be a label: a class, or a number or a text, many of which are no labels."""
+    """Whether a feature may be a label: a class, or a number or text, though many of those are not labels."""
     import tensorflow_datasets as tfds
 
     if _is_class_label(kind) or are_class_labels(kind):

@@ -1,4 +1,4 @@
-"""Makes finished shards a data set of TensorFlow Datasets (TFDS): `tfds.builder_from_directory(DIR)` reads it."""
+"""Turns finished shards into a data set of TensorFlow Datasets (TFDS): `tfds.builder_from_directory(DIR)` reads it."""
 
 import os
 import pathlib
@@ -14,8 +14,8 @@ from skipnet_jax.data.tfrecords import OWN, Index
 def write(directory: str, index: Index) -> None:
     """Writes TFDS's files beside shards that `shard_writer` made.
 
-    TFDS renames folders when it writes, which not every bucket can. So it writes to the local disk, beside empty files
-    with the names of the shards, since it looks at nothing but their names.
+    TFDS renames folders when it writes, and not every bucket can do that. So it writes to a local folder, beside empty
+    files with the shards' names; TFDS looks at nothing but these names.
 
     Args:
       directory: where the shards are, local or gs://.

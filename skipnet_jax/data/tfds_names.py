@@ -10,7 +10,7 @@ from skipnet_jax.data import storage
 from skipnet_jax.errors import DataError, UserError
 from skipnet_jax.specs import DataSpec
 
-# Names of `data.name` that are not data sets of TFDS.
+# Values of `data.name` that are not data sets of TFDS.
 OTHERS = ("digits", "folder", "tfrecords", "webdataset")
 # The `data.name` of a data set that is prepared in the folder `data.dir`.
 FOLDER = "tfds"
@@ -21,11 +21,11 @@ _NEAREST = 5  # names in a message
 
 
 def find_builder(spec: DataSpec) -> Any:
-    """Returns the TFDS builder, of a prepared version if there is one. Makes no folder and imports no TensorFlow.
+    """Returns the TFDS builder, of a prepared version if there is one. Makes no folder and does not import TensorFlow.
 
     Raises:
       UserError: there is no data set, variant or version of this name.
-      DataError: `data.dir` should be a prepared folder and is none.
+      DataError: `data.dir` should be a prepared folder but is not.
     """
     import tensorflow_datasets as tfds
 
@@ -93,7 +93,7 @@ def _wrong_variant(spec: DataSpec, name: str, variant: str | None, version: str 
         expected = f"version {versions}, or one that is prepared"
     else:
         got = f"{spec.name} ({storage.reason(error)})"
-        return UserError("data.name", got, "a data set that its name alone opens", "Change `data.name`.")
+        return UserError("data.name", got, "a data set that opens by its name alone", "Change `data.name`.")
     return UserError("data.name", repr(spec.name), expected, "Change `data.name`.")
 
 
@@ -116,6 +116,6 @@ def _open_folder(directory: str, folder: epath.Path) -> Any:
     import tensorflow_datasets as tfds
 
     if not (folder / _FEATURES).exists():
-        mend = "Prepare it again, or write the file by tfds.folder_dataset.write_metadata."
+        mend = "Prepare it again, or write the file with tfds.folder_dataset.write_metadata."
         raise DataError(directory, f"no {_FEATURES} in {folder}", "one, which describes the features", mend)
     return tfds.builder_from_directory(folder)

@@ -1,4 +1,4 @@
-"""Reads records of TensorFlow Datasets (TFDS), takes them apart, and learns the classes from their labels."""
+"""Reads records of TensorFlow Datasets (TFDS), parses them, and learns the classes from their labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from skipnet_jax.data.tfds_features import SEVERAL, Pair, is_image
 from skipnet_jax.data.tfrecords import Shard
 from skipnet_jax.errors import UserError
 
-# With fewer images per label on average, the labels are no classes.
+# With fewer images per label on average, the labels are not classes.
 _LEAST_PER_CLASS = 2
 
 
@@ -27,7 +27,7 @@ def read(shards: tuple[Shard, ...]) -> Any:
 
 
 def parser(pair: Pair, values: Sequence[Any] | None = None) -> Callable[[Any], tuple[Any, Any]]:
-    """Returns TensorFlow operations that take a record apart.
+    """Returns TensorFlow operations that parse a record.
 
     Args:
       values: the labels of class 0, 1, ..., if the classes were learnt from the labels.

@@ -35,10 +35,10 @@ _BATCH = 1000
 
 
 def require_available(spec: DataSpec, *, to_train: bool) -> None:
-    """Raises a UserError within 5 seconds if the data set does not fit, or is not prepared and cannot be.
+    """Raises a UserError within 5 seconds if the data set does not fit the spec, or cannot be prepared.
 
     Args:
-      to_train: training needs one label per image, and training images; those are checked if the data set is prepared.
+      to_train: also require one label per image and, if the data set is prepared, training images.
     """
     builder = tfds_names.find_builder(spec)
     pair = tfds_features.find(builder, spec)
@@ -70,7 +70,7 @@ def open_split(spec: DataSpec, split: str) -> DataSplit | None:
     amount = kept if isinstance(kept, holdout.Amount) else None
     use = operator.attrgetter(split)(uses)
     divided = amount is not None and (split != "test" or not uses.test.parts)
-    stands_in = split == "test" and not uses.test.parts  # without test images, the hold-out is tested
+    stands_in = split == "test" and not uses.test.parts  # without test images, the hold-out is the test split
     if divided:
         use = uses.train
     elif stands_in:
@@ -136,7 +136,7 @@ def _open(
 
 
 def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemory:
-    """Reads small images, and makes them red, green and blue whatever their channels."""
+    """Reads small images as RGB, whatever their channels."""
     import tensorflow as tf
 
     from skipnet_jax.data import decoding
@@ -157,7 +157,7 @@ def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemo
         images[start:stop], labels[start:stop] = some_images, some_labels
         start = stop
     if start != split.num_examples:
-        expected = f"{split.num_examples}, as {builder.data_dir} says of itself"
+        expected = f"{split.num_examples}, as recorded in {builder.data_dir}"
         raise DataError(split.name, f"{start} images of {split.place}", expected, split.mend)
     wrong = labels[(labels < 0) | (labels >= split.num_classes)]
     if len(wrong):
@@ -174,9 +174,9 @@ def _in_memory(split: Shards, spec: DataSpec, side: int, builder: Any) -> InMemo
 
 
 def _with_own_classes(split: InMemory | Shards, spec: DataSpec) -> InMemory | Shards:
-    """Lets predictions choose among the classes that occur in the split, if `data.eval_classes` says so.
+    """Limits predictions to the classes that occur in the split, if `data.eval_classes` says so.
 
-    From shards this reads all records: ImageNet-R's 2 GB take a minute.
+    For shards, this reads all records: ImageNet-R's 2 GB take a minute.
     """
     if spec.eval_classes == "all":
         return split
@@ -200,8 +200,8 @@ def _require_one_label(spec: DataSpec, pair: tfds_features.Pair) -> None:
     if pair.several:
         raise UserError(
             "data.name",
-            f"{spec.name} for training, whose {pair.label.key} may be several",
-            "a data set with one label for each image, since more can only be evaluated: any of them counts as right",
+            f"{spec.name} for training, whose {pair.label.key} may list several classes",
+            "a data set with one label per image; with several, it can only be evaluated: any of them counts as right",
             "Change `data.name`, or give `data.label_key`.",
         )
 
@@ -217,9 +217,9 @@ def _require_training_images(builder: Any, spec: DataSpec, uses: tfds_splits.Use
 
 
 def _require_shuffled(builder: Any, divided: bool) -> None:
-    """Refuses to hold out the last records of shards that are not shuffled; otherwise warns that training is not."""
+    """Refuses to hold out the last records of unshuffled shards; without a hold-out, warns about their order."""
     name = builder.info.full_name
     if divided:
-        expected = "a split, since the last of its records are of some classes only"
+        expected = "a split, since the last records belong to only some of the classes"
         raise UserError("data.holdout", f"a number for {name}, which is not shuffled", expected, "Name a split.")
     _log.warning("%s is not shuffled: training mixes its records only within windows", name)

@@ -1,4 +1,4 @@
-"""Divides the records of a data set of TensorFlow Datasets (TFDS): for training, for the hold-out and for testing.
+"""Divides the records of a data set of TensorFlow Datasets (TFDS) into training, hold-out and test records.
 
 `data.train_split`, `data.test_split` and `data.holdout` take TFDS's own split language: train[:90%], validation+test.
 """
@@ -27,7 +27,7 @@ class Use:
     """The records for one purpose.
 
     Args:
-      parts: in order; none = there are no such records.
+      parts: in order; empty = there are no such records.
       place: what messages call them.
     """
 
@@ -42,7 +42,7 @@ class Use:
 
 @dataclasses.dataclass(frozen=True)
 class Uses:
-    """The records for each purpose. A number in `data.holdout` means a part of `train`, which is still in there."""
+    """The records for each purpose. With a number in `data.holdout`, `train` still contains the hold-out."""
 
     train: Use
     holdout: Use
@@ -53,8 +53,8 @@ def find(builder: Any, spec: DataSpec, *, is_labelled: Callable[[str], bool]) ->
     """Finds the records for each purpose.
 
     Without `data.test_split`, the test images are the data set's own, or else its validation images. With training,
-    validation and test images, the validation images choose the best checkpoint. Images that are held out do not train.
-    If validation images stand in for test images and all of them are held out, there are no test images.
+    validation and test images, the validation images choose the best checkpoint. Held-out images are not trained on. If
+    validation images stand in for test images and all of them are held out, there are no test images.
 
     Args:
       builder: of a prepared data set.
@@ -108,7 +108,7 @@ def require_apart(field: str, use: Use, others: Sequence[Use]) -> None:
 
 
 def shards(builder: Any, use: Use) -> tuple[Shard, ...]:
-    """The places of the records in the files."""
+    """Where the records lie in the files."""
     found = []
     for part in use.parts:
         info, begin = builder.info.splits[part.split], 0
@@ -127,8 +127,8 @@ def whole(builder: Any, split: str) -> Use:
 
 def lacking(builder: Any, spec: DataSpec) -> DataError:
     """The error for a data set without images to test with."""
-    mend = "Divide them, as by `data.train_split`=train[:90%] and `data.test_split`=train[90%:], or keep a tenth of "
-    mend += "them for testing by `data.holdout`=0.1."
+    mend = "Divide them, for example with `data.train_split`=train[:90%] and `data.test_split`=train[90%:], "
+    mend += "or keep a tenth of them for testing with `data.holdout`=0.1."
     return DataError(spec.name, f"no test images: it has {list_splits(builder)}", "a split to test with", mend)
 
 
@@ -152,7 +152,7 @@ def _use(builder: Any, field: str, expression: str) -> Use:
     parts = [Part(name, start, sizes[name] if stop is None else stop) for name, start, stop in bounds]
     filled = tuple(part for part in parts if part.start < part.stop)
     if not filled:
-        raise UserError(field, f"{expression!r}, which are no images", expected, f"Change `{field}`.")
+        raise UserError(field, f"{expression!r}, which selects no images", expected, f"Change `{field}`.")
     for number, part in enumerate(filled):
         require_apart(field, Use((part,), expression), [Use((other,), part.split) for other in filled[:number]])
     return Use(filled, expression)

@@ -65,7 +65,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What `dataset.json` says.
+    """The content of `dataset.json`.
 
     Args:
       name: of the data set, for people.
@@ -86,7 +86,7 @@ def read_index(directory: str) -> Index:
     """Reads `dataset.json` of a folder, local or gs://; `require_shards` looks at the shards.
 
     Raises:
-      DataError: there is none, or it does not say what it should.
+      DataError: there is no index, or its content is wrong.
     """
     storage.require_bucket(directory)
     path = epath.Path(directory) / INDEX
@@ -98,8 +98,8 @@ def read_index(directory: str) -> Index:
             directory or ".",
             f"no {INDEX}",
             f"the one that {MAKE} writes beside the shards when it is done",
-            f"Give the folder of a finished data set, run the interrupted {MAKE} again, or describe shards made "
-            f"elsewhere by {MAKE} --index={directory or '.'}.",
+            f"Give the folder of a finished data set, run the interrupted {MAKE} again, or, for shards made elsewhere, "
+            f"run {MAKE} --index={directory or '.'}.",
         ) from error
     if content["format"] not in FORMATS:
         raise _wrong(path, f"format {content['format']!r}", f"format {FORMATS[0]} or {FORMATS[1]}")
@@ -153,12 +153,12 @@ def write_index(directory: str, index: Index, *, made_with: Mapping[str, Any]) -
 
 
 def require_shards(directory: str, shards: Sequence[Shard]) -> None:
-    """Checks that every shard is there and, on a local disk, has its size; the contents are not read.
+    """Checks that every shard is there and, on a local disk, has the right size; the contents are not read.
 
-    Lists the folder once, since a bucket would take a while to answer a question about each shard.
+    Lists the folder once, since asking a bucket about each shard would take a while.
 
     Raises:
-      DataError: shards are missing or have another size than the index says; the message names them.
+      DataError: shards are missing or do not have the size that the index says; the message names them.
     """
     sizes: dict[str, int | None]
     if files.is_local(directory):
@@ -181,7 +181,7 @@ def require_shards(directory: str, shards: Sequence[Shard]) -> None:
             directory,
             "; ".join(troubles),
             f"{len(shards)} whole shards, as {INDEX} says",
-            f"Copy them again, or see what is wrong with all of them by {MAKE} --check={directory}.",
+            f"Copy them again, or run {MAKE} --check={directory} to see everything that is wrong.",
         )
 
 
@@ -222,7 +222,7 @@ def _read_shard(path: epath.Path, place: str, content: Any) -> Shard:
     fields = {"name": str, "examples": int, "bytes": int, "sha256": str}
     content = files.require_fields(content, fields, place, mend=_MEND, kind_of_error=DataError)
     name, examples, size = content["name"], content["examples"], content["bytes"]
-    if not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):  # else it might lie outside of this folder
+    if not name or name in (".", "..") or {"/", "\\", "\0"} & set(name):  # else it might lie outside this folder
         raise _wrong(path, f"a shard {name!r}", "the name of a file without its folder")
     if examples < 0 or size < -1:
         raise _wrong(path, f"a shard {name} of {examples} examples in {size} bytes", "numbers from 0 on")

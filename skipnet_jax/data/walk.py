@@ -1,8 +1,8 @@
 """One rule for which files count as images and what their classes are called, for folders, tars and buckets alike.
 
-A file is an image if its name ends like one (its first bytes decide how it is decoded). The files and folders that
+A file is an image if its extension is an image's (its first bytes decide how it is decoded). The files and folders that
 systems and file managers leave behind do not count. A link to a folder is followed, but never upwards and never to a
-folder that is read anyway: otherwise an image would be read again under another class.
+folder that is read anyway: otherwise an image would be read twice, under two classes.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ EXTENSIONS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
     ".avif", ".heic", ".heif",
 )  # fmt: skip
-# Written by macOS, Windows, Synology and Linux file systems; lower case. Hidden files count as such too.
+# Written by macOS, Windows, Synology and Linux file systems; lower case. Hidden files are junk too.
 _JUNK = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "lost+found", "icon\r")
-_UNKNOWN = -1  # a bucket's listing says no size
+_UNKNOWN = -1  # a bucket's listing gives no sizes
 
 OTHER, EMPTY, SYSTEM = "other files", "empty files", "files and folders of the system"
 LOOSE = "images in no class folder"
@@ -30,7 +30,7 @@ LINKS, BROKEN = "links to folders that are read anyway or lie above", "broken li
 
 @dataclasses.dataclass
 class LeftOut:
-    """What a walk has left out: by kind, how many there are, and the first few names."""
+    """The files and folders that a walk has left out: how many of each kind, and the first few names."""
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     names: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -60,13 +60,13 @@ def is_junk(name: str) -> bool:
 def class_name(folder: str) -> str:
     """The name of the class whose images lie in a folder.
 
-    Unicode has two spellings of é; they are one class. Bytes that are no UTF-8 are read as Latin-1.
+    Unicode has two spellings of é; they are one class. Bytes that are not UTF-8 are read as Latin-1.
     """
     return unicodedata.normalize("NFC", text_of(folder))
 
 
 def text_of(name: str) -> str:
-    """The name of a file as text that can be written anywhere: bytes that are no UTF-8 are read as Latin-1."""
+    """The name of a file as text that can be written anywhere: bytes that are not UTF-8 are read as Latin-1."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -75,12 +75,12 @@ def text_of(name: str) -> str:
 
 
 def subfolders(directory: str) -> list[str]:
-    """Names of the folders in a folder, sorted; folders of the system are left out.
+    """Names of the folders in a folder, sorted; system folders are left out.
 
     Raises:
       DataError: there is no such folder, or it cannot be read.
     """
-    if not files.is_local(directory):  # a bucket would be asked about each name, but its listing marks the folders
+    if not files.is_local(directory):  # is_dir would ask a bucket about each name; its listing marks the folders
         import tensorflow as tf
 
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory) if name.endswith("/")]
@@ -100,7 +100,7 @@ def images_below(directory: str, left_out: LeftOut, *, empty: bool = False) -> I
     Args:
       directory: local or gs://.
       left_out: told about all other files.
-      empty: yield images without content too.
+      empty: yield empty images too.
 
     Raises:
       DataError: a folder cannot be read, or has vanished meanwhile.
@@ -125,7 +125,7 @@ def counts(name: str, size: int, left_out: LeftOut, *, empty: bool = False) -> b
 
 
 def in_reading_order(name: str) -> list[tuple[bool, str]]:
-    """Sorts paths so that the files of a folder come before its subfolders, each by name."""
+    """A sort key that puts the files of a folder before its subfolders, each by name."""
     *folders, file = name.split("/")
     return [*((True, folder) for folder in folders), (False, file)]
 
@@ -185,7 +185,7 @@ def _walk_bucket(directory: str, left_out: LeftOut) -> Iterator[tuple[str, int]]
 
 
 def _is_above(folder: str, path: str) -> bool:
-    """Whether a folder is the other one or one that holds it; both are real paths."""
+    """Whether `folder` is `path` or contains it; both are real paths."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 

@@ -21,10 +21,10 @@ from skipnet_jax.data import storage, walk
 from skipnet_jax.data.archives import BROKEN_TAR, Listing, broken_tar, members
 from skipnet_jax.errors import DataError
 
-# Where a label is looked for; the first that is there counts.
+# The files that may hold a label; the first that exists counts.
 _LABELS = ("cls", "json", "txt")
 _JSON_KEYS = ("label", "cls", "class", "class_id", "label_id", "target", "category", "class_name", "label_name")
-_LABEL_BYTES = 1 << 20  # a larger file is no label
+_LABEL_BYTES = 1 << 20  # a larger file is not a label
 _PEEKED = 64  # members at the beginning of a tar that tell whether it holds samples
 _UNLABELLED, _NO_IMAGE = "images without a label", "labels without an image"
 _EXPECTED = "samples as KEY.jpg with KEY.cls (a number or a word), or KEY.json or KEY.txt"
@@ -62,12 +62,12 @@ def expand(pattern: str) -> list[str]:
     folder, _, name = pattern.rpartition("/")
     there = [file for file in tars_in(folder or ".") if fnmatch.fnmatchcase(file, name)]
     if not there:
-        raise DataError(pattern, "no tar of such a name", "tars with images and labels", "Change the pattern.")
+        raise DataError(pattern, "no matching tar", "tars with images and labels", "Change the pattern.")
     return [f"{folder}/{file}" if folder else file for file in there]
 
 
 def tars_in(folder: str) -> list[str]:
-    """Names of the tars in a folder, sorted; none where there is no folder."""
+    """Names of the tars in a folder, sorted; none if there is no folder."""
     if files.is_local(folder):
         try:
             names = os.listdir(folder)
@@ -100,11 +100,11 @@ def list_samples(
     """Lists the samples of tars, in the order of the tars and of the images in them.
 
     Args:
-      folder: that holds the tars, local or gs://.
+      folder: holds the tars, local or gs://.
       tars: their names in the folder.
       found: called at each image.
       image_key: which image of a sample, as in "left.jpg"; empty = the only one.
-      label_key: of a label in JSON; empty = one of the usual ones.
+      label_key: key of a label in JSON; empty = one of the usual keys.
 
     Raises:
       DataError: a tar is damaged, a sample has several images, or nothing is labelled.
@@ -157,7 +157,7 @@ def _samples(
                         continue
                     if key in images:
                         got = f"{images[key][1]} and {kind} of the sample {storage.show(key)}"
-                        mend = f"Choose one, as by `image_key`={kind}."
+                        mend = f"Choose one, for example with `image_key`={kind}."
                         raise DataError(path, got, "one image in each sample", mend)
                     images[key] = member.name, kind, member.offset_data, member.size
                 else:
@@ -176,7 +176,7 @@ def _samples(
 def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, label_key: str) -> int | str | None:
     """Returns a label as a number if it is one, otherwise as a word; None if there is no label."""
     content = archive.extractfile(member)
-    assert content is not None  # of a regular file it is one
+    assert content is not None  # a regular file has content
     text = content.read().decode("utf-8", "replace").strip()
     value: Any = text
     if kind == "json":
@@ -196,7 +196,7 @@ def _read_label(archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, la
 
 
 def _number(labels: list[int | str], folder: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Returns the names of the classes, and each label's class: numbers stay as they are, words are sorted."""
+    """Returns the names of the classes, and each label's class: numbers stay, words are numbered in order."""
     numbers = [label for label in labels if isinstance(label, int)]
     if len(numbers) == len(labels):
         last = max(numbers)

@@ -62,7 +62,7 @@ def test_deeper_folders_count_and_other_files_are_reported(spec: DataSpec, caplo
         "empty files (1): cat/zero.jpg",
         "broken links (1): cat/gone.jpg",
         "images in no class folder (1): loose.jpg",
-        "count as its own: cat/tabby",
+        "count as that class's: cat/tabby",
     ):
         assert told in caplog.text
 

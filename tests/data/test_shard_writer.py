@@ -199,7 +199,7 @@ def test_a_data_set_without_any_good_image_is_an_error(tmp_path):
     folder = made_images.write_folders(tmp_path / "pets", {"cat": 4})
     for path in (folder / "cat").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="not one image"):
+    with pytest.raises(DataError, match="no image that can be decoded, expected at least one"):
         make(tmp_path / "out", plan_of(folder, on_corrupt="skip"))
     assert not (tmp_path / "out" / "dataset.json").exists()
 

@@ -146,7 +146,7 @@ def test_splits_go_by_the_language_of_tfds(own: DataSpec) -> None:
 
 @pytest.mark.parametrize(
     ("expression", "got"),
-    [("trian", "'trian'"), ("train[", r"'train\['"), ("train[:5%", "'train"), ("train[9:9]", ".* which are no images")],
+    [("trian", "'trian'"), ("train[", r"'train\['"), ("train[:5%", "'train"), ("train[9:9]", ".* selects no images")],
 )
 def test_unknown_splits_list_the_known_ones(own: DataSpec, expression: str, got: str) -> None:
     for field, split in (("train_split", "train"), ("test_split", "test"), ("holdout", "holdout")):
@@ -235,7 +235,7 @@ def test_keys_are_asked_for_where_there_are_several(own: DataSpec) -> None:
         ("coco", r"lacks a class label for each example: it has image \(Image.*objects \(Sequence"),
         ("imdb_reviews", r"lacks an image for each example: it has label \(ClassLabel\), text \(Text\), expected"),
         ("binarized_mnist", r"lacks a class label for each example: it has image"),
-        ("bigearthnet", r"for training, whose labels may be several, expected a data set with one label"),
+        ("bigearthnet", r"for training, whose labels may list several classes, expected a data set with one label"),
         ("div2k", r"lacks a class label for each example: it has hr \(Image.*, lr \(Image"),
         ("titanic", r"lacks an image for each example"),  # its supervised keys are no names
         ("ucf101", r"lacks an image for each example: it has .*video \(Video"),
