@@ -1,7 +1,6 @@
-"""Makes a workdir of weights from elsewhere (`--mode=convert`): published ones, a file, a folder of the hub.
+"""Converts weights from elsewhere into a workdir (`--mode=convert`): published ones, a file, or a folder of the hub.
 
-What belongs to weights goes with them: how images are prepared, and the names of the classes. Names that are missing
-are never guessed.
+The workdir also records how images are prepared, and the names of the classes. Missing names are never guessed.
 """
 
 import pathlib
@@ -12,7 +11,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.interop import checkpoint_files, pretrained, recognition, torch_weights
 from skipnet_jax.runs import weights as run_weights
 
-IMAGENET_21K = (21843, 21841)  # numbers of classes that heads for ImageNet-21k have
+IMAGENET_21K = (21843, 21841)  # class counts of heads for ImageNet-21k
 WHICH = ("ema", "raw")
 
 
@@ -27,21 +26,21 @@ def convert_checkpoint(
     classes: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Writes a workdir with the weights, which evaluate, predict, explain, export and `init_from` take, and says so.
+    """Writes the weights to a workdir for evaluate, predict, explain, export and `init_from`, and prints what it found.
 
     Args:
       workdir: a new or empty folder.
       source: a weight file, or a folder of the Hugging Face hub. Either this or `pretrained_name`.
       pretrained_name: a network whose author published weights; they are downloaded.
-      model: name of the network; None = found by names and shapes. A gated network may be filled with the weights of
-        its plain one, and its junctions are new.
-      num_classes: of a new classifier, if the weights have none or another; None = theirs.
+      model: name of the network; None = recognised by the names and shapes of the arrays. A gated network may take the
+        weights of its plain counterpart; its junctions are then new.
+      num_classes: size of a new classifier, if the weights have none or one of another size; None = keep theirs.
       weights: "ema", "raw" or None, as for `checkpoint_files.read`.
-      classes: a file with the names of the classes, one on a line.
-      seed: for the initial values of what is new.
+      classes: a file with the names of the classes, one per line.
+      seed: for the initial values of new arrays.
 
     Raises:
-      UserError: says what does not fit. Then nothing is written.
+      UserError: something does not fit. Then nothing is written.
     """
     if (source is None) == (pretrained_name is None):
         got = "both --from and --pretrained" if source else "neither --from nor --pretrained"
@@ -76,10 +75,10 @@ def convert_checkpoint(
 
 
 def _require_recorded(name: str, recorded: str | None, path: pathlib.Path) -> None:
-    """Refuses another network than the file names; a plain one's weights may start a gated one.
+    """Refuses a network that the file does not name, except the gated version of a plain network.
 
     Raises:
-      UserError: says which it names.
+      UserError: says which network the file names.
     """
     if recorded in (None, name) or recorded == recognition.split(name)[1]:
         return

@@ -1,4 +1,4 @@
-"""The errors that are not bugs: a user's mistake, and what the world outside the program did.
+"""The errors that are not bugs: users' mistakes, and failures outside the program.
 
 Everything else keeps its stack trace. A `UserError` names the field that holds the mistake by its own name, as in
 `optim.lr`; only the command knows that on its command line this is `--config.optim.lr`.
@@ -9,22 +9,22 @@ from collections.abc import Callable
 
 
 def spell_fields(text: str, flag: Callable[[str], str]) -> str:
-    """The text with each field in backquotes as the user spells it."""
+    """Replaces each field in backquotes by the user's spelling of it."""
     return re.sub(r"`([^`]*)`", lambda match: flag(match[1]), text)
 
 
 def one_line(text: str) -> str:
-    """Escapes what would break a line or steer a terminal, and bytes that are no text: names come from strangers."""
+    """Escapes line breaks, terminal control codes and undecodable bytes: names come from strangers."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 class UserError(ValueError):
-    """A mistake of the user's: what was found, what was expected, and how to mend it.
+    """A user's mistake: what was found, what was expected, and how to mend it.
 
     The message reads "FIELD: got GOT, expected EXPECTED. MEND".
 
     Args:
-      field: what holds the mistake: a field of the config (optim.lr), an argument (workdir), or a file.
+      field: where the mistake is: a field of the config (optim.lr), an argument (workdir), or a file.
       got: what was found there.
       expected: what should be there.
       mend: what to do about it, as a sentence; names of other fields stand in backquotes.
@@ -41,7 +41,7 @@ class UserError(ValueError):
         """The text for the user.
 
         Args:
-          flag: how the user spells a field; a field that is no flag stays as it is.
+          flag: spells a field as the user does; a field without a flag stays as it is.
         """
         mend = f" {spell_fields(self.mend, flag)}" if self.mend else ""
         return f"{one_line(f'{flag(self.field)}: got {self.got}, expected {self.expected}')}.{mend}"
@@ -60,7 +60,7 @@ class LeaseLostError(UserError):
 
 
 class DivergedError(FloatingPointError):
-    """The loss, the gradient or the network is no longer finite; fields stand in backquotes in the text."""
+    """The loss, the gradient or the network is no longer finite; the text puts fields in backquotes."""
 
 
 class SavingError(OSError):

@@ -38,14 +38,14 @@ def evaluate_workdir(
 
     Args:
       path: the workdir of a run, or of converted weights.
-      which: best (by test accuracy, the average's if there is one), latest, or a step.
+      which: best (by validation accuracy, the average's if there is one), latest, or a step.
       datasets: names as in `specs.DataSpec.name`; none = the run's own.
       image_sizes: sides of the square images, in pixels; none = the run's own.
       eval_classes: see `specs.DataSpec`.
       data_dir: where the data sets are; None = where the run has its own.
-      flip: average the logits of each image and its mirror image. No published figure does.
-      detailed: also count by class and by confidence, of the moving average if there is one, and write the files that
-        `confusion.py` lists.
+      flip: average the logits of each image and its mirror image. No published figure uses this.
+      detailed: also break the accuracy down by class and by confidence, for the moving average if there is one, and
+        write the files that `confusion.py` lists.
 
     Returns:
       One record per data set and size: the results of `scoring.evaluate_state`, with "model", "data", "image_size",
@@ -86,7 +86,7 @@ def evaluate_workdir(
 def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir: str | None) -> DataSpec:
     """The run's own data at another size, or another data set.
 
-    Data sets of TensorFlow Datasets lie side by side, so the run's `data.dir` serves for another one of them too.
+    TensorFlow Datasets keeps its data sets side by side, so the run's `data.dir` serves for all of them.
     """
     own = name == data.name
     side_by_side = sources.is_tfds(data.name) and sources.is_tfds(name)
@@ -109,7 +109,7 @@ def _score(
     flip: bool,
     detailed: bool,
 ) -> tuple[dict[str, Any], confusion.Breakdown | None]:
-    """Evaluates one data set at one size, and breaks the accuracy down if that is asked for."""
+    """Evaluates one data set at one size, and breaks the accuracy down if asked."""
     eval_step = steps.make_eval_step(
         model, statistics=split.statistics, mesh=mesh, classes=split.classes, flip=flip, per_example=detailed
     )
@@ -127,11 +127,11 @@ def _load_in_order(
 ) -> tuple[splits.DataSplit, DataSpec]:
     """Opens the test images with their classes in the order of the network's logits.
 
-    A folder's classes stand in the order of their names. If the network has the same names in another order, that is
-    theirs; if it has none, folders that are numbers are taken in numeric order.
+    A folder's classes are sorted by name. If the network has the same names in another order, its order wins. If the
+    network has no names, folders that are named by numbers are sorted numerically.
 
     Raises:
-      UserError: the classes are not those that the network has learnt.
+      UserError: the network has learnt other classes.
     """
     split = sources.load(data, "test")
     names, order = split.class_names, None
@@ -153,7 +153,7 @@ def _load_in_order(
 
 
 def _require_classes(split: splits.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:
-    """Checks that labels mean what the network has learnt; converted weights (None) tell only the number of classes."""
+    """Checks that labels mean what the network has learnt; without names (None), compares only their number."""
     if split.num_classes != num_classes:
         got, expected = f"{split.num_classes} classes", f"the {num_classes} classes"
     elif learnt is not None and learnt != split.class_names:
@@ -187,9 +187,10 @@ def _report(record: dict[str, Any], breakdown: confusion.Breakdown | None, workd
 
 
 def _with_earlier_details(record: dict[str, Any], workdir: epath.Path) -> dict[str, Any]:
-    """Keeps the details of an earlier evaluation if this one, without details, is going to replace it.
+    """Keeps the details of an earlier evaluation that this one, without details, is about to replace.
 
-    Both are of the same weights if they agree in all but the losses, whose last digits vary, and the workdir's place.
+    Both records are of the same weights if they differ only in the losses, whose last digits vary, and in the place of
+    the workdir.
     """
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
     for earlier in files.read_records(workdir / workdirs.RESULTS, {}, mend=workdirs.MEND):

@@ -1,4 +1,4 @@
-"""What the gates of a trained network let through (`--mode=explain`), as pictures and as numbers.
+"""Shows what the gates of a trained network let through (`--mode=explain`), in pictures and numbers.
 
     gates.png            the mean over the run's test images
     gates_by_class.png   how each class differs from it
@@ -49,7 +49,7 @@ def explain_workdir(
     out: epath.PathLike | None = None,
     data_dir: str | None = None,
 ) -> gates.Gates:
-    """Draws and writes the gate weights of a run, over its test images and for single ones. Runs on one host.
+    """Draws and writes the gate weights of a run, over its test images and for single images. Runs on one host.
 
     Args:
       path: the workdir of a run, or of converted weights.
@@ -59,7 +59,7 @@ def explain_workdir(
       data_dir: where the data set is; None = where the run has it.
 
     Returns:
-      The weights over the test images.
+      The gate weights over the test images.
 
     Raises:
       UserError: there is no run or no such checkpoint, its network has no gates, an image cannot be read, or the folder

@@ -44,7 +44,7 @@ def require_cloud_storage(path: epath.PathLike) -> None:
     raise UserError(
         f"{path}",
         "a bucket",
-        "google-cloud-storage to be installed, which runs in buckets need",
+        "google-cloud-storage to be installed, since runs in buckets need it",
         'Run: pip install -e ".[gcs]"',
     )
 
@@ -104,10 +104,10 @@ def append_lines(file: epath.PathLike, records: Iterable[Mapping[str, Any]], *, 
       unwritten: what the previous call returned.
 
     Returns:
-      The bytes that found no room, for the next call; they may start in the middle of a line.
+      The bytes that did not fit on the disk, for the next call; they may start in the middle of a line.
     """
     data = unwritten + "".join(json.dumps(record) + "\n" for record in records).encode()
-    if not is_local(file):  # a bucket does not run full
+    if not is_local(file):  # a bucket never fills up
         with epath.Path(file).open("ab") as stream:
             stream.write(data)
         return b""
@@ -140,7 +140,7 @@ def read_record(
         record = read_record(folder / "data.json", {"class_names": list[str], "training_images": int})
 
     Args:
-      fields: name -> type. A float may be written as a whole number; true and false are no numbers.
+      fields: name -> type. A float may be written as a whole number; true and false are not numbers.
       mend: what the user should do about a damaged file, as a sentence.
       kind_of_error: what to raise, `UserError` or a subclass.
 
@@ -152,7 +152,7 @@ def read_record(
 
 
 def read_records(file: epath.PathLike, fields: Fields, *, mend: str = "") -> list[Record]:
-    """Reads a JSON list of objects and checks each as `read_record` does; an empty list where there is no file."""
+    """Reads a JSON list of objects and checks each as `read_record` does; an empty list if there is no file."""
     content = read_json(file, mend=mend) if epath.Path(file).exists() else []
     if not isinstance(content, list):
         raise UserError(str(file), f"a {type(content).__name__}", "a list of records", mend)
@@ -160,9 +160,9 @@ def read_records(file: epath.PathLike, fields: Fields, *, mend: str = "") -> lis
 
 
 def read_lines(file: epath.PathLike, fields: Fields, *, mend: str = "") -> list[Record]:
-    """Reads what `append_lines` wrote and checks each line as `read_record` does; an empty list where there is no file.
+    """Reads what `append_lines` wrote and checks each line as `read_record` does; an empty list if there is no file.
 
-    A last line without an end was torn when the program was killed, and is left out.
+    A last line without a line break was torn when the program was killed, and is left out.
     """
     file = epath.Path(file)
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
@@ -199,7 +199,7 @@ def parse_json(text: str | bytes, place: str, *, mend: str = "", kind_of_error: 
     """
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of too many digits, nested too deep
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number with too many digits, nested too deep
         raise kind_of_error(place, f"no valid JSON ({error})", "a whole file", mend) from error
 
 

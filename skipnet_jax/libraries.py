@@ -1,4 +1,4 @@
-"""What other libraries must be told before they are used: stay quiet, and leave the accelerators to JAX."""
+"""Sets up other libraries before their first use: they stay quiet, and leave the accelerators to JAX."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from absl import logging as absl_logging
 
 from skipnet_jax.errors import UserError
 
-_CACHE_BYTES = 2 * 2**30  # dozens of networks: the programs of skip_resnet50's training take some 20 MB
+_CACHE_BYTES = 2 * 2**30  # dozens of networks: the programs that train skip_resnet50 take some 20 MB
 
 
 def quieten_orbax() -> None:
@@ -32,11 +32,11 @@ def quieten_tensorflow(level: int) -> None:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without Keras, and keeps it, which only reads data here, off the accelerators.
+    """Imports TensorFlow without Keras, and keeps it off the accelerators, since it only reads data here.
 
     TensorFlow imports Keras, and with it Matplotlib and scikit-learn, to register optimisers that nothing here uses.
-    That takes a third of its start. Where TensorFlow is to use Keras 2 and does not find it, it skips this step.
-    `tf.keras` stays usable: TensorFlow imports Keras when it is first asked for.
+    That takes a third of its start. Told to use Keras 2, TensorFlow skips this step if Keras 2 is not installed.
+    `tf.keras` stays usable: TensorFlow imports Keras on first use.
     """
     variable = "TF_USE_LEGACY_KERAS"
     given = os.environ.get(variable)
@@ -57,10 +57,10 @@ def cache_folder() -> str:
 
 
 def keep_compiled_programs() -> None:
-    """Lets this user's next start read the programs that this one compiles. Call it before JAX is imported.
+    """Keeps compiled programs on disk for this user's next start. Call it before JAX is imported.
 
-    JAX removes the programs that were not used for longest, and locks the folder while it does. What the environment
-    says about JAX's cache stays as it is.
+    JAX removes the least recently used programs, and locks the folder meanwhile. Environment variables for JAX's cache
+    take precedence.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -77,7 +77,7 @@ def keep_compiled_programs() -> None:
 
 
 def _processor() -> str:
-    """Names the kind of this machine's processor: a program for another may crash here, and homes are shared."""
+    """Names this machine's kind of processor: machines may share a home, and a program for another kind may crash."""
     try:
         with open("/proc/cpuinfo") as file:
             features = next((line for line in file if line.startswith(("flags", "Features"))), "")
@@ -87,12 +87,12 @@ def _processor() -> str:
 
 
 def require_devices() -> None:
-    """Opens JAX's devices, and tells in one line each what JAX prints pages about.
+    """Opens JAX's devices, and prints one line for each warning that JAX would print pages about.
 
-    On a machine without a TPU, libtpu is not even asked: it would print about what it did not find.
+    On a machine without a TPU, libtpu is not even asked: it would complain that it found none.
 
     Raises:
-      UserError: the platforms that the user wants are not there.
+      UserError: a platform that the user wants is not there.
     """
     import jax
     from jax._src import cloud_tpu_init, xla_bridge  # there is no public way to leave a platform out
@@ -103,7 +103,7 @@ def require_devices() -> None:
     logger = logging.getLogger("jax._src.xla_bridge")
     level = logger.level
     logger.addHandler(reports)
-    logger.setLevel(logging.WARNING)  # whatever other loggers keep to themselves
+    logger.setLevel(logging.WARNING)  # whatever the levels of its parents
     logger.propagate = False
     try:
         jax.devices()

@@ -6,17 +6,17 @@ For example:
   Train on the digits that come with scikit-learn:
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits
 
-  Go on after an interruption: the same command again.
+  Resume after an interruption: run the same command again.
 
   Change any field of the config:
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits_dense \
         --config.model.name=dense_resnet20 --config.optim.lr=0.05
 
-  Go on with other values; without --allow_change that is refused:
+  Resume with other values, which needs --allow_change:
     python -m skipnet_jax.main --config=configs/digits.py --workdir=runs/digits \
         --config.epochs=48 --allow_change=epochs
 
-  Evaluate the best checkpoint, the latest, or that of a step; no config needed:
+  Evaluate the best checkpoint, the latest, or any step's; no config needed:
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits
     python -m skipnet_jax.main --mode=evaluate --workdir=runs/digits --checkpoint=latest
 
@@ -29,12 +29,12 @@ For example:
     python -m skipnet_jax.main --mode=explain --workdir=runs/digits
     python -m skipnet_jax.main --mode=export --workdir=runs/digits --format=onnx
 
-  Bring in the weights that the author published, or a checkpoint of PyTorch's:
+  Convert the weights that the author published, or a PyTorch checkpoint:
     python -m skipnet_jax.main --mode=convert --pretrained=skip_resnet50 --workdir=runs/skip_resnet50
     python -m skipnet_jax.main --mode=convert --from=model_best.pth.tar --workdir=runs/start
 
-  Train on several hosts, the same command on each: on TPU pods and under Slurm, Open MPI or Kubernetes they find each
-  other, elsewhere say where they are:
+  Train on several hosts, with the same command on each. On TPU pods and under Slurm, Open MPI or Kubernetes they find
+  each other; elsewhere, say where host 0 is:
     python -m skipnet_jax.main ... --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
@@ -58,7 +58,7 @@ INTERRUPTED = signals.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped en
 
 
 def run() -> None:
-    """Runs the command of this process, and ends the process: `skipnet` calls it."""
+    """Runs the command line of this process, and exits: the entry point of `skipnet`."""
     app.run(main, flags_parser=_parse)
 
 
@@ -66,14 +66,14 @@ def main(argv: Sequence[str]) -> int:
     """Does what the flags say.
 
     Args:
-      argv: what is left of the command line, program name first.
+      argv: the rest of the command line, program name first.
 
     Returns:
-      Exit status: 0 = done, 1 = the machine failed, 2 = a mistake of the user's, 130 and 143 = stopped by SIGINT and
-      SIGTERM, 75 = another host is lost, so that all should be started again.
+      Exit status: 0 = done, 1 = the machine failed, 2 = a user's mistake, 130 and 143 = stopped by SIGINT and
+      SIGTERM, 75 = another host is lost, so start all hosts again.
     """
     libraries.quieten_orbax()
-    name = str(flags.FLAGS["mode"].value)  # not MODE.value: a test or a notebook may call this without flags
+    name = str(flags.FLAGS["mode"].value)  # not MODE.value: a test or a notebook may call this without parsing flags
     mode = MODES[name]
     if isinstance(mode, Program):
         return mode.main(argv[1:], command_line.program_name(name))
@@ -112,12 +112,12 @@ def _dispatch() -> int:
 
 def _has_joined() -> bool:
     """Whether this process has joined other hosts."""
-    jax = sys.modules.get("jax")  # what has not been imported has not joined
+    jax = sys.modules.get("jax")  # a process that has not imported JAX has not joined
     return jax is not None and jax.distributed.is_initialized()
 
 
 def _end(status: int) -> int:
-    """Says goodbye to the other hosts, if there are any, before this process gives up what they may wait for."""
+    """Leaves the other hosts, if there are any, and exits: they may be waiting for this one. Otherwise returns."""
     if _has_joined():
         from skipnet_jax.runs import hosts
 

@@ -36,19 +36,19 @@ def plan_run(
 
     Args:
       topologies_wanted: as for `topologies.open_topology`.
-      chips: use only the first so many chips of each; None = all.
-      quick: memory, bytes and collectives of TPUs alone, without machine code and the cycles that come with it.
-      out: folder for the optimised programs, `train.hlo` and `eval.hlo`; of several topologies, a folder for each.
+      chips: how many chips of each topology to use, from the first; None = all.
+      quick: plan only memory, bytes and collectives of TPUs: without machine code, and so without cycles.
+      out: folder for the optimised programs, `train.hlo` and `eval.hlo`; for several topologies, a subfolder each.
       output_format: text = one table; json = a line for each topology.
 
     Returns:
-      Whether the run fits on all of them.
+      Whether the run fits on all topologies.
 
     Raises:
       UserError: an unknown topology, a compiler that is missing, or a spec that does not fit the data or the devices.
     """
     if not topologies_wanted or len(set(topologies_wanted)) < len(topologies_wanted):
-        raise UserError("topology", repr(",".join(topologies_wanted)), "one or several different ones", "See --help.")
+        raise UserError("topology", repr(",".join(topologies_wanted)), "one, or several different ones", "See --help.")
     images = sizes.count_images(spec.data)
     planner = functools.partial(plan_apart, images=images, quick=quick)
     search = functools.partial(_plan_memory, images=images)
@@ -65,7 +65,7 @@ def plan_run(
             plans.append(plan)
             if output_format == "json":
                 print(json.dumps(as_json(plan, fits[plan.topology])), flush=True)
-    finally:  # an interrupt or a compiler's crash takes nothing that is finished
+    finally:  # an interrupt or a compiler's crash loses no finished plan
         if output_format == "text" and plans:
             print(plan_tables.describe(spec, images, plans, fits), flush=True)
     return all(plan.fits for plan in plans)
@@ -97,7 +97,7 @@ def plan_apart(
 
 
 def _plan_memory(spec: TrainSpec, topology: str, chips: int | None, *, images: tuple[int, int]) -> Plan:
-    """A quick plan, or a whole one where XLA:TPU's version makes no quick ones."""
+    """Makes a quick plan, or a whole one if this version of XLA:TPU makes no quick ones."""
     try:
         return plan_apart(spec, topology, chips, images=images, quick=True)
     except UserError as error:
@@ -107,7 +107,7 @@ def _plan_memory(spec: TrainSpec, topology: str, chips: int | None, *, images: t
 
 
 def as_json(plan: Plan, fits: Sequence[fitting.Fit]) -> dict[str, Any]:
-    """A plan and what fits instead, without the programs."""
+    """A plan and the changes that would make it fit, without the programs."""
     values = dataclasses.asdict(plan)
     del values["programs"]
     values["places"] = dict(itertools.islice(values["places"].items(), plan_tables.PLACES))
@@ -123,7 +123,7 @@ def _write(folder: pathlib.Path, programs: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _progress(text: str) -> Iterator[None]:
-    """Shows on stderr what is being done, that it goes on, and how long it took."""
+    """Shows on stderr which work is under way, and how long it has taken."""
     begin, done, terminal = time.perf_counter(), threading.Event(), sys.stderr.isatty()
 
     def seconds() -> str:

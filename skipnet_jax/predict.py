@@ -8,8 +8,8 @@ A file, all images in a folder and below it, or an image on standard input:
 One line of JSON per image, for programs:
   %(prog)s photos/ --workdir=runs/skip_resnet50 --format=jsonl > predictions.jsonl
 
-Many images, in a bucket too, into one file in the order of the images; on a pod, start it on all hosts, and each takes
-its share:
+Many images, also from a bucket, into one file in the order of the images; on a pod, start the command on all hosts, and
+each takes its share:
   %(prog)s gs://bucket/photos --workdir=gs://bucket/runs/pets --format=jsonl --output=gs://bucket/found.jsonl
 
 With an exported network:
@@ -61,7 +61,7 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at exit Python flushes stdout, now into this
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit, now into this
         return PIPE_CLOSED
     if joined and status not in (0, UNREADABLE):
         from skipnet_jax.runs import hosts
@@ -105,7 +105,7 @@ def _join_hosts(arguments: argparse.Namespace) -> bool:
 
 
 def _require_same_work(arguments: argparse.Namespace, files: Sequence[str]) -> None:
-    """Checks that all hosts have found the same images and have been told the same."""
+    """Checks that all hosts have found the same images and were given the same flags."""
     from skipnet_jax.runs import agreement
 
     digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
@@ -135,7 +135,7 @@ def as_text(result: Result, width: int) -> str:
 
 
 def _width(files: Sequence[str]) -> int:
-    """Of the column of their names, in characters."""
+    """The width of the column of file names, in characters."""
     return min(max(len(file) for file in files), NAME_WIDTH)
 
 
@@ -195,7 +195,7 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for one image by standard input")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder, or - for an image on standard input")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", help="folder of a run or of converted weights, local or gs://...")
     where.add_argument("--artifact", help="folder of an exported network")
@@ -221,14 +221,14 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
         parser.error("argument --output: got nothing, expected a file that all hosts share")
     where_hosts_are = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
     if arguments.distributed == "no" and where_hosts_are != (None, None, None):
-        parser.error("argument --distributed: got no beside the place of a host. Leave out either of them.")
+        parser.error("argument --distributed=no: not allowed with --coordinator_address, --num_processes, --process_id")
     if arguments.num_processes is not None and (arguments.process_id or 0) >= arguments.num_processes:
         parser.error(
             f"argument --process_id: got {arguments.process_id}, expected 0 to {arguments.num_processes - 1}, since "
             f"--num_processes={arguments.num_processes}"
         )
     if arguments.artifact and arguments.checkpoint:
-        parser.error("argument --checkpoint: got one, but an exported network has just one. Leave it out.")
+        parser.error("argument --checkpoint: not allowed with --artifact, since an exported network has only one")
     return arguments
 
 
@@ -241,13 +241,13 @@ def _spell(field: str) -> str:
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 0 or more")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 1 or more")
     return int(text)
 
 

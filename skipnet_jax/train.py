@@ -41,8 +41,8 @@ def train_and_evaluate(
     Returns:
       Exact results of the last epoch on the test images: "accuracy" and "top5_accuracy" (0..1), "loss" (nats), "count"
       (examples) and "epoch". With `ema_decay` the moving average has results too, such as "average_accuracy". For a
-      run that is already complete, the results are read from its last checkpoint. With a hold-out (`data.holdout`) the
-      results are of that, and "test_accuracy" and its siblings are the best checkpoint's on the test images.
+      run that is already complete, the results are read from its last checkpoint. With a hold-out (`data.holdout`)
+      these are the results on it; "test_accuracy" and its siblings are the best checkpoint's on the test images.
 
     Raises:
       UserError: the config does not fit the data, the devices or the workdir, or another process is training in it.
@@ -55,7 +55,7 @@ def train_and_evaluate(
     hosts.require_shared(workdirs.locate(workdir))
     wandb_log.require_installed(spec.wandb_project)
     with lease.hold(workdirs.locate(workdir)) as held:
-        if spec.model.dtype == "auto":  # a run keeps its type, also on other devices
+        if spec.model.dtype == "auto":  # a run keeps its dtype, even on other devices
             started = workdirs.started_spec(workdirs.locate(workdir))
             device = jax.devices()[0]
             spec = precision.with_dtype(spec, started.model.dtype) if started else precision.resolve(spec, device)
@@ -83,11 +83,11 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
     Each pass of the loop
       1. trains on the next batch;
       2. at every `log_every_steps`-th step and at the end of an epoch, fetches the metrics, checks and logs them;
-      3. at the end of an epoch, evaluates on the test images, checks and logs the results;
+      3. at the end of an epoch, evaluates on the hold-out or the test images, checks and logs the results;
       4. if a checkpoint is due or a signal has arrived, checks the state and saves it.
 
-    Every number is checked before it is saved, so a checkpoint is always finite. Between two fetches the device runs
-    ahead of the host. If the last checkpoint was saved but not evaluated, resuming evaluates it first.
+    Every number is checked before it is saved, so a checkpoint is always finite. Between two fetches the host
+    queues steps ahead of the device. If the last checkpoint was saved but not evaluated, resuming evaluates it first.
     """
     train_split, test_split = sources.load(spec.data, "train"), sources.load(spec.data, "test")
     judge = sources.load_holdout(spec.data) or test_split
@@ -158,7 +158,7 @@ def _train(spec: TrainSpec, workdir: epath.Path, saver: Saver, mesh: Mesh, held:
                     console.epoch(results)
                     results["epoch"] = step // steps_per_epoch
             epoch_due = results and (results["epoch"] % spec.checkpoint_every_epochs == 0 or step == total)
-            stopping = stop_signals.number  # read once: the next step takes up a signal that arrives after this line
+            stopping = stop_signals.number  # read once: a signal that arrives after this line waits for the next step
             if epoch_due or stopping or saver.due(fetched=fetch):
                 pending = console.pending()
                 guard.check_steps(pending["window"], step)
@@ -242,7 +242,7 @@ def _require_remaining(first: int, total: int, spec: TrainSpec) -> None:
 
 
 def _last_saved(saver: Saver, steps_per_epoch: int) -> str:
-    """Waits for the checkpoint that is being written, and says in words which one is the last."""
+    """Waits for the checkpoint that is being written, and says in words which checkpoint is the last."""
     saver.finish()
     step = saver.manager.latest_step()
     if step is None:
@@ -266,7 +266,7 @@ def _introduce(
     mesh: Mesh,
     workdir: epath.Path,
 ) -> None:
-    """Writes the table of parameters, and prints what is about to be trained on which splits (train, judge, test)."""
+    """Writes the table of parameters, and prints the network, the splits (train, judge, test) and the devices."""
     train_split, judge, test_split = splits
     told = "" if judge is test_split else f", {judge.num_examples:,} held out,"
     places = [split.place for split in splits if split.place]

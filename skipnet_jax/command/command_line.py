@@ -27,7 +27,7 @@ from skipnet_jax.command.modes import (
     Program,
 )
 
-# Outside training a workdir brings its config, and these flags change it.
+# Except for training and plans, the config comes from the workdir, and these flags change it.
 _FLAGS_OF_FIELDS = {
     "data.name": "datasets",
     "data.dir": "data_dir",
@@ -39,14 +39,14 @@ _HELP = {"--help", "-help", "-h", "-?"}
 
 
 def parse(argv: Sequence[str], description: str) -> list[str]:
-    """Parses a command line. Prints help, and ends the process, if it asks for help.
+    """Parses a command line. If it asks for help, prints the help and exits.
 
     Args:
       argv: the command line, the program's name first.
       description: the beginning of the help about all modes.
 
     Returns:
-      The program's name and what no flag takes: for a `Program`, the rest of its command line.
+      The program's name and the arguments that no flag takes; for a `Program`, the rest of its command line.
 
     Raises:
       UserError: a mistake in the command line or in the config file.
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str], description: str) -> list[str]:
 
 
 def check_flags(argv: Sequence[str]) -> None:
-    """Refuses what absl cannot know about: a flag of another mode, a missing one, two that do not go together.
+    """Refuses mistakes that absl cannot know about: a flag of another mode, a missing one, two that exclude each other.
 
     Raises:
       UserError: says which flag is wrong, and what to do.
@@ -137,7 +137,7 @@ def _split(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _with_values(rest: Sequence[str]) -> list[str]:
-    """The command line with --distributed=yes for a bare --distributed, and so on, as for a flag of yes and no."""
+    """Gives --distributed a value where it is spelled like a boolean flag: --distributed=yes for a bare one."""
     spelled = {"": "yes", "true": "yes", "1": "yes", "false": "no", "0": "no"}
     result = list(rest)
     for i, argument in enumerate(rest):
@@ -167,7 +167,7 @@ def _is_installed(program: str) -> bool:
 
 def _list_modes() -> str:
     lines = [f"  {name:<9} {mode.line}" for name, mode in MODES.items()]
-    return "\n".join(["Modes, the first if none is named:", *lines])
+    return "\n".join(["Modes; the first is the default:", *lines])
 
 
 def _describe(name: str, mode: Mode) -> str:
@@ -200,7 +200,7 @@ def _check_hosts() -> None:
     for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID):
         if flag.present and DISTRIBUTED.value == "no":
             raise errors.UserError(
-                flag.name, "a value with --distributed=no", "one of the two", "Leave out either of them."
+                flag.name, "a value with --distributed=no", "only one of the two", "Leave out either."
             )
     if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
         raise errors.UserError(

@@ -1,7 +1,7 @@
-"""What the command does: one entry of `MODES` for each mode, which is a subcommand of `skipnet` too.
+"""The modes of the command: each is an entry of `MODES`, and a subcommand of `skipnet`.
 
 A new mode is one more entry, below the definitions of the flags that only it has. Libraries are imported when a mode
-runs, so that help and mistakes are answered at once.
+runs, so that help and error messages come at once.
 """
 
 import dataclasses
@@ -12,34 +12,32 @@ from absl import flags
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: the name of a config, or a file.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...; to train, default: runs/CONFIG.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...; training default: runs/CONFIG.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
-ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run goes on.")
+ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Fields of the config that may change when a run resumes.")
 DATASETS = flags.DEFINE_list("datasets", [], "Evaluate on these data sets; default: the run's own.")
 IMAGE_SIZES = flags.DEFINE_list("image_sizes", [], "Evaluate at these sizes, in pixels; default: the run's own.")
 EVAL_CLASSES = flags.DEFINE_enum(
-    "eval_classes", "all", ["all", "own"], "Predict one of all classes, or of the data set's own, as imagenet_a's 200."
+    "eval_classes", "all", ["all", "own"], "Predict any class, or only the data set's own, such as imagenet_a's 200."
 )
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data sets are; default: as in training.")
 FLIP = flags.DEFINE_bool("flip", False, "Evaluate each image together with its mirror image.")
-DETAILS = flags.DEFINE_bool("details", False, "Evaluate by class and by confidence too: tables and pictures.")
+DETAILS = flags.DEFINE_bool("details", False, "Also evaluate by class and by confidence: tables and pictures.")
 IMAGES = flags.DEFINE_list("images", [], "Image files to explain one by one; default: some test images.")
-FORMAT = flags.DEFINE_string("format", None, "In which form to write it.")
-OUT = flags.DEFINE_string(
-    "out", None, "Folder for what is written; default: in the workdir; of a plan, nothing is written."
-)
+FORMAT = flags.DEFINE_string("format", None, "Format of the output.")
+OUT = flags.DEFINE_string("out", None, "Folder for the output files; default: in the workdir, and no files for a plan.")
 FROM = flags.DEFINE_string("from", None, "Weights to convert: a file, or a folder with config.json.")
 PRETRAINED = flags.DEFINE_string("pretrained", None, "Convert the published weights of this network.")
-MODEL = flags.DEFINE_string("model", None, "The network, where the weights fit several.")
-NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Make a new classifier for so many classes.", lower_bound=2)
-WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "The averaged weights (default), or those beside them.")
-CLASSES = flags.DEFINE_string("classes", None, "File with the names of the classes, one on a line.")
+MODEL = flags.DEFINE_string("model", None, "The network, if the weights fit several.")
+NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Make a new classifier for this many classes.", lower_bound=2)
+WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "The averaged weights (default), or the raw ones.")
+CLASSES = flags.DEFINE_string("classes", None, "File with the names of the classes, one per line.")
 TOPOLOGY = flags.DEFINE_list(
-    "topology", [], "Plan for these devices: slices of TPUs such as v5e:4x4, gpu:h100, gpu:h200, cpu."
+    "topology", [], "Plan for these devices: TPU slices such as v5e:4x4, gpu:h100, gpu:h200, cpu."
 )
-CHIPS = flags.DEFINE_integer("chips", None, "Plan for the first so many chips of a topology; default: all.")
+CHIPS = flags.DEFINE_integer("chips", None, "Plan for this many chips of each topology, from the first; default: all.")
 QUICK = flags.DEFINE_bool(
-    "quick", False, "Plan what TPUs hold and move, in a fraction of the time: without machine code and its cycles."
+    "quick", False, "Plan only what TPUs hold and move, in a fraction of the time: without machine code and its cycles."
 )
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -54,7 +52,7 @@ COMPILE_CACHE = flags.DEFINE_enum(
     "compile_cache",
     "on",
     ["on", "off"],
-    "Keep compiled programs in ~/.cache/skipnet_jax for the next start, or in JAX_COMPILATION_CACHE_DIR.",
+    "Keep compiled programs for the next start, in ~/.cache/skipnet_jax or in JAX_COMPILATION_CACHE_DIR.",
 )
 _HOSTS = (DISTRIBUTED, COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID)
 _Flag = flags.FlagHolder[Any]
@@ -67,7 +65,7 @@ class Mode:
     Args:
       line: what it does, for the list of all modes.
       run: does it, and returns the exit status.
-      needs: those of them that must be given, each with an example of a value.
+      needs: the flags that must be given, each with an example.
       formats: the values of --format, the default first.
     """
 
@@ -80,7 +78,7 @@ class Mode:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A mode that reads its command line itself, images and folders without a flag included.
+    """A mode that parses its own command line, which may have arguments without flags.
 
     Args:
       line: what it does, for the list of all modes.
@@ -216,7 +214,7 @@ _RECIPE = (CONFIG, "--config=digits or another")
 
 MODES: dict[str, Mode | Program] = {
     "train": Mode(
-        "Trains a network, or goes on with a run that was interrupted.",
+        "Trains a network, or resumes an interrupted run.",
         _train,
         flags=(CONFIG, WORKDIR, ALLOW_CHANGE, COMPILE_CACHE, *_HOSTS),
         needs=(_RECIPE,),
@@ -240,7 +238,7 @@ MODES: dict[str, Mode | Program] = {
     ),
     "predict": Program("Classifies image files with the network of a run, or an exported one.", _predict),
     "explain": Mode(
-        "Draws what the gates let through, and which pixels matter.",
+        "Draws what the gates let through.",
         _explain,
         flags=(WORKDIR, CHECKPOINT, IMAGES, DATA_DIR, OUT, COMPILE_CACHE),
         needs=(_RUN,),
@@ -253,7 +251,7 @@ MODES: dict[str, Mode | Program] = {
         formats=("orbax", "stablehlo", "savedmodel", "onnx", "safetensors"),
     ),
     "convert": Mode(
-        "Makes a workdir of weights from elsewhere: published ones, or a file of torch's, timm's, torchvision's names.",
+        "Makes a workdir from published weights, or from a file with torch's, timm's or torchvision's names.",
         _convert,
         flags=(WORKDIR, FROM, PRETRAINED, MODEL, NUM_CLASSES, WEIGHTS, CLASSES),
         needs=(_RUN,),

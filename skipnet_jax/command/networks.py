@@ -46,7 +46,7 @@ def main(argv: Sequence[str], program: str = "skipnet models") -> int:
     if arguments.published:
         infos = [info for info in infos if info.published_name in table.published_results()]
         if not infos:
-            parser.error(f"--published: none of the networks {arguments.pattern} is in the published tables.")
+            parser.error(f"--published: no network that matches {arguments.pattern} is in the published tables.")
     columns = table.columns(xla=arguments.xla, features=arguments.features)
     if arguments.format == "json":
         lines = table.json_lines(infos, xla=arguments.xla)
@@ -55,5 +55,5 @@ def main(argv: Sequence[str], program: str = "skipnet models") -> int:
     else:
         lines = table.text_lines(infos, columns)
     for line in lines:
-        print(line, flush=True)  # XLA's estimate takes a few seconds for each
+        print(line, flush=True)  # XLA's estimate takes a few seconds each
     return 0

@@ -1,6 +1,6 @@
 """Turns images into shuffled TFRecord shards, for --config.data.name=tfrecords.
 
-ImageNet from its official archives, which are not unpacked, straight into a bucket:
+ImageNet from its official archives, without unpacking them, straight into a bucket:
   %(prog)s --train=ILSVRC2012_img_train.tar --test=ILSVRC2012_img_val.tar --out=gs://bucket/dir
 
 Your own images, one folder per class:
@@ -15,11 +15,11 @@ On many machines with Apache Beam, whose own flags say where (Dataflow, Flink, S
 After an interruption, even by kill -9, run the same command again. To check a data set at any time:
   %(prog)s --check=shards
 
-To use shards made elsewhere, write their dataset.json. Their content tells keys and compression; in tf-slim's ImageNet
+To use shards made elsewhere, write a dataset.json for them. Keys and compression are detected; in tf-slim's ImageNet
 the labels start at 1:
   %(prog)s --index=DIR --train='train-*' --test='validation-*' --label_offset=1
 
-Plain JPEG and PNG files are kept unchanged. An image that TensorFlow would not show as a viewer does becomes a PNG.
+Plain JPEG and PNG files are kept unchanged. An image that TensorFlow would not decode as a viewer does becomes a PNG.
 Exit status: 0 = done, 1 = --check found a problem, 2 = a mistake or an error.
 """
 
@@ -47,7 +47,7 @@ LINE_EVERY_SECONDS = 30.0  # without a terminal
 
 
 class Progress:
-    """Counts the finished images: by a bar on a terminal, otherwise by a line now and then. Threads may share it."""
+    """Counts finished images, with a bar on a terminal and otherwise a line now and then. Threads may share it."""
 
     def __init__(self, doing: str, total: int | None = None) -> None:
         self._doing = doing
@@ -116,7 +116,7 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     what.add_argument("--index", help="describe shards made elsewhere: their folder, local or gs://")
     for split in tfrecords.SPLITS:
         parser.add_argument(
-            f"--{split}", help=f"{split} images: a folder, a tar or tars; with --index: shards, as 'train-*'"
+            f"--{split}", help=f"{split} images: a folder, a tar or tars; with --index: shards, such as 'train-*'"
         )
     parser.add_argument("--train_shards", type=int, default=1024, help="default: 1024")
     parser.add_argument("--test_shards", type=int, default=128, help="default: 128")
@@ -130,14 +130,14 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     parser.add_argument("--class_names", help="file with a name per line, in the order of the classes' numbers")
     parser.add_argument("--label_offset", type=int, default=0, help="with --index: label of class 0; default: 0")
     for key in ("image", "label"):
-        text = f"with --index and WebDataset: key of the {key} in a record or sample; default: found in the first ones"
+        text = f"with --index and WebDataset: key of the {key} in a record or sample; default: found in the first few"
         parser.add_argument(f"--{key}_key", default="", help=text)
     parser.add_argument("--name", help="name of the data set; default: the name of its folder")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="shards made at a time; default: one per core"
     )
     parser.add_argument(
-        "--beam", action="store_true", help="with --out: as a pipeline of Apache Beam, which takes all other flags"
+        "--beam", action="store_true", help="with --out: run as a pipeline of Apache Beam, which gets all other flags"
     )
     arguments, rest = parser.parse_known_args(argv)
     if rest and not (arguments.beam and arguments.out):

@@ -1,1 +1,1 @@
-"""A run on disk and in time: what it leaves behind, how it survives, and how it starts from another."""
+"""A run: its files, how it survives interruptions and damage, and how it starts from another run's weights."""

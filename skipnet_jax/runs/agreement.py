@@ -1,6 +1,6 @@
 """Checks that all hosts of a run were started alike, before they compute anything together.
 
-Hosts with another config or other code would wait for each other for ever, or train something that nobody asked for.
+Hosts with different configs or code would wait for each other for ever, or train something that nobody asked for.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from skipnet_jax import __version__, libraries
 from skipnet_jax.errors import UserError
 from skipnet_jax.runs import events
 
-SECONDS = 60  # for the slowest host to say what it has; it has joined already
+SECONDS = 60  # for the slowest host to report; all have joined already
 _NAMED_AT_MOST = 5
-_OF_EACH_HOST = {"data.dir"}  # each may have a copy of its own
+_OF_EACH_HOST = {"data.dir"}  # each host may have its own copy
 
 
 def require_alike(settings: Mapping[str, Any]) -> int:
     """Compares settings, code, libraries and devices between all hosts. Call it once, right after joining.
 
     Args:
-      settings: names and values, which may be nested; what a config is as a dict.
+      settings: names and values, which may be nested, as in a config's dict.
 
     Returns:
       This process's number among the hosts.
 
     Raises:
-      UserError: on every host, with what differs.
-      RuntimeError: a host says nothing within `SECONDS`; `hosts.is_lost` knows it.
+      UserError: on every host; says what differs.
+      RuntimeError: a host says nothing within `SECONDS`; `hosts.is_lost` recognises the error.
     """
     flat = flax.traverse_util.flatten_dict(dict(settings), sep=".")
     facts = {name: repr(value) for name, value in flat.items() if name not in _OF_EACH_HOST}
@@ -58,7 +58,7 @@ def _require_same(what: str, facts: Mapping[str, str]) -> None:
             store.key_value_set(f"{prefix}/differ", json.dumps(_differences(told)))
         differ = json.loads(store.blocking_key_value_get(f"{prefix}/differ", (SECONDS + 10) * 1000))
     except RuntimeError as error:
-        raise RuntimeError(f"coordination service: a host did not tell its {what} within {SECONDS} s") from error
+        raise RuntimeError(f"coordination service: a host did not report its {what} within {SECONDS} s") from error
     if differ:
         more = f"; and {len(differ) - _NAMED_AT_MOST} more" if len(differ) > _NAMED_AT_MOST else ""
         raise UserError(
@@ -83,7 +83,7 @@ def _code_and_libraries() -> dict[str, str]:
 
 
 def _differences(told: list[dict[str, str]]) -> list[str]:
-    """What is not the same on all hosts, one text per fact."""
+    """Describes each fact that is not the same on all hosts."""
     texts = []
     for name in dict.fromkeys(name for facts in told for name in facts):
         hosts: dict[str, list[int]] = {}

@@ -7,7 +7,7 @@ import jax
 
 from skipnet_jax.errors import UserError
 
-NAMED_AT_MOST = 5  # arrays that an error names of each kind
+NAMED_AT_MOST = 5  # arrays of each kind that an error names
 
 
 def shapes(tree: Any) -> dict[str, str]:
@@ -20,7 +20,7 @@ def shapes(tree: Any) -> dict[str, str]:
 
 
 def require_none(place: str, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Raises a UserError unless a checkpoint, at `place`, holds exactly a network's arrays; both as `shapes`."""
+    """Raises a UserError unless a checkpoint, at `place`, holds exactly a network's arrays, both as from `shapes`."""
     problems = describe(
         {
             "missing in the checkpoint": sorted(expected.keys() - stored.keys()),
@@ -34,7 +34,9 @@ def require_none(place: str, stored: Mapping[str, str], expected: Mapping[str, s
     )
     if problems:
         got = f"a checkpoint of another network ({problems})"
-        raise UserError(place, got, "one of this config's", "Use the config that made it, or another `workdir`.")
+        raise UserError(
+            place, got, "one of this config's network", "Use the config that made it, or another `workdir`."
+        )
 
 
 def describe(problems: Mapping[str, Sequence[str]]) -> str:

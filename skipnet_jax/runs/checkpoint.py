@@ -2,8 +2,8 @@
 
 A checkpoint at the end of an epoch carries the exact results of its network, so that a finished run needs no second
 evaluation. A checkpoint within an epoch carries none, and is never the best. Both carry the sums that metrics.jsonl has
-not reported yet. Reading is strict: an array too many, too few, of another shape or with another checksum is an error
-that names the array.
+not reported yet. Reading is strict: an extra or missing array, another shape or another checksum is an error that names
+the array.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from skipnet_jax.runs.checkpoint_damage import CHECKSUMS, PROGRESS, STATE
 from skipnet_jax.runs.lease import NO_LEASE, Lease
 
 _READ_ATTEMPTS = 10
-_REMOVAL_SECONDS = 0.5  # for a run to remove what it has begun to remove
+_REMOVAL_SECONDS = 0.5  # for a run to finish removing a checkpoint
 
 
 def open_manager(
@@ -41,7 +41,7 @@ def open_manager(
     Args:
       directory: absolute, or gs://...
       read_only: True for everyone but the run itself.
-      lease: of the workdir. A write in the background that finds it lost leaves no checkpoint.
+      lease: of the workdir. A write in the background that finds the lease lost leaves no checkpoint.
 
     Raises:
       UserError: the folder is in a bucket, and the package for buckets is not installed.
@@ -154,8 +154,8 @@ def restore(manager: ocp.CheckpointManager, step: int, target: Any) -> Any:
 def read(directory: epath.Path, which: str, target: Any) -> tuple[int, Any]:
     """Reads a checkpoint for everyone but the run itself, which may be saving and removing checkpoints meanwhile.
 
-    If the folder has changed after a failed read, the checkpoint was removed under the reader's hands, and the reader
-    looks again which one is the best or the latest.
+    If the folder has changed after a failed read, the run may have removed the checkpoint meanwhile, so the reader
+    looks again for the best or the latest.
 
     Args:
       directory: absolute, or gs://...
@@ -210,11 +210,11 @@ def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _committed_under(lease: Lease, directory: epath.PathLike) -> type:
-    """Makes Orbax's way of finishing a write one that needs the lease."""
+    """Makes Orbax finish a write only while the lease is held."""
     usual: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(epath.Path(directory))
 
     class CommittedUnderLease(usual):
-        """Looks at the lease at the last moment before a checkpoint gets its name."""
+        """Checks the lease at the last moment before a checkpoint gets its name."""
 
         async def finalize(self) -> None:
             await asyncio.to_thread(lease.require)
@@ -248,7 +248,7 @@ def _stored_tree(manager: ocp.CheckpointManager, step: int) -> Any:
 
 
 def _array_sums(manager: ocp.CheckpointManager, step: int) -> dict[str, list[Any]]:
-    """Path of each array -> its type and shape, and its checksum; {} for a checkpoint of before December 2026."""
+    """Path of each array -> its type and shape, and its checksum; {} for a checkpoint from before December 2026."""
     file = manager.directory / str(step) / checkpoint_damage.CHECKSUMS_FILE
     return files.read_json(file)[checksums.ARRAYS] if file.exists() else {}
 
@@ -274,4 +274,4 @@ def _reading(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
 
 def _damaged(place: epath.PathLike, got: str) -> DamagedError:
     mend = "Run the training command again: it moves a damaged checkpoint aside and resumes from the one before."
-    return DamagedError(f"{place}", got, "what a finished write leaves", mend)
+    return DamagedError(f"{place}", got, "a whole checkpoint", mend)

@@ -6,7 +6,7 @@
     STEP/checksums/metadata   a checksum of every array; the three small files each hold one of their own
     STEP/_CHECKPOINT_METADATA Orbax's list of these parts
 
-Results may come later than the rest, and older versions wrote no progress; one of the two is always there. Before
+Results may be added later, and older versions wrote no progress; one of the two is always there. Before
 December 2026 there were no checksums.
 """
 
@@ -68,7 +68,7 @@ def find(checkpoint: epath.Path) -> str:
 
 
 def _parts(checkpoint: epath.Path) -> Collection[str] | None:
-    """The parts that were written, as far as that is known; None where Orbax would stumble over its list."""
+    """The names of the parts that were written, empty if unknown; None if Orbax would stumble over its list."""
     try:
         content = json.loads((checkpoint / _PARTS_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):  # Orbax does without it

@@ -1,7 +1,7 @@
-"""Checksums of the arrays and the records of a checkpoint, so that no flipped bit becomes a number.
+"""Checksums of the arrays and the records of a checkpoint, so that no flipped bit goes unnoticed.
 
-Orbax's format has checksums for its own indexes only, not for the arrays. CRC-32 notices any damage of up to 32
-neighbouring bits, and any other with a probability of 1 - 2^-32.
+Orbax's format has checksums for its own indexes only, not for the arrays. CRC-32 detects any damage of up to 32
+neighbouring bits, and any other damage with a probability of 1 - 2^-32.
 """
 
 import json
@@ -14,12 +14,12 @@ import numpy as np
 
 from skipnet_jax.runs import array_mismatch
 
-CRC = "crc32"  # the field of a record with the checksum over the others
+CRC = "crc32"  # a record's field with the checksum of its other fields
 ARRAYS = "arrays"  # the field with the checksums of arrays: path with slashes -> [type and shape, checksum]
 
 
 def of_arrays(tree: Any) -> dict[str, tuple[str, int]]:
-    """Computes the checksum of each array of a tree, which is copied off the devices for it.
+    """Copies a tree off the devices, and computes the checksum of each of its arrays.
 
     Returns:
       Path with slashes -> type and shape, as in float32[3, 2]; checksum.

@@ -1,8 +1,8 @@
-"""Finds out how many processes the cluster runs this program in, and never waits where there is no cluster.
+"""Finds out how many processes of this program a cluster has started, and never waits where there is no cluster.
 
 JAX knows the clusters: TPU pods (by the metadata server of Google's machines, or by GKE's variables), Slurm, Open MPI
-and Kubernetes. It asks them only on its way to joining, where a process that is alone would wait for others, so this
-module asks them beforehand.
+and Kubernetes. It asks them only while joining, when a process that is alone would wait for others. So this module
+asks them beforehand.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def count_processes() -> int:
     """The number of processes that were started together with this one, itself included; 1 = alone.
 
     Raises:
-      UserError: there is a cluster that does not say how many they are.
+      UserError: a cluster does not say how many processes it has started.
     """
     for cluster in clusters.ClusterEnv._cluster_types:
         if cluster.opt_in_only_method or not _may_be(cluster):
@@ -30,22 +30,22 @@ def count_processes() -> int:
         try:
             if cluster.is_env_present():
                 return int(cluster.get_process_count())
-        except Exception as error:  # of the cluster's own client library, of any type
+        except Exception as error:  # the cluster's own client library may raise any type
             raise _unknown(_name(cluster), f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return 1
 
 
 def _may_be(cluster: type[clusters.ClusterEnv]) -> bool:
-    """Whether the cluster is worth asking. What is decided here costs nothing, and JAX's own question may."""
+    """Whether the cluster is worth asking. These checks cost little, and JAX's own question may take minutes."""
     name = _name(cluster)
     if name == "Slurm":
-        # Within an allocation of several tasks, a step of one is alone; JAX looks at the allocation.
+        # A step with one task is alone, even in an allocation of several tasks; JAX looks at the allocation.
         return os.environ.get("SLURM_STEP_NUM_TASKS") != "1"
     if name == "GceTpu":
         return cloud_tpu_init.running_in_cloud_tpu_vm and _has_metadata_server()
     if name == "K8s":
         if not {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys():
-            return False  # a pod of no indexed job, such as a notebook's
+            return False  # a pod outside an indexed job, such as a notebook's
         if importlib.util.find_spec("kubernetes") is None:
             raise _unknown("Kubernetes", "its Python package is not installed: pip install 'jax[k8s]'")
     return True

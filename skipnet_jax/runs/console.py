@@ -24,7 +24,7 @@ BAR = "{desc} |{bar}| step {n_fmt}/{total_fmt}{postfix} [{elapsed}, {remaining} 
 class Console:
     """Collects the metrics of a run, measures its speed, and shows and logs both.
 
-    Metrics stay on the device until `fetch`; a step only waits for the step `IN_FLIGHT` before it. Speed is measured
+    Metrics stay on the device until `fetch`; a step waits only for the one `IN_FLIGHT` steps before. Speed is measured
     from fetch to fetch, without the first step (which compiles) and without evaluations. Hosts other than host 0
     collect too, but show and log nothing.
 
@@ -64,7 +64,7 @@ class Console:
         self._resumed: list[HostMetrics] = list(pending.get("window", []))  # steps since the last fetch, before `start`
         self._window: list[steps.Metrics] = []  # steps since the last fetch, after `start`
         self._epoch: HostMetrics = dict(pending.get("epoch", NO_STEPS))  # sums over the fetched steps of this epoch
-        self._speed = ""  # the last measured one, in words
+        self._speed = ""  # the last measured speed, in words
         self._untimed = 0  # steps of the window that the clock does not cover
         self._began = self._mark = self._shown = time.perf_counter()
 
@@ -125,7 +125,7 @@ class Console:
         return window
 
     def pending(self) -> dict[str, Any]:
-        """Returns what no line has reported yet, so that a resumed run writes exact lines; waits for the steps."""
+        """Waits for the steps, and returns the numbers that no line has yet, so a resumed run writes exact lines."""
         return {"window": self._fetched(), "epoch": self._epoch}
 
     def epoch(self, results: Mapping[str, float | int]) -> None:

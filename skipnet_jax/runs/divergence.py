@@ -19,8 +19,8 @@ _all_finite = jax.jit(nonfinite.all_finite)
 class Guard:
     """Checks metrics once they are fetched, and the state before it is saved; raises DivergedError.
 
-    Steps are not checked as they run, so the device stays ahead of the host. The batch of a bad step is made again from
-    the step number.
+    Steps are not checked as they run, so the device never waits for the host. The batch of a bad step is made again
+    from the step number.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Guard:
         Args:
           spec: for the advice in the report.
           workdir: where to keep the batch.
-          batches_from: makes the training batches that follow after so many steps.
+          batches_from: makes the training batches that follow after a number of steps.
         """
         self._lease = lease
         self._spec, self._workdir, self._batches_from, self._saved = spec, workdir, batches_from, saved

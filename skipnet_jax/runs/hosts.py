@@ -28,8 +28,8 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.training import sharding
 
 LOST = 75  # exit status: sysexits' EX_TEMPFAIL, "try again"; nothing is wrong with this host
-JOIN_SECONDS = 300  # until all hosts must have started; JAX ends this one then (status 134)
-HEARTBEAT_SECONDS = 20  # after so long without a heartbeat from one host, JAX ends the others (status 134)
+JOIN_SECONDS = 300  # if not all hosts have started by then, JAX ends this one (status 134)
+HEARTBEAT_SECONDS = 20  # after this long without a heartbeat from one host, JAX ends the others (status 134)
 LEAVE_SECONDS = 15.0  # for hosts that stop together to disconnect
 VISIBLE_SECONDS = 15.0  # network file systems cache: a new file takes a while to show on other hosts
 STEPS_LATER = 2  # by then the loop has waited for the step of a vote anyway
@@ -45,7 +45,7 @@ def join(address: str | None, count: int | None, index: int | None, *, workdir: 
 
     If another host is lost, or if not all hosts join in time, JAX's threads abort this process with a stack trace. A
     small child process, the witness, survives that and prints what to do. JAX's own handler of SIGTERM is switched off,
-    because it swallows the signal and knows no other; `signals` does the job.
+    because it swallows that signal and handles no other; `signals` takes its place.
 
     Args:
       address: host:port of host 0. None: ask the cluster, for `count` and `index` too.
@@ -85,7 +85,7 @@ def join(address: str | None, count: int | None, index: int | None, *, workdir: 
     except BaseException:
         _dismiss_witness()
         raise
-    text = f"error: this host ended at once: another one is gone, or it was killed itself. {_remedy(workdir)}"
+    text = f"error: this host was aborted: another host is gone, or this one was killed. {_remedy(workdir)}"
     _tell_witness(f"\0{text}\n")
     atexit.register(_dismiss_witness)
 
@@ -94,7 +94,7 @@ def leave(status: int) -> None:
     """Exits at once, with `status`, while other hosts may still be running.
 
     A normal exit would deadlock: at its end Python waits for the other hosts, and they wait for this host's part of the
-    next sum. Once the connections are gone, they fail within seconds. Hosts that stop together disconnect first.
+    next sum. Once the connections are gone, the others fail within seconds. Hosts that stop together disconnect first.
     """
     if status != LOST:  # otherwise there is no host to disconnect from
         leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
@@ -150,9 +150,9 @@ class Votes:
 
 
 def require_shared(workdir: epath.Path) -> None:
-    """Checks that all hosts see the same folder, which need not exist yet. Leaves nothing behind.
+    """Checks that all hosts see the same folder, which need not exist yet. Leaves no file behind.
 
-    Host 0 writes a file of a random name, and the others look for it.
+    Host 0 writes a file with a random name, and the others look for it.
 
     Raises:
       UserError: on every host, if host 0 cannot write there or some host does not see the file.
@@ -191,7 +191,7 @@ def require_shared(workdir: epath.Path) -> None:
 
 
 def _remedy(workdir: str | None) -> str:
-    return f"What is saved is in {workdir}: start all hosts again with the same command to go on."
+    return f"Saved work is in {workdir}: start all hosts again with the same command to go on."
 
 
 def _tell_witness(text: str) -> None:

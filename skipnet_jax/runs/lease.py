@@ -1,12 +1,12 @@
 """Gives a workdir to one trainer at a time; a second one would overwrite the first one's checkpoints.
 
-The holder of the lease renews it every few seconds. Whoever wants it looks whether that happens: if so, the other
-trainer is alive and this one is refused; if not for `STALE_SECONDS`, it takes over. Only the reader's own clock counts
-the seconds, so wrong clocks do no harm. On the same machine a dead holder is known at once by its process number and
-start time, so nobody waits after `kill -9`.
+The holder of the lease renews it every few seconds. A second trainer watches the lease. If it is renewed, the holder
+is alive, and the second trainer is refused; after `STALE_SECONDS` without renewal, the second trainer takes over. Only
+the watcher's own clock counts the seconds, so wrong clocks do no harm. On the same machine a dead holder is known at
+once by its process number and start time, so nobody waits after `kill -9`.
 
-A process that was frozen meanwhile finds its token replaced. It looks before everything that it writes, and stops. No
-file system writes under a condition, so between look and write there remain some microseconds.
+A holder that was frozen meanwhile checks before every write, finds its token replaced, and stops. No file system offers
+a conditional write, so some microseconds remain between check and write.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from skipnet_jax.runs import lease_store
 RENEW_SECONDS = 3.0
 STALE_SECONDS = 30.0
 _POLL_SECONDS = 0.25
-_LONGEST = 2**32  # seconds, 136 years: what claims to have held longer is damaged
+_LONGEST = 2**32  # seconds, 136 years: a lease that claims to be older is damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Holder:
         return json.dumps(dataclasses.asdict(self) | {"held_seconds": f"{held_seconds:015.3f}"}).encode()
 
     def is_dead(self) -> bool:
-        """Tells whether the process is known to have ended; only a process of this machine can be known."""
+        """Tells whether the process is known to have ended, which only a process of the same machine can know."""
         if self.machine != _machine():
             return False
         if self.machine and pathlib.Path("/proc/self/stat").exists():
@@ -96,7 +96,7 @@ class Lease:
             return
         try:
             _, content = self._store.read()
-        except Exception:  # a disk or a bucket in trouble is no proof, and will tell the writer
+        except Exception:  # a failing disk or bucket proves nothing, and the write will fail too
             return
         other = _parse(content)
         if other is not None and other[0].token == self._holder.token:
@@ -106,7 +106,7 @@ class Lease:
             "workdir",
             f"a lease that was {by} while this process did not answer",
             "the one that this process had",
-            "It has written nothing since. Leave the run to the other, or start this command again.",
+            "This process has written nothing since. Leave the run to the other, or start this command again.",
         )
 
     def close(self) -> None:
@@ -130,12 +130,12 @@ class Lease:
                 continue
 
 
-NO_LEASE = Lease()  # for what nobody else writes into
+NO_LEASE = Lease()  # for a folder that nobody else writes into
 
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path) -> Iterator[Lease]:
-    """Holds the lease of a workdir, which need not exist yet, within a `with` block. Of several hosts, host 0 does.
+    """Holds the lease of a workdir, which need not exist yet, within a `with` block. Of several hosts, host 0 holds it.
 
     Raises:
       UserError: another process is training in it, or the folder cannot be written.
@@ -216,7 +216,7 @@ def _this_process() -> Holder:
 
 
 def _machine() -> str:
-    """Processes of equal machines have different numbers: one boot, and one container on it."""
+    """Names one boot of this machine and one container on it, within which process numbers differ."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -225,7 +225,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> int:
-    """When a process of this machine started, in ticks since the boot; 0 if it has ended, or where nobody knows."""
+    """When a process of this machine started, in ticks since the boot; 0 if it has ended, or if the time is unknown."""
     try:
         fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -234,7 +234,7 @@ def _started(process: int) -> int:
 
 
 def _parse(content: bytes) -> tuple[Holder, float] | None:
-    """The holder, and for how many seconds it has held the lease; None for what is no lease."""
+    """The holder, and for how many seconds it has held the lease; None if the content is no lease."""
     names = [field.name for field in dataclasses.fields(Holder)]
     kinds: dict[str, Any] = {name: int if name in ("process", "started") else str for name in names}
     try:
@@ -243,7 +243,7 @@ def _parse(content: bytes) -> tuple[Holder, float] | None:
         if not 0 <= held_seconds < _LONGEST:
             return None
         return Holder(*(record[name] for name in names)), held_seconds
-    except ValueError:  # being written at this moment, or damaged; a UserError is one too
+    except ValueError:  # being written at this moment, or damaged; a UserError is a ValueError too
         return None
 
 

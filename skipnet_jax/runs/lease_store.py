@@ -1,7 +1,7 @@
 """Where the lease of a workdir is written: on a file system, or in a bucket. `lease.py` says what it means.
 
-Both places offer the same four operations. What makes them safe is that of several processes that `take` the lease
-after the same version, one succeeds: a file system creates a file only once, and a bucket writes an object only if its
+Both places offer the same four operations. They are safe because only one of several processes that `take` the lease
+after the same version succeeds: a file system creates a file only once, and a bucket writes an object only if its
 generation is the expected one.
 """
 
@@ -55,7 +55,7 @@ def open_store(workdir: epath.Path) -> Store:
 class FileStore(Store):
     """Numbered files in the folder `lease`; the highest number is the newest version.
 
-    Works on local disks and on NFS, where creating a file exclusively and opening one see what other hosts have done.
+    Works on local disks and on NFS, where exclusive creation and opening a file see what other hosts have done.
     """
 
     def __init__(self, workdir: pathlib.Path) -> None:
@@ -78,7 +78,7 @@ class FileStore(Store):
         except FileNotFoundError:  # another process has just removed the folder
             return None
         except OSError:
-            self._file(number).unlink(missing_ok=True)  # empty, for lack of room
+            self._file(number).unlink(missing_ok=True)  # the full disk left it empty
             raise
         numbers = self._numbers()
         if max(numbers, default=0) != number:
@@ -162,7 +162,7 @@ class BucketStore(Store):
             blob.upload_from_string(content, if_generation_match=after)
         except PreconditionFailed:
             version, found = self.read()
-            if found != content:  # otherwise an answer was lost, and the client wrote a second time
+            if found != content:  # otherwise a reply was lost, and the client wrote a second time
                 raise LookupError from None
             return version
         return blob.generation

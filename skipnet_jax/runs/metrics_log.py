@@ -1,4 +1,4 @@
-"""Writes the metrics of a run: to metrics.jsonl, for TensorBoard, and to Weights & Biases if the config says so."""
+"""Writes the metrics of a run to metrics.jsonl, for TensorBoard, and to Weights & Biases if the config says so."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ class MetricsLog:
         """
         self._lease = lease
         self._file = workdir / workdirs.METRICS
-        self._unwritten = b""  # found no room on the disk yet
+        self._unwritten = b""  # bytes that the disk had no room for yet
         kept = [line for line in workdirs.read_metrics(workdir) if line["step"] <= step]
         if unevaluated:
             kept = [
@@ -52,11 +52,11 @@ class MetricsLog:
         self._wandb = WandbLog(workdir, wandb_project) if wandb_project else None
 
     def write(self, step: int, scalars: Mapping[str, float | int]) -> None:
-        """Adds a line. In metrics.jsonl, NaN and infinity become null, which JSON has.
+        """Adds a line. In metrics.jsonl, NaN and infinity become null, since JSON has neither.
 
         Args:
           step: number of training steps so far.
-          scalars: by name, as in train/loss and test/accuracy.
+          scalars: by name, such as train/loss and test/accuracy.
         """
         self._lease.require()
         line = {"step": step} | {name: value if math.isfinite(value) else None for name, value in scalars.items()}
@@ -75,7 +75,7 @@ class MetricsLog:
 
 
 class TensorBoardFiles:
-    """The same numbers for TensorBoard; there may be gaps while the disk is full."""
+    """Writes the same numbers for TensorBoard, with gaps while the disk is full."""
 
     def __init__(self, folder: epath.Path) -> None:
         """Writes nothing yet; each start of a run will add a file to the folder."""

@@ -22,7 +22,7 @@ from skipnet_jax.runs import workdir as workdirs
 
 
 def put_aside_incomplete(workdir: epath.Path) -> None:
-    """Moves incomplete checkpoints out of the way before Orbax lists the folder, which it does once.
+    """Moves incomplete checkpoints out of the way before Orbax lists the folder, which it does only once.
 
     An old checkpoint may be incomplete too, if `kill -9` interrupted its removal.
 
@@ -41,7 +41,7 @@ def put_aside_incomplete(workdir: epath.Path) -> None:
 
 
 def restore_newest(workdir: epath.Path, manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int, dict[str, Any]]:
-    """Reads the newest checkpoint that every host can read, and moves the others aside.
+    """Reads the newest checkpoint that every host can read, and moves newer ones aside.
 
     Returns:
       The state, its step, and the `pending` of `Console`. Without checkpoints: the given state, 0, and {}.
@@ -98,7 +98,7 @@ def _move(folder: epath.Path, place: epath.Path) -> None:
     if files.is_local(folder):
         folder.rename(place)
         return
-    for parent, _, names in folder.walk():  # TensorFlow fails to rename a folder in a bucket that has folders within
+    for parent, _, names in folder.walk():  # in a bucket, TensorFlow fails to rename a folder with subfolders
         for name in names:
             (parent / name).copy(place / (parent / name).relative_to(folder))
     folder.rmtree()

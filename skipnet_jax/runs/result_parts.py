@@ -15,7 +15,7 @@ from skipnet_jax import files
 from skipnet_jax.data import storage
 from skipnet_jax.errors import UserError
 
-# So long the others wait for a host that is slower. A host that is gone ends them within seconds.
+# How long the others wait for a slower host. If a host is gone, they end within seconds.
 _WAIT_HOURS = 24 * 7
 _COPIED_BYTES = 1 << 20
 
@@ -98,9 +98,9 @@ def _concatenate(parts: Iterable[epath.Path], output: str) -> None:
 
 @contextmanager
 def _appearing_whole(target: str) -> Iterator[str]:
-    """Yields a local path to write to; what was written there then takes its place, or goes into the bucket.
+    """Yields a local path to write to; the file then moves to the target, or goes into the bucket.
 
-    On a disk the path lies beside the target, where there is room. An upload to a bucket appears at once.
+    On a disk the path lies beside the target, where there is room. An upload to a bucket appears as a whole.
     """
     if files.is_local(target):
         yield f"{target}.new"

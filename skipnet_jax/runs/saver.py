@@ -25,8 +25,8 @@ RETRY_SECONDS = 60.0
 class Saver:
     """Saves in the background, and by the clock.
 
-    A failed write leaves the earlier checkpoints as they are. The saver prints a warning, training goes on, and a
-    minute later the saver tries again with the state of that time, until there is room.
+    A failed write leaves the earlier checkpoints as they are. The saver prints a warning, training goes on, and the
+    saver tries again every minute, with the state of that time, until there is room.
     """
 
     def __init__(self, directory: epath.Path, *, every_minutes: float, lease: Lease = NO_LEASE) -> None:

@@ -40,11 +40,11 @@ class Signals:
 
     Attributes:
       number: of the signal to stop for; 0 = none yet. With several hosts, only `agree` sets it.
-      hosts: that got a signal; empty with one host.
+      hosts: the hosts that got a signal; empty with one host.
     """
 
     def __init__(self, *, cast: Callable[[int], Sequence[int]] | None = None) -> None:
-        """Prepares.
+        """Installs no handler yet.
 
         Args:
           cast: `hosts.Votes.cast`; None with one host.

@@ -49,7 +49,7 @@ def init_from_workdir(
             "init_from",
             f"{path}, which has no {workdirs.CHECKPOINTS}",
             "the workdir of a run or of converted weights",
-            "Change `init_from`; --mode=convert makes a workdir of weights from elsewhere.",
+            "Change `init_from`; --mode=convert turns weights from elsewhere into a workdir.",
         )
     found = weights.load(workdir, "best", sharding=sharding.replicated(mesh))
     stored, own = _flatten(found.variables), _flatten(state.variables)
@@ -118,6 +118,6 @@ def _flatten(tree: Any) -> _Arrays:
 
 
 def _modules(names: Iterable[str]) -> str:
-    """The few modules that many arrays belong to; all arrays of params/blocks_3/junction/... belong to "junctions"."""
+    """Names the modules that arrays belong to; those of params/blocks_3/junction/... belong to "junctions"."""
     modules = {"junctions" if "/junction/" in name else name.split("/")[1] for name in names}
     return ", ".join(sorted(modules)) or "nothing"

@@ -1,4 +1,4 @@
-"""Sends the metrics of a run to Weights & Biases. However often the run is interrupted, it is one run there.
+"""Sends the metrics of a run to Weights & Biases. However often the run is interrupted, it stays one run there.
 
 W&B itself resumes the run by its id, buffers through network failures, and keeps its files in the workdir, which
 `wandb sync` can upload later. Its environment variables work as usual: WANDB_MODE=offline writes to the workdir only.
@@ -85,7 +85,7 @@ def _open(workdir: epath.Path, project: str) -> Any:
         allow_val_change=True,  # a run may resume with another config
         settings=settings,
     )
-    # Our own axis: W&B's step counter refuses a second line for a step, and after resuming any earlier step.
+    # Our own axis: W&B's step counter refuses a second line for a step and, after resuming, any earlier step.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     if mode != "disabled":

@@ -1,4 +1,4 @@
-"""From disk to weights: of a run, or converted from elsewhere. `load` is the one way in."""
+"""Reads the weights of a run or converted ones, and writes converted ones. `load` is the only way to read them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from skipnet_jax.runs import checkpoint
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
-# Every checkpoint carries results; for weights that nobody evaluated here they are these.
+# A checkpoint without progress needs results (`checkpoint_damage`); these are for weights that nobody evaluated here.
 NO_RESULTS = {"accuracy": float("nan")}
 
 
@@ -101,7 +101,7 @@ def require_new(path: epath.PathLike) -> epath.Path:
 
 
 def save(path: epath.PathLike, origin: Origin, variables: Mapping[str, Any]) -> None:
-    """Writes converted weights as a workdir with one checkpoint, of step 0 and without an optimizer's state.
+    """Writes converted weights as a workdir with one checkpoint, of step 0 and without an optimiser's state.
 
     Args:
       path: a new or empty folder, local or gs://...

@@ -4,7 +4,7 @@
     data.json          the class names and the number of training images
     events.jsonl       every start (git revision, library versions, devices, command) and every stop with its reason
     checkpoints/       the two newest and the best
-    lease/             who is training here, while somebody is
+    lease/             who is training here, if anybody is
     damaged/           checkpoints that could not be read; nothing reads them again
     metrics.jsonl      one line per record, for programs; interruptions leave no trace in it except in the timings
     tensorboard/       the same numbers for TensorBoard
@@ -15,7 +15,7 @@
     results.json       results of evaluations, one entry per checkpoint, data set and image size
     evaluation/        tables and pictures of detailed evaluations
 
-A folder of weights that were converted from elsewhere has `checkpoints/` too, and in place of config.json
+A folder of weights that were converted from elsewhere has `checkpoints/` and these files:
 
     model.json         the network, its number of classes, where its weights come from, and how images are prepared
     data.json          the class names, if they are known
@@ -158,7 +158,7 @@ def require_same_data(
 
     Args:
       class_names: in the order of the labels.
-      crop: which part of an image evaluation shows, if the name of the data set does not tell: see `read_crop`.
+      crop: which part of an image evaluation uses, if the name of the data set does not tell: see `read_crop`.
       started: whether the run has a checkpoint.
 
     Raises:
@@ -186,7 +186,7 @@ def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
 
 
 def read_crop(workdir: epath.Path) -> str | None:
-    """Reads which part of an image evaluation shows (`data.splits`), if the run has noted it."""
+    """Reads which part of an image evaluation uses (`data.splits`), if the run has recorded it."""
     file = workdir / DATA
     content = files.read_record(file, {}, mend=MEND) if file.exists() else {}
     if "crop" not in content:
@@ -204,7 +204,7 @@ def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: epath.PathLike, fields: files.Fields = _STEP, *, mend: str = MEND) -> list[dict[str, Any]]:
-    """Reads all lines of metrics.jsonl; none where there is no file. All values are numbers, or None.
+    """Reads all lines of metrics.jsonl; none if there is no file. All values are numbers, or None.
 
     Args:
       fields, mend: as for `files.read_lines`.

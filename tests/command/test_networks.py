@@ -68,7 +68,7 @@ def test_without_a_pattern_all_networks_are_printed(style, lines, monkeypatch):
     ("argv", "message"),
     [
         (["resnet_50"], r"pattern: got 'resnet_50', .*Nearest: .*resnet50"),
-        (["sum_*", "--published"], r"none of the networks sum_\* is in the published tables"),
+        (["sum_*", "--published"], r"no network that matches sum_\* is in the published tables"),
     ],
 )
 def test_a_pattern_without_a_match_is_an_error(argv, message, capsys):
