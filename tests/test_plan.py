@@ -120,7 +120,7 @@ def test_text_is_one_table_for_all_topologies(tiny, capsys, compile_once):
         r"chips, hosts +2, 1",
         r"computes in +float32",
         r"fits +yes",
-        r"  together, training +\d+\.\d{3}",
+        r"  total, training +\d+\.\d{3}",
         r"  GFLOP +\d+\.\d",
     ):
         assert re.search(rf"^{row}$", told.out, re.MULTILINE), row
@@ -169,8 +169,8 @@ def test_the_search_for_what_fits_makes_no_machine_code(asked, capsys):
     assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
     assert asked == [False, True, True]  # the run, rematerialised, and with half of its batch
     told = capsys.readouterr().out
-    assert "on v5e:2x4. What does, by a quick plan:\n  --config.batch_size=128: " in told
-    assert told.count(" GiB, if the programs need no more\n") == 1
+    assert "on v5e:2x4. These changes fit, by a quick plan:\n  --config.batch_size=128: " in told
+    assert told.count(" GiB, if the programs fit too\n") == 1
     assert "costliest places" not in told and "CPU" not in told
 
 
@@ -185,13 +185,13 @@ def test_the_search_makes_whole_plans_where_there_are_no_quick_ones(asked, monke
 
     def refuse_to_be_quick(*arguments, quick, **options):
         if quick:
-            raise errors.UserError("quick", "a version of XLA:TPU that does not write", "one that does")
+            raise errors.UserError("quick", "a version of XLA:TPU that does not dump", "one that does")
         return whole(*arguments, quick=quick, **options)
 
     monkeypatch.setattr(plan, "plan_apart", refuse_to_be_quick)
     assert not plan.plan_run(make_spec(), ["cpu"], chips=8)
     assert asked == [False, False, False]
-    assert "on v5e:2x4. What does, as compiled:\n  --config.batch_size=128: " in capsys.readouterr().out
+    assert "on v5e:2x4. These changes fit, as compiled:\n  --config.batch_size=128: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the makers publish about accelerators: memory, peaks, bandwidths, clocks, and the slices that one can rent."""
+"""Accelerators in numbers: memory, peaks, bandwidths, clocks, and the slices that one can rent."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ class Chip:
     Args:
       kind: the beginning of `jax.Device.device_kind`.
       memory: bytes that a program may use.
-      flops: peak FLOP/s of dense products by the network's dtype.
+      flops: peak FLOP/s of dense matrix products, by the network's dtype.
       bandwidth: bytes/s to and from the device's memory.
       link: bytes/s that the device sends to its neighbours, all links together.
       clock: Hz of the cycles that XLA:TPU estimates; None = XLA estimates none.
@@ -48,7 +48,8 @@ def _tpu(
     A TPU multiplies float32 as bfloat16 too, unless `jax_default_matmul_precision` says otherwise.
 
     Args:
-      memory_gib: what XLA:TPU lets a program on one device use. It says so when a program needs more; libtpu 0.0.42.1.
+      memory_gib: the memory that XLA:TPU lets a program use on one device. libtpu 0.0.42.1 names it when a program
+        needs more.
       page: of Google Cloud's documentation of TPUs.
     """
     return Chip(
@@ -58,7 +59,7 @@ def _tpu(
         bandwidth=bandwidth / per_chip,
         link=link / per_chip,
         clock=clock,
-        source=f"Google Cloud's page of {page}",
+        source=f"Google Cloud's page on {page}",
         per_chip=per_chip,
     )
 
@@ -100,19 +101,19 @@ _H100 = Chip(
     bandwidth=3.35e12,
     link=450e9,
     clock=None,
-    source="NVIDIA's data sheet of H100 SXM",
+    source="NVIDIA's data sheet for H100 SXM",
 )
 _H200 = dataclasses.replace(  # the same processor with more and faster memory
     _H100,
     kind="NVIDIA H200",
     memory=int(JAX_SHARE * 151_397_597_184),
     bandwidth=4.8e12,
-    source="NVIDIA's data sheet of H200 SXM",
+    source="NVIDIA's data sheet for H200 SXM",
 )
 GPUS = {"h100": _H100, "h200": _H200}
 GPUS_PER_HOST = 8  # of an HGX board
 
-# Shapes that Google Cloud documents, small to large; the pages above.
+# Shapes that the pages above document, small to large.
 _TORUS_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _TORUS_3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 SHAPES = {
@@ -125,7 +126,7 @@ SHAPES = {
 
 
 def chips_of(shape: str) -> int:
-    """Number of chips of a slice, such as 16 of "4x4"."""
+    """Number of chips of a slice, such as 16 for "4x4"."""
     return math.prod(int(side) for side in shape.split("x"))
 
 

@@ -44,7 +44,7 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
     """Draws all pictures that have something to show.
 
     Args:
-      groups: of all runs, unfinished ones too; for the curves.
+      groups: all runs, including unfinished ones, for the curves.
       folder: is created if missing.
       form: png or svg.
 
@@ -57,7 +57,7 @@ def draw(groups: Sequence[Group], tables: Sequence[Table], folder: epath.Path, f
     def file(kind: str, title: str) -> epath.Path:
         stem = re.sub("[^a-z0-9]+", "_", f"{kind} {title}".lower())[:LONGEST_NAME].strip("_")
         path, number = folder / f"{stem}.{form}", 2
-        while path in drawn:  # the titles differ in other characters only
+        while path in drawn:  # titles that differ only in characters that the name leaves out
             path, number = folder / f"{stem}_{number}.{form}", number + 1
         drawn.append(path)
         return path

@@ -1,6 +1,6 @@
 """Calls a function in a process of its own: a compiler may crash on a program, and would take this process with it.
 
-Ctrl-C ends the call at once, too, where a compiler in this process would go on for minutes.
+Ctrl-C also ends the call at once; a compiler in this process would go on for minutes.
 """
 
 import multiprocessing
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 
 def call(topology: str, function: Callable[[], T]) -> T:
-    """The result of a function, which may print to stderr; what compilers print there is not shown.
+    """Returns the result of a function. The function may print to stderr; the output of compilers there is hidden.
 
     Temporary files of the process go away with it.
 
     Args:
       topology: what the function compiles for; the error names it.
-      function: can be pickled, and so can its result.
+      function: must be picklable, and so must its result.
 
     Raises:
       UserError: the process crashed.
-      Exception: the function raised it; a note has the process's own trace.
+      Exception: the function raised it; a note holds the process's own stack trace.
     """
     # Not a fork: it would inherit JAX's locks without the threads that hold them.
     context = multiprocessing.get_context("spawn")
@@ -41,7 +41,7 @@ def call(topology: str, function: Callable[[], T]) -> T:
         log = reduction.DupFd(noise.fileno())
         process = context.Process(target=_work, args=(sender, log, scratch, function), daemon=True)
         process.start()
-        sender.close()  # now only the process holds it, so that its death ends the pipe
+        sender.close()  # now only the process holds it, so its death closes the pipe
         try:
             result = receiver.recv()
         except EOFError:
@@ -61,7 +61,7 @@ def call(topology: str, function: Callable[[], T]) -> T:
 
 
 def _keep(noise: IO[bytes]) -> str:
-    """Copies a file without a name, and returns the copy's."""
+    """Copies a file that has no name, and returns the name of the copy."""
     noise.seek(0)
     with tempfile.NamedTemporaryFile(prefix="skipnet_compiler_", suffix=".log", delete=False) as log:
         shutil.copyfileobj(noise, log)
@@ -74,7 +74,7 @@ def _status(code: int | None) -> str:
 
 def _work(sender: Connection, log: Any, scratch: str, function: Callable[[], Any]) -> None:
     tempfile.tempdir = scratch
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the other one ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes, and the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Python goes on printing to the terminal; file descriptor 2, which compilers print to, becomes the log.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")

@@ -59,8 +59,8 @@ def _judge(metrics: Sequence[Mapping[str, Any]]) -> str:
 def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: epath.Path) -> None:
     """Draws loss and test accuracy of several runs over the epochs: thin lines for runs, thick ones for their medians.
 
-    A median ends where its shortest run ends. Losses far above all medians are cut off. If a run averages its
-    parameters, the averaged ones are tested.
+    A median ends where its shortest run ends. Losses far above all medians are cut off. Where runs keep a moving
+    average of the parameters, the average is tested.
 
     Args:
       runs: label -> the lines of metrics.jsonl of each run.

@@ -20,7 +20,7 @@ class EvalSet:
       data: as in `specs.DataSpec.name`, but ImageNet in shards or folders is imagenet2012 too.
       classes: names or numbers of the classes, unless `data` implies them.
       eval_classes: as in `specs.DataSpec`.
-      flip: each image is scored together with its mirror image. No published figure is.
+      flip: each image is scored together with its mirror image. No published figure was scored so.
     """
 
     data: str

@@ -1,4 +1,4 @@
-"""Looks for what fits where a run does not: a smaller batch, rematerialisation, a larger slice. Each is compiled."""
+"""Looks for changes that make a run fit: a smaller batch, rematerialisation, a larger slice. Each is compiled."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.specs import TrainSpec
 
 MOST_TRIES = 6  # programs to compile; each may take minutes
-_MARGIN = 1.25  # of the memory: a prediction above it is not worth compiling
+_MARGIN = 1.25  # times the memory: a larger prediction is not worth compiling
 
 Planner = Callable[[TrainSpec, str, int | None], Plan]
 
@@ -36,7 +36,7 @@ class _Search:
         self._left = MOST_TRIES
 
     def attempt(self, changes: Mapping[str, Any]) -> Plan | None:
-        """The plan with these changes; None if they break another rule, or if enough was compiled."""
+        """The plan with these changes; None if they break another rule, or after `MOST_TRIES` plans."""
         if not self._left:
             return None
         try:
@@ -47,7 +47,7 @@ class _Search:
         return plan
 
     def smaller(self, changes: Mapping[str, Any]) -> Fit | None:
-        """These changes with the largest halves of the batches that fit."""
+        """These changes, with the batches halved until the run fits; None if it does not."""
         changes, plan = dict(changes), self._plan
         while halves := _halve(_apply(self._spec, changes), plan):
             changes |= halves
@@ -61,10 +61,10 @@ class _Search:
 
 
 def find_fits(spec: TrainSpec, plan: Plan, chips_used: int | None, compile_plan: Planner) -> list[Fit]:
-    """Compiles changes of a run that does not fit, and returns those that do: at most one of each sort.
+    """Compiles changes of a run that does not fit, and returns those that fit: at most one of each kind.
 
     Args:
-      compile_plan: plans a spec on a topology's so many chips.
+      compile_plan: plans a spec on a number of a topology's chips.
     """
     search, fits = _Search(spec, plan, chips_used, compile_plan), []
     if not spec.model.remat and plan.memory["total"] > plan.memory["available"]:
@@ -89,7 +89,7 @@ def _apply(spec: TrainSpec, changes: Mapping[str, Any]) -> TrainSpec:
 
 
 def _halve(spec: TrainSpec, plan: Plan) -> dict[str, int]:
-    """Halves of each batch that is too large, down to what may fit by what an example of the plan takes."""
+    """Halves each batch that is too large until it may fit, by the memory that the plan needs per example."""
     memory, halves = plan.memory, {}
     kept = sum(memory[kind] for kind in step_memory.KEPT)
     sizes = {"batch_size": (spec.batch_size, "total"), "eval_batch_size": (spec.eval_batch_size, "evaluation")}
@@ -104,7 +104,7 @@ def _halve(spec: TrainSpec, plan: Plan) -> dict[str, int]:
 
 
 def _larger(plan: Plan, smaller: Fit | None) -> list[str]:
-    """Larger slices on which a device's share of the batch is not above the one that is known to fit."""
+    """Larger slices on which a device's share of the batch is at most the share that is known to fit."""
     share = smaller.plan.batch_size / smaller.plan.devices if smaller else 0.9 * plan.batch_size / plan.devices
     slices = {name: chips.chips_of(name.partition(":")[2]) for name in chips.larger_slices(plan.topology)}
     devices = {name: plan.devices // plan.chips * count for name, count in slices.items()}

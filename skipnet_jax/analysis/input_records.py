@@ -1,4 +1,4 @@
-"""How fast this machine's input is, as `python -m scripts.benchmarks input` measured it last."""
+"""How fast this machine's input is, as `python -m scripts.benchmarks input` last measured it."""
 
 import dataclasses
 import datetime
@@ -17,8 +17,8 @@ class InputRate:
     """Images per second that the whole input delivered.
 
     Args:
-      cores: that it used.
-      machine: its name; several machines may share a home.
+      cores: the number that it used.
+      machine: its name; several machines may share a home folder.
       date: as in 2026-11-29.
     """
 
@@ -43,7 +43,7 @@ def record(path: str, images_per_second: float, cores: int) -> None:
 
 
 def recorded(data: str) -> InputRate | None:
-    """What was measured here for data like this; None if nothing was."""
+    """This machine's measurement for data of this kind; None if there is none."""
     rate = _read().get(path_of(data))
     return rate if rate and rate.machine == platform.node() else None
 

@@ -1,7 +1,7 @@
-"""Programs as XLA:TPU optimises them, before it makes machine code of them, which takes most of its time.
+"""Programs that XLA:TPU has optimised, but not yet turned into machine code, which takes most of its time.
 
 Memory, bytes and collectives are known by then; the estimated cycles come with the machine code. XLA's option
-xla_dump_to makes it write what it knows into files. A thread goes on making the machine code until its process ends.
+xla_dump_to writes the optimised program to files. A thread goes on making the machine code until its process ends.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _TOTAL = re.compile(r"^Memory Space: default \(color=0\)\nTotal bytes: (\d+)", r
 
 @dataclasses.dataclass(frozen=True)
 class OptimisedProgram:
-    """What XLA:TPU knows of a program before its code.
+    """A program that XLA:TPU has optimised, without machine code.
 
     Args:
       text: as `compiled.as_text()`, without estimated cycles.
@@ -39,7 +39,7 @@ def optimise(lowered: Lowered) -> OptimisedProgram:
 
     Raises:
       JaxRuntimeError: XLA cannot compile it; RESOURCE_EXHAUSTED: it takes too much memory.
-      UserError: this version of XLA:TPU does not write down what it has.
+      UserError: this version of XLA:TPU does not dump its optimised programs.
     """
     failures: list[Exception] = []
 
@@ -62,7 +62,7 @@ def optimise(lowered: Lowered) -> OptimisedProgram:
         if program is None or total is None:
             raise UserError(
                 "quick",
-                "a version of XLA:TPU that does not write down its optimised programs",
+                "a version of XLA:TPU that does not dump its optimised programs",
                 "one that does, such as libtpu 0.0.42.1",
                 "Leave out --quick to compile the whole program.",
             )

@@ -1,4 +1,4 @@
-"""Puts plans into a table for people: one column for each topology."""
+"""Formats plans as a table for people, with one column per topology."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,8 +9,8 @@ from skipnet_jax.specs import TrainSpec
 
 _GIB = 2**30
 _UNKNOWN = "-"
-PLACES = 10  # of the model that are shown
-_PROGRAMS = 0.5 * _GIB  # what the programs themselves may take, which a quick plan does not know
+PLACES = 10  # of the model, the most that the table shows
+_PROGRAMS = 0.5 * _GIB  # room for the programs themselves, whose size a quick plan does not know
 _MEMORY = {  # kind -> how the table names it
     "parameters": "parameters",
     "optimiser": "optimiser",
@@ -19,8 +19,8 @@ _MEMORY = {  # kind -> how the table names it
     "inputs": "inputs, two batches ahead",
     "activations": "activations, gradients",
     "program": "programs",
-    "total": "together, training",
-    "evaluation": "together, evaluating",
+    "total": "total, training",
+    "evaluation": "total, evaluating",
     "available": "available",
 }
 
@@ -28,11 +28,11 @@ Row = list[str]
 
 
 def describe(spec: TrainSpec, images: tuple[int, int], plans: Sequence[Plan], fits: Mapping[str, Sequence[Fit]]) -> str:
-    """The whole text: what was planned, the table, what fits instead, and what the numbers are.
+    """The whole text: the run, its tables, the changes that make it fit, and notes on the numbers.
 
     Args:
       images: number of training and of test images.
-      fits: topology -> what `fitting.find_fits` found for it.
+      fits: topology -> the result of `fitting.find_fits`.
     """
     title = (
         f"{spec.model.name}, {spec.data.image_size} px, batch {spec.batch_size}: {spec.epochs} "
@@ -79,7 +79,7 @@ def _rows(plans: Sequence[Plan]) -> list[Row]:
 
 
 def _without_unknown(rows: Sequence[Row]) -> list[Row]:
-    """Leaves out rows that say nothing, and then headings without any row."""
+    """Leaves out rows whose values are all unknown or zero, and then headings without rows."""
     known = [row for row in rows if set(row[1:]) - {_UNKNOWN, "0.000"}]
     headings = [not any(row[1:]) for row in known]
     return [
@@ -100,7 +100,7 @@ def _collective_rows(plans: Sequence[Plan]) -> Iterable[Row]:
 
 
 def _place_rows(plans: Sequence[Plan]) -> list[Row]:
-    """The costliest places of the model, by their sum over the topologies."""
+    """The costliest places of the model, by their cost summed over the topologies."""
     estimated = any(plan.estimated_cycles for plan in plans)
 
     def cost(plan: Plan, name: str) -> float:
@@ -115,18 +115,18 @@ def _place_rows(plans: Sequence[Plan]) -> list[Row]:
 
 def _advice(plan: Plan, fits: Sequence[Fit]) -> str:
     kind = "by a quick plan" if any(fit.plan.quick for fit in fits) else "as compiled"
-    lines = [f"It does not fit on {plan.topology}. What does, {kind}:"]
+    lines = [f"The run does not fit on {plan.topology}. These changes fit, {kind}:"]
     for fit in fits:
         changes = ", ".join(f"{_spell(field)}={_lower(value)}" for field, value in fit.changes.items())
         used = f"{step_memory.most_held(fit.plan.memory) / _GIB:.3f} of {fit.plan.memory['available'] / _GIB:.3f} GiB"
-        lines.append(f"  {changes}: {used}{', if the programs need no more' if _is_close(fit.plan) else ''}")
+        lines.append(f"  {changes}: {used}{', if the programs fit too' if _is_close(fit.plan) else ''}")
     if not fits:
-        lines.append("  nothing that was tried: remat, halves of the batch, larger slices")
+        lines.append("  none of those tried: remat, smaller batches, larger slices")
     return "\n".join(lines)
 
 
 def _is_close(plan: Plan) -> bool:
-    """Whether the programs themselves may be too much for what a quick plan leaves."""
+    """Whether the programs themselves may not fit into the memory that a quick plan leaves."""
     return plan.quick and plan.fits and plan.memory["available"] - step_memory.most_held(plan.memory) < _PROGRAMS
 
 
@@ -137,10 +137,10 @@ def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
         lines = [f"This machine's input delivered {delivered}."]
     else:
         path = input_records.path_of(spec.data.name)
-        lines = [f"This machine's input is not measured. Run: python -m scripts.benchmarks input --paths={path}"]
+        lines = [f"This machine's input has not been measured. Run: python -m scripts.benchmarks input --paths={path}"]
     lines += [f"Peaks of {plan.topology}: {plan.source}." for plan in plans if plan.source]
     lines += [
-        f"{plan.unestimated_kernels} kernels on {plan.topology} have no estimate, and count nothing."
+        f"{plan.unestimated_kernels} kernels on {plan.topology} have no estimate, and count as 0."
         for plan in plans
         if plan.unestimated_kernels
     ]
@@ -149,7 +149,7 @@ def _notes(spec: TrainSpec, plans: Sequence[Plan]) -> str:
     if any(plan.quick for plan in plans):
         lines.append("A quick plan leaves out XLA's estimate of cycles, and the memory of the programs themselves.")
     lines += [
-        f"Little memory is left on {plan.topology}: leave out --quick to know whether the programs fit as well."
+        f"Little memory is left on {plan.topology}: leave out --quick to learn whether the programs fit too."
         for plan in plans
         if _is_close(plan)
     ]

@@ -1,8 +1,8 @@
-"""Reads a compiled program: what XLA:TPU expects it to take, what it moves, and what the devices tell each other.
+"""Reads the costs of a compiled program: XLA:TPU's estimate of its cycles, the bytes that it moves, its collectives.
 
-The text is that of `compiled.as_text()`, XLA's HLO after all optimisations, for one of the devices. XLA:TPU writes
-`estimated_cycles` beside each operation that it has scheduled; XLA for CPUs and GPUs writes none. The cycles are of a
-model of the chip, not of a clock, and leave out collectives and Pallas kernels.
+The text comes from `compiled.as_text()`: XLA's optimised HLO for one device. XLA:TPU writes `estimated_cycles` beside
+each operation that it has scheduled; XLA for CPUs and GPUs writes none. The cycles come from a model of the chip, not
+from a clock, and leave out collectives and Pallas kernels.
 
 Bytes count an operation's operands and results outside on-chip memory, with the padding that their tiles need. An
 operation counts as if it read each operand whole.
@@ -25,14 +25,14 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 _NAME = re.compile(r'op_name="([^"]*)"')
 _ON_CHIP = re.compile(r"S\([13]\)")  # XLA's memory spaces: the vector memory, and the common memory of a TPU v4
 
-# These move nothing by themselves, or are counted where they are called.
+# These move nothing themselves, or `walk` counts the computations that they call.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id"),
     *("replica-id", "while", "call", "conditional", "opt-barrier"),
 }
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-# Components of an operation's name that are no place in a model: what JAX adds for control flow and checkpoints.
+# Parts of an operation's name that JAX adds for control flow and checkpoints; they are not places in a model.
 _NO_PLACE = re.compile(
     r"cond|branch_\d+_fun|while|body|checkpoint|rematted_computation|closed_call|call\b.*|(transpose\()?jvp\(.*|.*\._\w+"
 )
@@ -40,7 +40,7 @@ _NO_PLACE = re.compile(
 
 @dataclasses.dataclass
 class Place:
-    """What a place of the model costs in a step.
+    """The cost of one place in the model, per step.
 
     Args:
       cycles: estimated; 0 where XLA estimates none.
@@ -53,11 +53,11 @@ class Place:
 
 @dataclasses.dataclass
 class Traffic:
-    """What one kind of collective moves in a step.
+    """The traffic of one kind of collective in a step.
 
     Args:
-      bytes: of the arrays that are exchanged.
-      sent: bytes that each device must send at least, on a ring.
+      bytes: of the exchanged arrays.
+      sent: the fewest bytes that each device can send, on a ring.
     """
 
     count: int = 0
@@ -75,7 +75,7 @@ class Costs:
       places: by place in the model, backward passes apart.
       collectives: by kind.
       unestimated: number of kernels, such as Pallas's, that XLA gives no cycles for.
-      arguments: bytes by the beginning of the argument's name, such as "state.params".
+      arguments: bytes by the first part of the argument's name, such as "state.params".
     """
 
     cycles: int | None
@@ -99,13 +99,13 @@ class _Instruction:
 
     @property
     def collective(self) -> str | None:
-        """Which kind of collective it is, or starts."""
+        """The kind of collective that the instruction is or starts; None for any other instruction."""
         operation = self.operation.removesuffix("-start")
         return operation if operation in _COLLECTIVES else None
 
 
 def read(text: str) -> Costs:
-    """Adds up a program's operations; loops count as often as they run, of branches the costliest counts."""
+    """Adds up a program's operations. A loop's body counts per iteration, a conditional as its costliest branch."""
     program = _Program(text)
     program.walk(program.entry, 1)
     cycles = sum(place.cycles for place in program.places.values())
@@ -162,14 +162,14 @@ class _Program:
                 self._count(instruction, types, times)
 
     def _wraps_computation(self, instruction: _Instruction) -> bool:
-        """Whether an operation starts more than a slice, whose own type says what it moves."""
+        """Whether an operation starts more than a slice; a slice's own type says how much it moves."""
         called = _CALLED.search(instruction.rest) if instruction.operation == "async-start" else None
         return called is not None and any(
             each.operation not in ("parameter", "slice") for each in self.computations.get(called[1], ())
         )
 
     def _costliest(self, instruction: _Instruction) -> str:
-        """The branch that costs most by itself."""
+        """The costliest branch, without the computations that it calls."""
         listed = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
         branches = re.findall(r"[\w.\-]+", listed[1]) if listed else _CALLED.findall(instruction.rest)
 
@@ -192,7 +192,7 @@ class _Program:
             self._count_collective(each, types, times)
 
     def _collectives(self, instruction: _Instruction) -> Iterator[_Instruction]:
-        """The instruction itself if it is a collective, or those inside a fusion."""
+        """The instruction itself if it is a collective, or the collectives inside a fusion."""
         if instruction.collective:
             yield instruction
         elif instruction.operation == "fusion":
@@ -215,7 +215,7 @@ class _Program:
 
 
 def place_of(op_name: str) -> str:
-    """Where in the model an operation comes from, without the numbers of blocks.
+    """Where in the model an operation comes from, without block numbers.
 
     Args:
       op_name: as JAX writes it, such as "jit(train_step)/transpose(jvp(Network))/blocks_3/norm1/jit(batch_norm)/mul".
@@ -233,7 +233,7 @@ def place_of(op_name: str) -> str:
     for part in rest[inside + 1 : -1]:
         if function := re.fullmatch(r"jit\(_*(\w+)\)", part):
             parts.append(function[1])
-            break  # what an operation is made of is no place
+            break  # operations inside a jitted function are not places of their own
         if not _NO_PLACE.fullmatch(part):
             parts.append(re.sub(r"_?\d+$", "", part) if not parts else part)
     return ("/".join(parts) or "network") + (", backward" if backward else "")
@@ -248,8 +248,8 @@ def _moved(instruction: _Instruction, types: Mapping[str, str]) -> int:
     """Bytes that an operation moves to and from the device's memory."""
     results = _arrays(instruction.type)
     if instruction.operation.endswith("-start") and instruction.operation != "all-reduce-start":
-        results = results[:2]  # source and destination; the rest are its counters
-        if instruction.operation != "copy-start":  # of a slice, only the piece moves
+        results = results[:2]  # source and destination; counters follow
+        if instruction.operation != "copy-start":  # a slice moves only its piece
             piece = min((size for size, _ in results), default=0)
             results = [(piece, outside) for _, outside in results]
         return sum(size for size, outside in results if outside)

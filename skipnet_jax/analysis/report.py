@@ -56,10 +56,10 @@ def write_report(paths: Sequence[epath.PathLike], out: epath.PathLike) -> epath.
     text = render(paths)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(text.encode(errors="backslashreplace"))  # a folder's name may be no text
+        file.write_bytes(text.encode(errors="backslashreplace"))  # a folder's name need not be valid text
     except OSError as error:
         got = f"{out}, which cannot be written ({error.strerror or error})"
-        raise UserError("out", got, "a file that can", "Change `out`.") from error
+        raise UserError("out", got, "a writable file", "Change `out`.") from error
     return file
 
 

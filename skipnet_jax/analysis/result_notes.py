@@ -25,8 +25,8 @@ def notes(runs: Iterable[Run], groups: Sequence[Group]) -> list[str]:
         in_training = sum(score.source == workdirs.METRICS for _, score in scored)
         if in_training:
             lines.append(
-                f"{condition.title}: {in_training} of {len(scored)} runs are not in a {workdirs.RESULTS} of "
-                f"--mode=evaluate; their figure is the test after the last epoch ({workdirs.METRICS})."
+                f"{condition.title}: {in_training} of {len(scored)} runs have no record of --mode=evaluate in "
+                f"{workdirs.RESULTS}; their figure is the test after the last epoch ({workdirs.METRICS})."
             )
         early = [
             f"{run.path} (step {score.step} of {run.tests[-1].step})"

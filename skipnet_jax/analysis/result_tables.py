@@ -1,6 +1,6 @@
-"""Tables of results in the layout of the published ones: medians over seeds, beside the published figures.
+"""Tables of results in the layout of the published tables: medians over seeds, beside the published figures.
 
-Each table is about one test set (both CIFARs share one). Its rows are networks, its columns are image sizes.
+Each table covers one test set (both CIFARs share one). Its rows are networks, its columns are image sizes.
 
 Source: result tables of SkipResNet (Takeda, MIRU2020).
 """
@@ -44,7 +44,7 @@ class Cell:
     """The results of a network under one condition.
 
     Args:
-      scores: by seed; empty if it was not tested.
+      scores: by seed; empty = not tested.
     """
 
     scores: Mapping[int, Score]
@@ -88,7 +88,7 @@ class Table:
 
     @property
     def has_published(self) -> bool:
-        """Whether there are published figures for its test set, if not for every network."""
+        """Whether the test set has published figures, though perhaps not for every network."""
         return self.columns[0].eval_set in PUBLISHED
 
 
@@ -131,7 +131,7 @@ def build(groups: Sequence[Group]) -> list[Table]:
 def _table(title: str, measured: Iterable[Condition], groups: Sequence[Group]) -> Table:
     columns = [condition for condition in {*measured, *_published_conditions()} if condition.eval_set.table == title]
     columns.sort(key=lambda condition: (condition.eval_set.title, condition.image_size))
-    members: dict[tuple[str, str], list[Run]] = {}  # label, training data -> runs, of both CIFARs in a row
+    members: dict[tuple[str, str], list[Run]] = {}  # label, training data -> runs; both CIFARs share a row
     for group in groups:
         if any(condition in run.scores for run in group.runs for condition in columns):
             members.setdefault((group.label, group.trained_on.table), []).extend(group.runs)
@@ -188,5 +188,5 @@ def _size(spec: TrainSpec, as_published: bool) -> tuple[int | None, int | None]:
 
 @functools.cache
 def count(network: str, image_size: int | None = None, num_classes: int | None = None) -> complexity.Complexity:
-    """`complexity.count`, which traces the network, once for each size."""
+    """`complexity.count`, cached, since it traces the network."""
     return complexity.count(network, image_size=image_size, num_classes=num_classes)

@@ -26,7 +26,7 @@ class Facts:
     """A run for the report.
 
     Args:
-      size: for an image of the size that the run uses.
+      size: at the run's image size.
       events: starts and stops, oldest first.
     """
 
@@ -87,7 +87,7 @@ class Facts:
 
     @property
     def seconds(self) -> float | None:
-        """Time from starts to their stops; None if not recorded."""
+        """Total time from each start to its stop; None if not recorded."""
         return _seconds(self.events)[0]
 
     @property
@@ -120,7 +120,7 @@ class Facts:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """The records of results.json with a title; scores are of the averaged parameters if the run has them."""
+        """The records of results.json, with titles; their scores are the averaged parameters' if the run has them."""
         return [_evaluation(record) for record in self.run.results]
 
 

@@ -17,7 +17,7 @@ from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
 TEST = "test"
-OWN_DATA = ("folder", "tfrecords", "webdataset", "tfds")  # these names tell the file format, not the images
+OWN_DATA = ("folder", "tfrecords", "webdataset", "tfds")  # these name a file format, not the images
 IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
 WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -113,8 +113,8 @@ class Run:
     def scores(self) -> dict[Condition, Score]:
         """The newest score under each condition.
 
-        `--mode=evaluate` goes before the last test of training, on the same images. Of several checkpoints the newest
-        counts, not the best: that would be a choice by the result.
+        `--mode=evaluate` takes precedence over training's last test on the same images. Of several checkpoints the
+        newest counts: taking the best would be a choice by the result.
         """
         in_training = {
             Condition(self.trained_on, self.spec.data.image_size): Score(
@@ -162,7 +162,7 @@ class Group:
 
 
 def _named(data: str, split: str) -> str:
-    """The name of a test set without its version, and with its split unless it is the usual one, as published."""
+    """The name of a test set, without its version, and with its split unless that is the usual `TEST`."""
     name = data.partition(":")[0]
     return name if split == TEST else f"{name} ({split})"
 
@@ -197,7 +197,7 @@ def group_by_config(runs: Iterable[Run]) -> list[Group]:
     Fields that may change when a run resumes (`workdir.CHANGEABLE`) are ignored.
 
     Returns:
-      The groups in the order of `list_models`. Where one table holds several groups of a network, their labels tell
+      The groups in the order of `list_models`. Where one table holds several groups of a network, their labels state
       the differences.
 
     Raises:

@@ -19,13 +19,13 @@ _ARGUMENTS = {
     "state.average": "average",
     "batch": "inputs",
 }
-KEPT = ("parameters", "optimiser", "statistics", "average", "program")  # whatever the batch
+KEPT = ("parameters", "optimiser", "statistics", "average", "program")  # independent of the batch
 NOTHING = dict.fromkeys((*_ARGUMENTS.values(), "activations", "program"), 0)
 _SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def of_program(compiled: Compiled, costs: Costs) -> dict[str, int]:
-    """Bytes by kind, by XLA's own account; "activations" holds gradients and work space too."""
+    """Bytes by kind, by XLA's own account; "activations" includes gradients and workspace."""
     stats: Any = compiled.memory_analysis()
     memory = _of_arguments(costs)
     memory["activations"] = stats.temp_size_in_bytes + max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
@@ -34,7 +34,7 @@ def of_program(compiled: Compiled, costs: Costs) -> dict[str, int]:
 
 
 def of_optimised(total: int, costs: Costs) -> dict[str, int]:
-    """Bytes by kind of a program without machine code, whose own bytes are not known.
+    """Bytes by kind of a program without machine code; the size of the code is unknown.
 
     Args:
       total: bytes of all values.
@@ -55,7 +55,7 @@ def of_refused(state: Any, batch: run_steps.Shapes, message: str, devices: int) 
     """Bytes by kind of a program that XLA refuses because it is too large.
 
     Args:
-      message: of XLA, which says "Used 20.1G of 15.7G", or of the work space alone "(1.0T) exceeds".
+      message: XLA's, with "Used 20.1G of 15.7G", or with "(1.0T) exceeds" for the workspace alone.
       devices: that share the batch.
     """
     memory = dict(NOTHING)
@@ -71,7 +71,7 @@ def of_refused(state: Any, batch: run_steps.Shapes, message: str, devices: int) 
 
 
 def most_held(memory: Mapping[str, int]) -> int:
-    """Bytes that a device must hold: while training or while evaluating, whatever takes more.
+    """Bytes that a device must hold: while training or while evaluating, whichever takes more.
 
     Args:
       memory: as `add_up` returns it.
@@ -80,7 +80,7 @@ def most_held(memory: Mapping[str, int]) -> int:
 
 
 def add_up(train: Mapping[str, int], evaluation: Mapping[str, int], available: int) -> dict[str, int]:
-    """What lies in a device's memory at a time: the batches that wait too, and both programs.
+    """Everything that is in a device's memory at once, including the waiting batches and both programs.
 
     Args:
       train, evaluation: the kinds of each step.

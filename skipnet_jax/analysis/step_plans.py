@@ -1,4 +1,4 @@
-"""Compiles the steps of a run for devices that may not be here, and says what they need and what they cost."""
+"""Compiles a run's steps for devices that this machine need not have, and says what the steps need and cost."""
 
 import contextlib
 import dataclasses
@@ -29,10 +29,10 @@ class Step:
 
     Args:
       memory: bytes by kind, as `step_memory` names them.
-      flops: by XLA's count, or else by the network's definition; a multiply-add counts 2.
+      flops: by XLA's count, or else by the network's definition; a multiply-add counts as 2.
       costs: None for a program that does not fit, so that XLA gives none.
       text: the optimised program, as HLO.
-      seconds: that compiling took.
+      seconds: to compile it.
     """
 
     memory: Mapping[str, int]
@@ -44,7 +44,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run needs and costs on a topology. Per step and device, if nothing else is said.
+    """What a run needs and costs on a topology, per step and device unless stated otherwise.
 
     Args:
       chips: a chip of TPU v3 is two devices.
@@ -55,7 +55,7 @@ class Plan:
       step_bounds: least seconds for "flops", "hbm" and "collectives" at the published speeds; None = unknown.
       step_seconds: by the estimated cycles, collectives added; without an estimate, the highest of the bounds.
       images_per_second: of all chips, by step_seconds.
-      host_images_per_second: what the input of each host must deliver for that.
+      host_images_per_second: that each host's input must deliver for this rate.
       run_hours: of the whole recipe with its evaluations, by step_seconds.
       source: of the chip's peaks.
       programs: file name -> optimised program.
@@ -106,7 +106,7 @@ def make_plan(
     Args:
       images: number of training and of test images.
       quick: make no machine code for TPUs; threads go on with it until this process ends.
-      progress: is entered with a text for as long as something takes.
+      progress: takes a text, and returns a context that is open while the described work lasts.
 
     Raises:
       UserError: the batch cannot be split evenly over the devices, or is larger than the training set.
@@ -182,7 +182,7 @@ def _compile(
     """Compiles a step.
 
     Args:
-      flops: per device, by the network's definition: XLA for GPUs does not count them, nor does a quick plan.
+      flops: per device, by the network's definition; used where XLA counts none, as for GPUs and in quick plans.
     """
     begin = time.perf_counter()
     lowered = step.lower(state, batch)  # type: ignore[attr-defined]
@@ -206,7 +206,7 @@ def _compile(
 
 @contextlib.contextmanager
 def uncached(topology: Topology) -> Iterator[None]:
-    """Keeps JAX's compilation cache away from programs that it could not load again: their devices are not here."""
+    """Turns JAX's compilation cache off, which could not load these programs again without their devices."""
     if topology.chip is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Devices that are not here: XLA compiles for them all the same, where their compiler is installed.
+"""Devices that this machine need not have: XLA compiles for them where their compiler is installed.
 
 Source: `jax.experimental.topologies`; for the environment variables, libtpu's own messages.
 """
@@ -27,7 +27,7 @@ FIELD = "topology"
 _FOR_LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any one: the topology's name overrides it
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any type: the topology's name overrides it
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no TPU from a process that trains
 }
 
@@ -76,7 +76,7 @@ class Topology:
 
     @property
     def memory(self) -> int:
-        """Bytes of each device that a program may use; of a CPU, this machine's memory."""
+        """Bytes that a program may use on each device; for CPUs, this machine's memory."""
         if self.chip:
             return self.chip.memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -87,14 +87,14 @@ def open_topology(name: str, chips_used: int | None = None) -> Topology:
 
     Args:
       name: cpu, gpu:h100, gpu:h200, or a slice of TPUs, such as v5e:4x4.
-      chips_used: the first so many chips alone; None = all of a slice or of the CPUs, and one GPU.
+      chips_used: only this many chips, the first ones; None = the whole slice, all CPUs, or one GPU.
 
     Raises:
       UserError: an unknown name, too few chips, or a compiler that is missing or busy.
     """
     if chips_used is not None and chips_used < 1:
         raise UserError("chips", f"{chips_used}", "at least 1", "Change `chips`.")
-    # A machine that has accelerators must not open them for this.
+    # Planning must not open this machine's own accelerators.
     if jax.config.jax_platforms != "cpu":  # type: ignore[attr-defined]
         jax.config.update("jax_platforms", "cpu")
     kind, _, detail = name.partition(":")
@@ -114,7 +114,7 @@ def open_topology(name: str, chips_used: int | None = None) -> Topology:
         most = len(devices) // (chip.per_chip if chip else 1)
         if chips_used > most:
             mend = "Set XLA_FLAGS=--xla_force_host_platform_device_count=N for more." if name == "cpu" else ""
-            raise UserError("chips", f"{chips_used}", f"at most {most}, which {name} has", mend or "Change `chips`.")
+            raise UserError("chips", f"{chips_used}", f"at most {most}, all that {name} has", mend or "Change `chips`.")
         devices = devices[: chips_used * (chip.per_chip if chip else 1)]
     return Topology(name, devices, chip, hosts=len({device.process_index for device in devices}))
 
@@ -168,9 +168,9 @@ def _unknown(name: str) -> UserError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what a compiler's library prints while it is loaded, and takes SIGTERM back from it.
+    """Hides what a compiler's library prints while it loads, and takes back the handler of SIGTERM.
 
-    libtpu would answer the signal with a stack trace.
+    libtpu's own handler would print a stack trace.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -181,5 +181,5 @@ def _quiet() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            if threading.current_thread() is threading.main_thread():  # Python lets no other set a handler
+            if threading.current_thread() is threading.main_thread():  # Python lets no other thread set a handler
                 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""The checkpoint that a run has chosen, on the test images."""
+"""Scores a run's chosen checkpoint on the test images."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ from skipnet_jax.training import sharding, steps
 
 
 def test_once(workdir: epath.Path, spec: TrainSpec, mesh: Mesh) -> dict[str, Any]:
-    """Evaluates the best checkpoint on the test images, after a hold-out has chosen it, and adds it to results.json.
+    """Evaluates the best checkpoint, chosen by a hold-out, on the test images, and adds the record to results.json.
 
-    A run that has done so already gets the same record again. Every host has to call this.
+    If an earlier call did so already, returns its record. Every host must call this.
 
     Returns:
-      A record as of `evaluate.evaluate_workdir`; empty if there are no test images beside the hold-out.
+      A record as `evaluate.evaluate_workdir` makes it; empty if there are no test images beside the hold-out.
     """
     split = sources.load(spec.data, "test")
     if split.held_out:

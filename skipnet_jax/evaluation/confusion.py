@@ -30,7 +30,7 @@ class Breakdown:
     Args:
       class_names: the classes that could be predicted.
       confusion: images by answer (row) and prediction (column).
-      images, hits: all images and the correctly predicted ones, in bins of confidence of equal width.
+      images, hits: all images and the correctly predicted ones, in equally wide bins of confidence.
       confidence: summed over the images of each bin.
     """
 
@@ -62,7 +62,7 @@ class Breakdown:
         """Writes the three files, and returns their paths.
 
         Args:
-          name: what the names of the files start with.
+          name: the beginning of the files' names.
         """
         folder = workdir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def draw_image(
 
 
 def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epath.Path) -> None:
-    """Draws how each class's mean differs from the mean over all images, for up to `MAX_CLASSES` that differ most.
+    """Draws how each class's mean differs from the mean over all images, for the `MAX_CLASSES` that differ most.
 
     Args:
       class_names: in the order of the labels.
@@ -59,7 +59,7 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
     extents = {k: max(float(np.abs(each).max()) for each in _numbers(weights)) for k, weights in differences.items()}
     chosen = sorted(sorted(extents, key=lambda k: -extents[k])[:MAX_CLASSES])
     if len(chosen) < len(differences):
-        title = f"{title}; of {len(differences)} classes the {len(chosen)} that differ most"
+        title = f"{title}; the {len(chosen)} of {len(differences)} classes that differ most"
     extent = max(0.01, math.ceil(max(extents.values()) * 100) / 100)
     scale = Scale("RdBu_r", -extent, extent, "difference")
 
@@ -68,7 +68,7 @@ def draw_classes(gates: Gates, class_names: Sequence[str], title: str, path: epa
     step_x, step_y = maps.width + CLASS_GAP, maps.height + CLASS_TITLE
     height = step_y * math.ceil(len(chosen) / columns)
     width = MARGIN + columns * step_x + BAR_WIDTH + BAR_MARGIN + 0.1
-    note = "the mean over each class less the mean over all images; maps as in gates.png, grey: not seen"
+    note = "the mean over each class minus the mean over all images; maps as in gates.png, grey: not seen"
     figure = titled_figure(width, CLASS_TITLE + height + MARGIN, title, note)
     for place, k in enumerate(chosen):
         row, column = divmod(place, columns)

@@ -1,11 +1,11 @@
-"""What the gates of a network let through: their weights, averaged over channels, images and classes.
+"""What the gates of a network let through: their weights, averaged over channels and images, overall and by class.
 
 A block's junction multiplies each state that the block sees by a weight, per sample and channel. A gate's weights for
 its n states add up to 1. Averaged over the channels, a weight is therefore one state's share of the block's input: the
 mean of the states would give 1/n to each, and a plain residual network gives 1 to the latest. The block's own branch is
 not one of the n states. Its factor lies between 0 and 1 on its own.
 
-A weight says how far a state is let through, not how large the state is. Where a state has fewer channels than the
+A weight says how much of a state gets through, not how large the state is. Where a state has fewer channels than the
 block (PyramidNet), the weights of the missing channels have no effect, but count in the average.
 """
 
@@ -32,8 +32,8 @@ class Section:
 
     Args:
       first: number of the section's first block in the network; the parameters of block i are called blocks_i.
-      seen: for each block the states that it sees, its own first. State j passed through the shortcut of block j: it is
-        the output of block j - 1, or the stem's output for j = 0.
+      seen: for each block the states that it sees, its own first. State j is the output of block j - 1, or of the stem
+        for j = 0, after the shortcut of block j.
     """
 
     first: int
@@ -125,7 +125,7 @@ def sown_weights(
 def make_step(
     model: Network, *, num_classes: int, statistics: Statistics, mesh: Mesh
 ) -> Callable[[dict[str, PyTree], steps.Batch], dict[str, PyTree]]:
-    """Compiles a step over a mesh that sums the weights of a batch by class.
+    """Compiles a step that sums the weights of a batch by class, over a mesh.
 
     Returns:
       A function of the variables and a batch as for `steps.make_eval_step`. It returns "counts" [k], the images of each
@@ -179,7 +179,7 @@ def measure(
         fetched = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fetched)
         sums = jax.tree.map(np.add, sums, fetched) if sums else fetched
     if not sums or not sums["counts"].any():
-        raise UserError("data.name", "no image with a label", "some", "Change `data.name`.")
+        raise UserError("data.name", "no image with a label", "at least one", "Change `data.name`.")
     counts, moments = sums.pop("counts"), sums.pop("moments")
     means = [of / counts.sum() for of in moments]
     return Gates(

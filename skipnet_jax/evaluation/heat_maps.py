@@ -182,5 +182,5 @@ def _draw_section(
 
 
 def state_name(state: int) -> str:
-    """Names the output that is state j: the previous block's, by its number, or the stem's."""
+    """Names a state by its origin: the number of the block whose output it is, or the stem."""
     return str(state - 1) if state else "stem"

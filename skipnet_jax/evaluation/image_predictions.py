@@ -57,13 +57,13 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def _images_below(folder: str) -> list[str]:
-    """All images below a folder, sorted. Empty files too, since users should hear of them rather than miss a result."""
+    """All images below a folder, sorted. Includes empty files, so that users hear of them rather than miss a result."""
     left_out = walk.LeftOut()
     inside = sorted(os.path.join(folder, name) for name, _ in walk.images_below(folder, left_out, empty=True))
     if not inside:
         got = f"{folder}, a folder without images" + (f" ({left_out})" if left_out.counts else "")
         expected = f"some ({', '.join(walk.EXTENSIONS)}) in it or below"
-        raise UserError("images", got, expected, "Give another.")
+        raise UserError("images", got, expected, "Give another folder.")
     if told := {kind: count for kind, count in left_out.counts.items() if kind in (walk.LINKS, walk.BROKEN)}:
         print(f"{folder}: left out: {'; '.join(f'{kind} ({count})' for kind, count in told.items())}", file=sys.stderr)
     return inside
@@ -72,7 +72,7 @@ def _images_below(folder: str) -> list[str]:
 def classify(network: "Classifier", files: Sequence[str], top: int, batch_size: int) -> Iterator[list[Result]]:
     """Classifies images while the next ones are being decoded.
 
-    All batches have the same size, so that only one program is compiled: the last one is padded, and so are those with
+    All batches have the same size, so that only one program is compiled. Padding fills the last batch, and batches with
     images that cannot be read.
 
     Args:

@@ -1,4 +1,4 @@
-"""What all pictures share, and the two pictures of an evaluation: confusion and calibration."""
+"""The style of all pictures, and the two pictures of an evaluation: confusion and calibration."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ RIGHT, WRONG = COLORS[:2]
 DPI = 120
 
 # Limits of a confusion matrix.
-MAX_NUMBERED, MAX_NAMED = 20, 100  # classes up to which its cells have room for numbers, and its rows for names
+MAX_NUMBERED, MAX_NAMED = 20, 100  # the most classes for which its cells show numbers, and its rows names
 MISTAKES = 30  # shown instead of a larger matrix
 NAME_LENGTH = 28
 
@@ -68,7 +68,7 @@ def save(figure: Any, path: epath.Path) -> None:
     if kind not in ("png", "svg"):
         raise UserError(f"{path}", f"a picture of type {kind!r}", "a name that ends in .png or .svg")
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # names of classes and files come from outside: their dollar signs are no formulas
+        text.set_parse_math(False)  # a dollar sign in a class or file name must not start a formula
     picture = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "skipnet_jax", "svg.fonttype": "path"}):
         figure.savefig(picture, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
@@ -78,8 +78,8 @@ def save(figure: Any, path: epath.Path) -> None:
 def plot_confusion(confusion: Int[np.ndarray, "c c"], class_names: Sequence[str], path: epath.Path) -> None:
     """Draws which classes are taken for which.
 
-    Up to `MAX_NAMED` classes as a matrix, whose rows are in shares of their class; of more classes, whose cells nobody
-    could read, the most frequent mistakes.
+    Up to `MAX_NAMED` classes make a matrix, each row in shares of its class. With more classes nobody could read the
+    cells, so the picture shows the most frequent mistakes instead.
 
     Args:
       confusion: images by answer (row) and prediction (column).
@@ -158,7 +158,7 @@ def plot_calibration(
     """Draws a reliability diagram: the accuracy in each bin of confidence, and below it the share of images there.
 
     Args:
-      images, hits: all images and the correctly predicted ones, in bins of confidence of equal width.
+      images, hits: all images and the correctly predicted ones, in equally wide bins of confidence.
       confidence: summed over the images of each bin.
       error: the expected calibration error, 0..1.
       path: ends in .png or .svg.

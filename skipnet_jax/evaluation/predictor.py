@@ -71,7 +71,7 @@ class Predictor:
         """Returns the most probable classes of each image, as `most_probable` does.
 
         Args:
-          top: how many classes; all of a network that has fewer.
+          top: how many classes; all if the network has fewer.
         """
         return most_probable(self.logits(images), self.preprocessing.class_names, top)
 
@@ -85,7 +85,7 @@ class Predictor:
         return tuple(np.concatenate(stages) for stages in zip(*batches, strict=True))
 
     def _run(self, images: np.ndarray, method: str | None = None) -> Iterator[PyTree]:
-        """Runs the network or another of its methods batch by batch, and yields the results without the padding's."""
+        """Runs the network or another of its methods batch by batch, and yields the results without padding."""
         if not len(images):
             raise UserError("images", "none", "at least one", "Give an array [b, h, w, 3].")
         size = min(len(images), self.batch_size)
@@ -120,8 +120,8 @@ def most_probable(
       top: how many classes; all if there are fewer.
 
     Returns:
-      For each image the pairs (name of the class, probability 0..1), most probable first; of equals, the first class
-      first.
+      For each image the pairs (name of the class, probability 0..1), most probable first; ties in the order of the
+      classes.
 
     Raises:
       UserError: top is less than 1.

@@ -30,7 +30,7 @@ _FIELDS = {
     "class_names": list[str],
     "crop": str,
 }
-_NEWER = {"crop_share": float, "interpolation": str, "background": list}  # left out where they are as ever
+_NEWER = {"crop_share": float, "interpolation": str, "background": list}  # left out at their defaults
 _MEND = "Export the network again."
 _WHITE = (255, 255, 255)
 
@@ -41,7 +41,7 @@ class Preprocessing:
 
     Args:
       image_size: side of the square images that the network sees, in pixels.
-      statistics: what the pixels are normalised with.
+      statistics: the mean and standard deviation that normalise the pixels.
       class_names: one for each logit, in order.
       crop: which part of an image the network sees: "center" = the share `crop_share` of the shorter side, "whole" =
         all of the shorter side.
@@ -68,7 +68,7 @@ class Preprocessing:
         Args:
           data: names the data set, and the image size.
           class_names: in the order of the labels.
-          crop: which part of an image evaluation shows; None = the name of the data set tells.
+          crop: which part of an image evaluation shows; None = by the name of the data set.
         """
         statistics = data_statistics.of_spec(data)
         return cls(

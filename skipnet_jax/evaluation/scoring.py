@@ -16,7 +16,7 @@ from skipnet_jax.training import device_memory, objectives, run_steps, sharding,
 
 MEANS = {"loss": "loss", "accuracy": "correct", "top5_accuracy": "correct_top5"}  # name of a mean -> its sum
 
-HELD_OUT = "held_out"  # 1 in results of images that are kept from training to choose the best checkpoint
+HELD_OUT = "held_out"  # 1 in results on images held out of training to choose the best checkpoint
 
 Predictions = dict[str, Shaped[np.ndarray, "_n"]]
 
@@ -32,7 +32,7 @@ def evaluate_state(
 ) -> tuple[dict[str, float | int], Predictions]:
     """Scores a network, and its moving average if there is one, in one pass over a split.
 
-    The host runs a few batches ahead of the device: the device never waits, and waiting batches do not fill its memory.
+    The host runs a few batches ahead of the device: enough that the device never waits, too few to fill its memory.
     The numbers stay on the device until the end.
 
     Args:
@@ -67,7 +67,7 @@ def evaluate_state(
 
 
 def batches(split: splits.DataSplit, spec: TrainSpec, mesh: Mesh) -> Iterable[dict[str, np.ndarray]]:
-    """Yields this host's share of batches that show every example of the split once, with a bar on a terminal."""
+    """Yields this host's share of batches that show every example once, with a progress bar on a terminal."""
     batch_size = run_steps.eval_batch_size(spec, mesh)
     batches = pipeline.eval_batches(
         split,

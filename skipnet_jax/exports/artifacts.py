@@ -6,9 +6,9 @@
 An exported folder holds the network in its format, and
 
     preprocessing.json      how to prepare images, and the names of the classes
-    export.json             which network, of which checkpoint, and how far its logits are from the original's
+    export.json             the network, its checkpoint, and how far its logits are from the original's
 
-Exports compute in float32, whatever the run did.
+Exports compute in float32, whatever the run's dtype.
 """
 
 import dataclasses
@@ -83,9 +83,7 @@ def load_artifact(path: epath.PathLike) -> Artifact:
         raise
     except Exception as error:  # each library has its own exceptions for missing and damaged files
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(
-            f"{folder}", f"a {format} export that cannot be read ({reason})", "whole files", _MEND
-        ) from error
+        raise UserError(f"{folder}", f"an unreadable {format} export ({reason})", "whole files", _MEND) from error
 
 
 def _read_record(folder: epath.Path) -> tuple[str, ModelSpec]:

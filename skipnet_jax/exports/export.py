@@ -1,4 +1,4 @@
-"""Exports a trained network, once its export computes the same as the network.
+"""Exports a trained network, and keeps the export only if it computes the same as the network.
 
 `formats.py` lists the formats. If the run keeps a moving average, the average is exported: the best checkpoint is the
 one with the best average.
@@ -88,7 +88,7 @@ def export_workdir(
     written = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     print(
         f"{network.name} at step {trained.step} ({record['weights']}) as {format}, {written / 1e6:.1f} MB: largest "
-        f"difference to the network {record['largest_difference']:.1e} in logits up to {record['largest_logit']:.3g} "
+        f"difference from the network {record['largest_difference']:.1e} in logits up to {record['largest_logit']:.3g} "
         f"({record['tolerance']:.0e} allowed), on {origin}\nwritten to {place}",
         flush=True,
     )
@@ -117,7 +117,7 @@ def _require_replaceable(path: epath.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _replace_folder(place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a new folder to fill, which takes its place at the end. After an error an older folder stays.
+    """Yields a new folder to fill, and moves it to `place` at the end. After an error the older folder stays.
 
     Raises:
       UserError: the folder cannot be written.
@@ -155,7 +155,7 @@ def _test_images(workdir: epath.Path, data: DataSpec, data_dir: str | None) -> t
             images = batch["image"][batch["mask"]]
             return images, f"{len(images)} test images of {data.name}"
         except UserError as error:
-            why = f"the run's images cannot be had: {str(error).splitlines()[0]}"
+            why = f"the run's images are not available: {str(error).splitlines()[0]}"
     noise = np.random.default_rng(0).integers(0, 256, (IMAGES, data.image_size, data.image_size, 3), np.uint8)
     return noise, f"{IMAGES} images of noise, since {why}"
 

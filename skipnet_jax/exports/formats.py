@@ -37,7 +37,7 @@ from skipnet_jax.specs import ModelSpec
 
 STABLEHLO, ONNX, SAFETENSORS = "network.stablehlo", "network.onnx", "network.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
-STABLEHLO_VERSION = "1.0.0"  # every later reader takes it for five years: openxla.org/stablehlo/compatibility
+STABLEHLO_VERSION = "1.0.0"  # every later reader accepts it for five years: openxla.org/stablehlo/compatibility
 
 Program = Callable[[Float32[np.ndarray, "b h w 3"]], Any]  # from normalised images to logits
 
@@ -79,7 +79,7 @@ def _program(trained: Weights) -> Callable[[Float[Array, "b h w 3"]], Float[Arra
 
 
 def _write_orbax(workdir: epath.Path, trained: Weights, folder: pathlib.Path) -> None:
-    """Writes a workdir with one checkpoint, which has no optimizer's state and no average beside the parameters."""
+    """Writes a workdir with one checkpoint, which has neither an optimiser state nor an average."""
     for name in (workdirs.DATA, workdirs.MODEL):
         if (workdir / name).exists():
             (folder / name).write_bytes((workdir / name).read_bytes())
@@ -197,5 +197,5 @@ def require_libraries(format: str) -> None:
     """
     missing = [library for library in FORMATS[format].libraries if importlib.util.find_spec(library) is None]
     if missing:
-        expected = f"{' and '.join(missing)} to be installed, which it needs"
+        expected = f"{' and '.join(missing)} to be installed, which this format needs"
         raise UserError("format", format, expected, 'Run: pip install -e ".[export]"')

@@ -1,7 +1,7 @@
 """A JAX function as an ONNX model, for any batch size.
 
 JAX traces the function with a symbolic batch size into a few dozen kinds of operations, and each of these becomes one
-or a few operations of ONNX (`onnx_operations.py`). Whatever depends on parameters alone is computed here and now.
+or a few operations of ONNX (`onnx_operations.py`). Whatever depends on parameters alone is computed at conversion.
 
 Considered instead:
 - jax2onnx brings fifteen packages and refuses the version of Orbax that this project uses.
@@ -84,7 +84,7 @@ def _add_operation(graph: Graph, equation: Any, inputs: list[Value]) -> Sequence
     name = equation.primitive.name
     if name in _CALLS:
         return _add_function(graph, equation.params[_CALLS[name]], inputs)
-    if name == "platform_index":  # the same in several ways, by platform: ONNX takes the default
+    if name == "platform_index":  # one branch per platform: ONNX takes the default
         return [np.asarray(equation.params["platforms"].index(None), np.int32)]
     if name == "cond" and isinstance(inputs[0], np.ndarray):
         return _add_function(graph, equation.params["branches"][int(inputs[0])], inputs[1:])

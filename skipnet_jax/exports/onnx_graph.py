@@ -47,7 +47,7 @@ def whole(equation: Any, inputs: list[Value]) -> list[Value]:
 def untranslatable(part: str) -> UserError:
     """The error for a network with a part that has no translation to ONNX."""
     return UserError(
-        "format", f"onnx for a network with {part}", "only what has a translation", "Choose another `format`."
+        "format", f"onnx for a network with {part}", "operations that have a translation", "Choose another `format`."
     )
 
 

@@ -1,6 +1,6 @@
 """The translation of each JAX operation to ONNX: two tables.
 
-They hold what these networks use in evaluation, in the forms in which they use it.
+They cover only the operations that these networks use in evaluation, in the forms used there.
 """
 
 import math
@@ -107,7 +107,7 @@ def _gather(graph: Graph, equation: Any, inputs: list[Value]) -> Value:
         limits = [start + size for start, size in zip(starts, sizes, strict=True)]
         return graph.reshape(_sliced(graph, value, starts, limits, [1] * len(sizes), sizes), shape)
     if numbers.collapsed_slice_dims != axes or tuple(shape[:first]) != tuple(value.shape[:first]):
-        raise untranslatable(f"the look-up {numbers}, which is not one of whole rows")
+        raise untranslatable(f"the look-up {numbers}, which does not take whole rows")
     spans = value.shape[first:after]
     flat = np.ravel_multi_index(tuple(np.moveaxis(indices, -1, 0)), spans).reshape(-1)
     before, rest = value.shape[:first], value.shape[after:]

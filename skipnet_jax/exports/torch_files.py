@@ -20,7 +20,7 @@ def write(
       model: the network that is expected there; None = any.
 
     Raises:
-      UserError: there are no such weights, or others have no such network.
+      UserError: there are no such weights, they are another network's, or `naming` does not have the network.
     """
     read = weights.load(workdir, checkpoint, averaged=False)
     spec = read.spec.model

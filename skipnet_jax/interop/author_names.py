@@ -1,6 +1,6 @@
-"""The names of the author's own SkipResNets for timm (skipresnet50, ...), and of the weights that he published.
+"""The names in the author's own SkipResNets for timm (skipresnet50, ...), and in the weights that he published.
 
-Source: the parameter names of github.com/takedarts/skipresnet-reference, as measured in tests/golden/author_timm.
+Source: the parameter names of github.com/takedarts/skipresnet-reference, as recorded in tests/golden/author_timm.
 """
 
 from skipnet_jax.interop import timm_names
@@ -32,7 +32,7 @@ CONVNEXT = Naming(
     junctions=True,
 )
 
-# Our network -> the author's name of it, and its naming.
+# Our network -> the author's name for it, and its naming.
 NETWORKS: dict[str, tuple[str, Naming]] = {
     **{f"skip_{name}": (f"skip{name}", RESNET) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
     **{f"skip_{name}": (f"skip{name}", RESNET) for name in ("resnet152", "resnext50_32x4d")},

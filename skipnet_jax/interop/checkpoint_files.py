@@ -1,8 +1,8 @@
 """Weight files under torch's names, and folders of them. Reading one never runs code from it.
 
 `.safetensors` holds arrays and nothing else. `.ckpt`, `.pt`, `.pth`, `.bin` and `.pth.tar` are pickles, which can ask
-their reader to run any code; `torch_zip` says what is read of them. A folder is one of the Hugging Face hub's, with the
-weights in one file or in several (shards), and a `config.json`.
+their reader to run any code; `torch_zip` says what it reads from them. A folder is one of the Hugging Face hub's, with
+the weights in one file or in several (shards), and a `config.json`.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def _read_file(path: pathlib.Path, which: str | None, companion: hub_config.Comp
 
 
 def _kind(start: bytes) -> str:
-    """Says what a file is that holds no weights, by its first bytes."""
+    """Says what a file without weights is, by its first bytes."""
     text = start.lstrip().lower()
     if not start:
         return "an empty file"

@@ -1,4 +1,4 @@
-"""Finds a network's weights in what people save around them: dicts of dicts, and prefixes before each name."""
+"""Finds a network's weights in a checkpoint: inside nested dicts, and under names with prefixes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ def find(place: str, content: Any, which: str | None, is_tensor: IsTensor) -> Fo
         kind = "the averaged weights" if chosen == "ema" else "the weights, not the averaged ones,"
         told.append(f"{kind} under {key!r} are taken; `weights`={other} takes those under {candidates[other][0]!r}")
     elif chosen == "ema":
-        told.append(f"the averaged weights under {key!r} are taken, the only ones")
+        told.append(f"the averaged weights under {key!r} are taken, as there are no others")
     named, left_out = _peel(place, {str(key): value for key, value in state_dict.items()}, chosen)
     if left_out:
         some = ", ".join(left_out[:_SOME]) + (", ..." if len(left_out) > _SOME else "")
@@ -119,6 +119,6 @@ def _peel(place: str, named: dict[str, Any], chosen: str) -> tuple[dict[str, Any
         stripped = {name.removeprefix(prefix): named[name] for name in inside}
         outside = [name for name in named if not name.startswith(prefix)]
         if stripped.keys() & set(outside):
-            raise UserError(place, f"the same names with and without {prefix!r} before them", "each once")
+            raise UserError(place, f"the same names with and without {prefix!r} before them", "each name once")
         left_out += [name for name in outside if name != "n_averaged"]
         named = stripped

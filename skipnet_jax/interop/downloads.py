@@ -1,4 +1,4 @@
-"""Fetches a file once into the user's cache: goes on after an interruption, and checks what arrived."""
+"""Fetches a file once into the user's cache: resumes after an interruption, and checks the result."""
 
 import hashlib
 import os
@@ -10,10 +10,10 @@ from skipnet_jax import files, libraries
 from skipnet_jax.errors import UserError
 
 CACHE_VARIABLE = "SKIPNET_CACHE"
-TRIES = 3  # within one call, each going on where the last one broke off
+TRIES = 3  # within one call; each resumes where the last broke off
 PAUSE = 1.0  # seconds between them
-TIMEOUT = (5, 30)  # seconds to connect, and without a byte
-_CHUNK = 2**16  # bytes; what has come of a last one that is not whole is lost
+TIMEOUT = (5, 30)  # seconds to connect, and to wait for the next byte
+_CHUNK = 2**16  # bytes; an interruption loses an incomplete chunk
 
 
 def cache_folder() -> pathlib.Path:
@@ -30,7 +30,7 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
       sha256: the beginning of its SHA-256, in hexadecimal digits.
 
     Raises:
-      UserError: it cannot be had, or is another file; the message says the address and where to put the file by hand.
+      UserError: it cannot be downloaded, or is another file; the message says how to fetch it by hand.
     """
     place = cache_folder() / address.rpartition("/")[2]
     if place.is_file():
@@ -48,7 +48,7 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
 
 
 def _download(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
-    """Downloads into `part`, and appends to an earlier, interrupted download.
+    """Downloads into `part`, after the bytes of an earlier, interrupted download.
 
     Raises:
       UserError: the server cannot be reached, refuses, or breaks off again and again.
@@ -70,9 +70,7 @@ def _download(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
     got = (
         "no answer from the server" if not part.exists() else f"{part.stat().st_size:,} bytes, then a broken connection"
     )
-    again = (
-        "Run the same command again, and it goes on from there; or" if part.exists() else "If this machine is offline,"
-    )
+    again = "Run the same command again to resume, or" if part.exists() else "If this machine is offline,"
     raise UserError(address, got, "the whole file", f"{again} {_by_hand(address, place)}")
 
 

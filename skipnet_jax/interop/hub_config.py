@@ -15,7 +15,7 @@ _MEND = "Correct it, or take it out."
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How images were prepared for the weights; what is not known is None.
+    """How images were prepared for the weights; None = unknown.
 
     Args:
       image_size: side of the square images, in pixels.
@@ -56,7 +56,7 @@ def read(place: str, config: Mapping[str, Any]) -> Companion:
       config: "architecture", "label_names" or "id2label", and "pretrained_cfg" or its fields, as far as present.
 
     Raises:
-      UserError: a field that is there has a value that makes no sense.
+      UserError: a field has an invalid value.
     """
     settings = config.get("pretrained_cfg")
     settings = {**config, **settings} if isinstance(settings, Mapping) else config

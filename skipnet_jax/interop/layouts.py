@@ -1,4 +1,7 @@
-"""How torch lays out arrays, and how we do: convolutions [out, in / groups, h, w], linear maps [out, in]."""
+"""Converts arrays between torch's layout and ours.
+
+torch's convolutions are [out, in / groups, h, w], and its linear maps [out, in].
+"""
 
 import functools
 import re
@@ -17,7 +20,7 @@ from skipnet_jax.models import abstract_variables, create_model, model_info
 Shapes = Mapping[Path, jax.ShapeDtypeStruct]
 
 
-@functools.cache  # to trace a network takes seconds
+@functools.cache  # tracing a network takes seconds
 def variable_shapes(name: str, num_classes: int) -> Shapes:
     """Shapes of all parameters and statistics of a network, without making any."""
     model = create_model(name, num_classes=num_classes)
@@ -66,7 +69,7 @@ def require_match(mismatches: Sequence[str], given: str, expected: str) -> None:
 
 
 def missing_and_extra(given: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """One line for each key that is in one of the two only."""
+    """One line for each key that is in only one of the two."""
     given, expected = dict.fromkeys(given), dict.fromkeys(expected)
     missing = [f"missing: {key}" for key in expected if key not in given]
     return missing + [f"not of this network: {key}" for key in given if key not in expected]
@@ -85,7 +88,7 @@ def real_array(value: Any) -> np.ndarray | None:
 def to_our_layout(array: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
     """Brings torch's array into our layout as far as its number of axes allows.
 
-    [out, in, h, w] -> [h, w, in, out]; [out, in], as a 1x1 convolution too -> [in, out]; [c, 1, 1] -> [c].
+    [out, in, h, w] -> [h, w, in, out]; [out, in] or [out, in, 1, 1] -> [in, out]; [c, 1, 1] -> [c].
 
     Args:
       leaf: the last part of our path.
@@ -102,7 +105,7 @@ def to_torch_layout(array: np.ndarray, name: str, leaf: str, naming: Naming) -> 
     """The inverse of `to_our_layout`, contiguous in memory as files need it.
 
     Args:
-      name: theirs, of the array.
+      name: their name for the array.
       leaf: the last part of our path.
     """
     if leaf == "kernel":

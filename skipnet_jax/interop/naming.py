@@ -31,12 +31,12 @@ class Naming:
 
     Args:
       block: a block's name, with the numbers `{index}` (in the network), `{stage}` and `{block}` (within the stage)
-        counted from 0, or `{stage1}` and `{block1}` counted from 1; `{odd}` counts every second number from 1 for the
-        stages; `{pair}` counts two of our blocks as one.
+        counted from 0, or `{stage1}` and `{block1}` counted from 1; `{odd}` numbers the stages 1, 3, 5, ...; `{pair}`
+        counts two of our blocks as one.
       renames: ours -> theirs, (pattern, replacement) applied in order to a path whose block has its name already.
       convolutions: pattern of the names of linear maps that are 1x1 convolutions there, [out, in, 1, 1].
       columns: pattern of the names of vectors that are [c, 1, 1] there.
-      junctions: whether the origin has junctions. Where not, these names cover all other arrays.
+      junctions: whether the origin has junctions. If not, these names cover all other arrays.
     """
 
     block: str
@@ -46,13 +46,13 @@ class Naming:
     junctions: bool = False
 
     def names(self, architecture: Architecture, paths: Iterable[Path]) -> dict[str, Path]:
-        """Maps their name of each array to our path, without the junctions where the origin has none."""
+        """Maps their name for each array to our path, without the junctions where the origin has none."""
         blocks = self.block_names(architecture)
         shared = [path for path in paths if self.junctions or "junction" not in path]
         return {rename([blocks.get(part, part) for part in path[1:]], self.renames): path for path in shared}
 
     def block_names(self, architecture: Architecture) -> dict[str, str]:
-        """Our name of each block -> theirs."""
+        """Our name for each block -> theirs."""
         names = {}
         stage = block = 0
         for i, each in enumerate(architecture.blocks):
@@ -73,12 +73,12 @@ class Naming:
 
     @property
     def classifier(self) -> str:
-        """Their name of the classifier's weight."""
+        """Their name for the classifier's weight."""
         return rename(("classifier", "kernel"), self.renames)
 
     @property
     def first_convolution(self) -> str:
-        """Their name of the weight that sees the image."""
+        """Their name for the weight that sees the image."""
         deep = rename(("stem", "conv1", "kernel"), self.renames)
         return deep if deep != "stem.conv1.weight" else rename(("stem", "conv", "kernel"), self.renames)
 

@@ -31,7 +31,7 @@ ORIGINAL = Naming(
 
 
 def original_name(path: Sequence[str]) -> str:
-    """The original's name of one of our parameters or statistics.
+    """The original's name for one of our parameters or statistics.
 
     Args:
       path: inside the collection, for example ("blocks_0", "junction", "reduce", "kernel").

@@ -48,17 +48,17 @@ PREPARATION = Preparation(224, IMAGENET.mean, IMAGENET.std, 0.875, "bilinear")
 
 
 def load_pretrained(name: str) -> tuple[Network, dict[str, Any]]:
-    """Makes a network with the weights that its author published, downloaded to the user's cache at first.
+    """Makes a network with the weights that its author published; the first call downloads them to the user's cache.
 
     Args:
       name: such as "skip_resnet50".
 
     Returns:
-      The network for ImageNet's 1000 classes, and {"params": ..., "batch_stats": ...} for `model.apply`. It expects
-      images normalised by ImageNet's mean and standard deviation.
+      The network for ImageNet's 1000 classes, and {"params": ..., "batch_stats": ...} for `model.apply`. The network
+      expects images normalised by ImageNet's mean and standard deviation.
 
     Raises:
-      UserError: no weights of this network are published, or the file cannot be had.
+      UserError: no weights of this network are published, or the file cannot be downloaded.
     """
     weights = checkpoint_files.read(fetch(name))
     return create_model(name), torch_weights.from_state_dict(name, weights.state_dict, num_classes=1000)
@@ -68,7 +68,7 @@ def fetch(name: str) -> pathlib.Path:
     """Returns the place of a published file in the user's cache, and downloads it first if it is not there.
 
     Raises:
-      UserError: no weights of this network are published, or the file cannot be had.
+      UserError: no weights of this network are published, or the file cannot be downloaded.
     """
     if name not in PUBLISHED:
         raise UserError("pretrained", repr(name), f"a network with published weights: {', '.join(PUBLISHED)}")

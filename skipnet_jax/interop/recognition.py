@@ -1,4 +1,4 @@
-"""Whose names the keys of a state dict are, and which network has them."""
+"""Recognises whose names a state dict's keys are, and which network has them."""
 
 import dataclasses
 import re
@@ -17,7 +17,7 @@ from skipnet_jax.models.network import Network
 from skipnet_jax.models.zoo import NETWORKS, find
 from skipnet_jax.specs import ModelSpec
 
-ALIKE = 0.5  # share of the names that have to agree before keys count as a naming's
+ALIKE = 0.5  # share of the names that must agree for keys to count as a naming's
 _SOME = 5  # keys that a message shows
 TITLES = {
     "original": "the original",
@@ -71,7 +71,7 @@ def recognize(name: str, keys: Iterable[str], paths: Iterable[Path]) -> str:
       A key of `TITLES`.
 
     Raises:
-      UserError: the keys mix several namings, or fit none; the message tells the nearest.
+      UserError: the keys mix several namings, or fit none; the message names the nearest.
     """
     given = {str(key) for key in keys}
     architecture, paths = find(name)[0], list(paths)
@@ -153,7 +153,7 @@ def find_network(state_dict: Mapping[str, Any], recorded: str | None = None) -> 
 
 
 def from_recorded(text: object) -> str | None:
-    """Our name of a network that a file names: by ours, the published one, the author's, timm's or torchvision's.
+    """Our name for the network that a file names: by our, the published, the author's, timm's or torchvision's name.
 
     Args:
       text: such as "Skip-ResNet-50", "skipresnet50" or "resnet18.a1_in1k".
@@ -166,7 +166,7 @@ def from_recorded(text: object) -> str | None:
 
 
 def _fits(plain: str, given: Mapping[str, Any]) -> list[str]:
-    """The networks with this plain network that have exactly the arrays of the state dict."""
+    """The networks made from this plain one, by any junction, that have exactly the state dict's arrays."""
     found = []
     for junction in JUNCTIONS:
         name = plain if junction == "add" else f"{junction}_{plain}"
@@ -193,9 +193,9 @@ def _same_shape(value: Any, path: Path, shapes: layouts.Shapes) -> bool:
 
 
 def _fitting_start(plain: str, naming: Naming, given: Mapping[str, Any]) -> float:
-    """Share of the arrays of the stem and the first two blocks, junctions left out, that are there with their shapes.
+    """Of the arrays of the stem and the first two blocks, without junctions, the share that fit in name and shape.
 
-    It is found in a tenth of the time that the whole network takes.
+    This takes a tenth of the time of the whole network.
     """
     architecture, junction = find(plain)
     start = dataclasses.replace(architecture, blocks=architecture.blocks[:2])

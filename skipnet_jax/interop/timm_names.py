@@ -1,6 +1,6 @@
 """The names of timm (PyTorch Image Models), and of torchvision where they are the same.
 
-timm's networks of these families compute the same function as our plain ones, so its weights only change their names.
+timm's networks of these families compute the same function as our plain ones, so its weights only need new names.
 They fill a plain network completely. In a Skip-, Dense-, ... network they fill all but the junctions, which timm does
 not have.
 
@@ -98,7 +98,7 @@ SWIN = Naming(
     ),
 )
 
-# Our plain network -> timm's name of it, and its naming. Most networks have the same name in both.
+# Our plain network -> timm's name for it, and its naming. Most networks have the same name in both.
 NETWORKS: dict[str, tuple[str, Naming]] = {
     **{name: (name, RESNET) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
     **{name: (name, RESNET) for name in ("seresnet34", "seresnet50", "seresnet101", "seresnet152")},

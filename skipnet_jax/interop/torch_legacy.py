@@ -1,4 +1,4 @@
-"""Files of torch.save from before 2020, which are pickles one after the other. Only torch reads them, weights-only."""
+"""Files that torch.save wrote before 2020: several pickles in a row. Only torch reads them, weights-only."""
 
 import argparse
 import importlib

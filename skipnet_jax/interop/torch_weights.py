@@ -1,6 +1,6 @@
 """Weights under torch's names: published weights come in, ours go out.
 
-A state dict is a dict of arrays, so none of this needs torch. Whose names its keys are is found out from them: the
+A state dict is a dict of arrays, so none of this needs torch. The keys themselves show whose names they are: the
 original's, the author's for timm, timm's, torchvision's, or those of the papers of ConvNeXt and Swin.
 """
 
@@ -40,12 +40,12 @@ class Filled(NamedTuple):
 
 
 def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: int | None = None) -> dict[str, Any]:
-    """Turns weights from elsewhere into our variables, strictly, and logs whose names were recognised.
+    """Turns weights from elsewhere into our variables, and logs whose names it recognised. Every key must fit.
 
     Args:
       state_dict: names -> arrays (anything that `numpy.asarray` takes); convolutions are [out, in / groups, h, w],
         linear layers [out, in].
-      num_classes: the number of classes that they tell apart; None = as many as the classifier has.
+      num_classes: the number of classes that the weights tell apart; None = as many as the classifier has.
 
     Returns:
       {"params": ..., "batch_stats": ...} for `model.apply`, in float32; float64 arrays stay float64 if JAX has x64
@@ -63,7 +63,7 @@ def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: in
     _require_three_channels(name, state_dict, naming)
     variables, mismatches = layouts.translate(state_dict, _names(name, naming, shapes), shapes)
     named = set(_names(name, naming, shapes).values())
-    mismatches += [f"missing: {'/'.join(path)}, which {naming} has not" for path in shapes if path not in named]
+    mismatches += [f"missing: {'/'.join(path)}, which {naming} does not have" for path in shapes if path not in named]
     layouts.require_match(
         mismatches,
         f"state dict for {name} with {num_classes} classes, named as in {recognition.title(naming, name)}",
@@ -74,17 +74,17 @@ def from_state_dict(name: str, state_dict: Mapping[str, Any], *, num_classes: in
 
 
 def fill(name: str, state_dict: Mapping[str, Any], *, num_classes: int | None = None, seed: int = 0) -> Filled:
-    """Fills a network as far as weights from elsewhere go; only junctions and the classifier may be made anew.
+    """Fills a network with weights from elsewhere; only junctions and the classifier may keep initial values.
 
-    All junctions are new if the weights are a plain network's. The classifier is new if `num_classes` says another
-    number than the weights have, or if they have none.
+    All junctions are new if the weights are a plain network's. The classifier is new if `num_classes` differs from the
+    weights' number of classes, or if the weights have no classifier.
 
     Args:
       name: of the network, with any junction.
       num_classes: of the classifier; None = as many as the weights have.
 
     Raises:
-      UserError: as for `from_state_dict`, or the weights have no classifier and `num_classes` says nothing.
+      UserError: as for `from_state_dict`, or the weights have no classifier and `num_classes` is None.
     """
     given = layouts.weights_in(state_dict)
     shapes = layouts.variable_shapes(name, num_classes or model_info(name).num_classes)
@@ -129,8 +129,8 @@ def to_state_dict(name: str, variables: Mapping[str, Any], naming: str = "origin
       naming: whose names the keys get, a key of `recognition.TITLES`.
 
     Raises:
-      UserError: the variables belong to another network, and the message lists every mismatch; or the network has no
-        such names.
+      UserError: the variables belong to another network, and the message lists every mismatch; or the naming does
+        not have this network.
     """
     namings = recognition.namings_of(name)
     junction, _ = recognition.split(name)
@@ -172,10 +172,10 @@ def _classes_in(name: str, state_dict: Mapping[str, Any], naming: str) -> int:
 
 
 def _require_three_channels(name: str, state_dict: Mapping[str, Any], naming: str) -> None:
-    """Refuses weights for images of other than three channels.
+    """Refuses weights for images with other than three channels.
 
     Raises:
-      UserError: with the way to go on.
+      UserError: the message says how to go on.
     """
     key = recognition.namings_of(name)[naming].first_convolution
     array = layouts.real_array(state_dict.get(key))

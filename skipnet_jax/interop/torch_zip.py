@@ -2,7 +2,7 @@
 
 Since 2020 torch.save writes a zip: `NAME/data.pkl`, a pickle of everything but the numbers, and `NAME/data/KEY`, the
 numbers of each storage as they lie in memory. The unpickler here knows tensors, containers, numbers, texts and what
-usually lies beside weights; it makes plain values of them, and refuses all else. It reads only the numbers that are
+usually lies beside weights; it turns them into plain values, and refuses all else. It reads only the numbers that are
 asked for, and never more than the file can hold.
 
 Considered instead: torch's own weights-only loader, which needs torch, 200 MB to several GB to install.
@@ -27,7 +27,7 @@ import numpy as np
 from skipnet_jax.errors import UserError
 
 MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 2020, behind two bytes
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save before 2020, after two bytes
 _EXPANSION = 8  # a compressed archive holds at most this many times its size; torch does not compress at all
 _LEAST = 64 * 2**20  # bytes that any archive may hold
 
@@ -103,7 +103,7 @@ class Archive:
         pickles = [name for name in members if name.endswith("data.pkl") and name.count("/") <= 1]
         if len(pickles) != 1:
             some = ", ".join(sorted(members)[:3]) or "nothing"
-            expected = "torch's, with one data.pkl"
+            expected = "an archive of torch.save, with one data.pkl"
             raise UserError(f"{path}", f"a zip without a pickle of torch's ({some})", expected, "Unpack it first.")
         self._root = pickles[0].removesuffix("data.pkl")
         self._members = members
@@ -147,7 +147,7 @@ class Archive:
     def _read(self, name: str) -> bytes:
         info = self._members.get(self._root + name)
         if info is None:
-            raise ValueError(f"{self._root}{name} is missing in it")
+            raise ValueError(f"{self._root}{name} is missing from it")
         return self._archive.read(info)
 
 
@@ -156,7 +156,7 @@ def open_archive(path: pathlib.Path) -> Iterator[Archive]:
     """Opens a file of torch's.
 
     Raises:
-      UserError: it is damaged, or holds what could run code. Damage found later, while its arrays are read, is
+      UserError: it is damaged, or its pickle could run code. Damage found later, while its arrays are read, is
         reported the same way.
     """
     try:
@@ -190,7 +190,7 @@ def _rebuild_tensor(
     metadata: Mapping[str, bool] | None = None,
 ) -> Tensor:
     if not isinstance(storage, Storage) or not all(type(n) is int for n in (offset, *shape, *strides)):
-        raise _Refused("a tensor of something else than numbers")
+        raise _Refused("a tensor of something other than numbers")
     if len(shape) != len(strides):
         raise _Refused("a tensor with more axes than strides")
     views = metadata or {}
@@ -255,7 +255,7 @@ _UNUSED = (
 )
 
 
-# Not the one in C, which trusts the sizes that a pickle claims. Typeshed gives it no attributes.
+# Python's own unpickler: the one in C trusts the sizes that a pickle claims. Typeshed gives it no attributes.
 _InPython: Any = pickle._Unpickler
 
 
@@ -283,7 +283,7 @@ class _Unpickler(_InPython):
     def persistent_load(self, pid: Any) -> Storage:
         kind, storage, key, _, count = pid
         if kind != "storage" or not isinstance(storage, Storage) or type(count) is not int or not isinstance(key, str):
-            raise _Refused("a reference to something else than numbers")
+            raise _Refused("a reference to something other than numbers")
         return Storage(storage.dtype, key, count)
 
     def load_reduce(self) -> None:

@@ -8,7 +8,7 @@ Source: the module names of torchvision 0.28.
 
 from skipnet_jax.interop.naming import LEAVES, Naming
 
-_MERGED = [(2 * stage + 1, 2 * stage) for stage in (1, 2, 3)]  # a stage's number, and of the reduction before it
+_MERGED = [(2 * stage + 1, 2 * stage) for stage in (1, 2, 3)]  # number of a stage, and of the reduction before it
 
 REGNET = Naming(
     "trunk_output.block{stage1}.block{stage1}-{block}",
@@ -64,7 +64,7 @@ SWIN = Naming(
     ),
 )
 
-# Our plain network -> torchvision's name of it, and its naming. torchvision's regnet_y_800mf has other widths than the
+# Our plain network -> torchvision's name for it, and its naming. torchvision's regnet_y_800mf has other widths than the
 # paper's RegNetY-0.8.
 NETWORKS: dict[str, tuple[str, Naming]] = {
     "regnetx_008": ("regnet_x_800mf", REGNET),

@@ -55,5 +55,5 @@ def test_what_xla_refuses_is_raised():
 
 def test_a_compiler_that_writes_other_files_is_named():
     lowered = jax.jit(jnp.tanh).lower(jax.ShapeDtypeStruct((4,), jnp.float32))  # XLA:CPU has other names
-    with pytest.raises(errors.UserError, match="quick: got a version of XLA:TPU that does not write down"):
+    with pytest.raises(errors.UserError, match="quick: got a version of XLA:TPU that does not dump"):
         optimised_programs.optimise(lowered)

@@ -25,7 +25,7 @@ def test_runs_left_out_and_sources_of_figures(tmp_path):
     d = made_runs.write(tmp_path / "d", seeded(3), accuracies=(0.5,))
     left_out, in_training, early = notes_of(a, b, c, d)
     assert left_out == f"{d} is left out: it is not finished (epoch 1 of 2)."
-    assert in_training.startswith("Digits at 16 px: 1 of 3 runs are not in a results.json")
+    assert in_training.startswith("Digits at 16 px: 1 of 3 runs have no record of --mode=evaluate in results.json")
     assert early == f"Digits at 16 px: the figure is from an earlier checkpoint than the last: {c} (step 10 of 20)."
 
 

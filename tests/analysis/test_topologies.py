@@ -23,7 +23,7 @@ input()
     [
         ("v5e:3by3", None, "topology: got 'v5e:3by3', expected one of v3:2x2, "),
         ("gpu:h300", None, "cpu, gpu:h100, gpu:h200"),
-        ("cpu", 9, "chips: got 9, expected at most 8, which cpu has"),
+        ("cpu", 9, "chips: got 9, expected at most 8, all that cpu has"),
         ("cpu", 0, "chips: got 0, expected at least 1"),
     ],
 )

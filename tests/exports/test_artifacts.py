@@ -96,7 +96,7 @@ def test_a_record_of_an_earlier_version_lacks_the_newest_settings(folder):
 def test_a_damaged_or_missing_program_is_reported(folder):
     file = folder / "network.stablehlo"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"got a stablehlo export that cannot be read .* Export the network again"):
+    with pytest.raises(UserError, match=r"got an unreadable stablehlo export .* Export the network again"):
         load_artifact(folder)
     file.unlink()
     with pytest.raises(UserError, match=r"cannot be read \(.*No such file"):

@@ -168,7 +168,7 @@ def test_converted_weights_are_exported_too_and_compared_on_noise(converted, tmp
     assert artifacts.load_artifact(tmp_path / "out").preprocessing.class_names == tuple("0123456789")
     printed = capsys.readouterr().out
     assert printed.startswith("tiny at step 0 (parameters) as orbax, ")
-    assert re.search(r"largest difference to the network \d\.\de[-+]\d\d in logits up to 1\.\d+ \(2e-04 all", printed)
+    assert re.search(r"largest difference from the network \d\.\de[-+]\d\d in logits up to 1\.\d+ \(2e-04 all", printed)
     assert printed.endswith(f"written to {tmp_path / 'out'}\n")
 
 
@@ -176,7 +176,7 @@ def test_noise_is_compared_if_the_run_s_images_are_gone(run, tmp_path, monkeypat
     data = dataclasses.replace(SPEC.data, name="folder", dir=str(tmp_path / "gone"))
     monkeypatch.setattr(workdir, "read_spec", lambda path: dataclasses.replace(SPEC, data=data))
     record = export.export_workdir(run, "safetensors", tmp_path / "out")
-    assert record["compared_on"].startswith("5 images of noise, since the run's images cannot be had")
+    assert record["compared_on"].startswith("5 images of noise, since the run's images are not available")
 
 
 @pytest.mark.parametrize("factor", [1.1, np.nan])

@@ -45,7 +45,7 @@ def test_a_download_that_breaks_off_goes_on(cache, server, ranges):
 def test_a_download_that_always_breaks_off_keeps_its_part_for_the_next_call(cache, server):
     server.cut = [100_000] * 3
     with pytest.raises(
-        UserError, match=r"got 196,608 bytes, then a broken connection.*goes on from there.*put it at .*w.pth"
+        UserError, match=r"got 196,608 bytes, then a broken connection.*again to resume.*put it at .*w.pth"
     ):
         downloads.fetch(f"{server.address}/w.pth", SHA256)
     assert [path.name for path in cache.iterdir()] == ["w.pth.part"]

@@ -86,7 +86,7 @@ def test_names_go_out_and_are_recognised_coming_in(name, naming, caplog):
 
 def test_plain_weights_are_not_a_whole_gated_network():
     state_dict = torch_weights.to_state_dict("resnet18", random_variables("resnet18"), "timm")
-    with pytest.raises(UserError, match="missing: params/blocks_0/junction/expand/bias, which timm has not"):
+    with pytest.raises(UserError, match="missing: params/blocks_0/junction/expand/bias, which timm does not have"):
         torch_weights.from_state_dict("skip_resnet18", state_dict)
 
 

@@ -30,7 +30,7 @@ def test_a_run_that_is_trained_and_evaluated_beside_one_that_is_not_evaluated(tm
         ["ResNet-20", "272.5k", "2.606M", f"{100 * record['accuracy']:.2f}<sub>1</sub>"],
         ["Skip-ResNet-20", "316.7k", "2.696M", "90.00<sub>1</sub>"],
     ]
-    assert "note: Digits at 8 px: 1 of 2 runs are not in a results.json" in shown.err
+    assert "note: Digits at 8 px: 1 of 2 runs have no record of --mode=evaluate in results.json" in shown.err
     assert f"an earlier checkpoint than the last: {tmp_path / 'trained'} (step 5 of 10)" in shown.err
     names = {f"{kind}_digits.{form}" for kind in ("curves", "trade_off") for form in ("png", "svg")}
     assert {file.name for file in (tmp_path / "pictures").iterdir()} == names
