@@ -17,10 +17,10 @@ bash scripts/setup_venv.sh "${CHECK_WITH:-test}"
 export PATH=$PWD/.venv/bin:$PATH
 python --version
 
-section "format (mend with: .venv/bin/ruff format)"
+section "format (fix with: .venv/bin/ruff format)"
 ruff format --check .
 
-section "lint (mend with: .venv/bin/ruff check --fix)"
+section "lint (fix with: .venv/bin/ruff check --fix)"
 ruff check .
 
 section "imports between rooms (the rules are in pyproject.toml)"
@@ -30,9 +30,9 @@ section "types"
 mypy
 
 section "tests"
-# Python keeps what it compiles, also where the machine's settings say no: tests start a hundred processes.
+# Python caches its bytecode even where the machine's settings forbid it: tests start a hundred processes.
 unset PYTHONDONTWRITEBYTECODE
-# Compiling takes most of the tests' time; the second run finds it done.
+# XLA's compilation takes most of the tests' time; a second run reads the programs from this cache.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 # Three processes for two cores, because some tests wait for other programs. Each module stays in one process, which
@@ -42,8 +42,8 @@ run_tests() { python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --
 if [[ $* == --full ]]; then
     run_tests
     section "slow tests"
-    # The tests above check the shapes in signatures, which takes a third of the time of tracing a network, and their
-    # programs are compiled as users' are. Here XLA optimises less.
+    # The tests above check the shapes in signatures, which takes a third of the time of tracing a network, and compile
+    # programs as users do. The slow tests skip that check, and XLA optimises less.
     XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=1" run_tests --full -m slow --jaxtyping-packages= \
         $(grep -rl --include='test_*.py' 'mark\.slow' tests)
 else

@@ -20,7 +20,7 @@ check() {
     printf '\n=== the %s libraries, %s ===\n' "$end" "$("$python" --version)"
     rm -rf "$folder"
     "$python" -m venv "$folder"
-    # pip has no way to take the lowest versions that fit together; uv has.
+    # pip cannot choose the lowest versions that fit together; uv can.
     "$folder"/bin/python -m pip install --quiet --disable-pip-version-check uv
     local resolution=highest
     if [ "$end" = oldest ]; then resolution=lowest-direct; fi

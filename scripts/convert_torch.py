@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Turns PyTorch weights into a workdir, and back. `--mode=convert` does the first too.
 
-Weights of the original, of its author's networks for timm, of timm or of torchvision: a file or a folder
+From the original, its author's networks for timm, timm or torchvision: a file or a folder of weights
   python scripts/convert_torch.py skip_resnet50.ckpt runs/skip_resnet50
 
-The weights of a plain network, for all but the junctions of another
+From a plain network, as the weights of all but the junctions of a gated one
   python scripts/convert_torch.py model.safetensors runs/start --model=skip_resnet50
 
-A workdir, of a run or converted, as a file for the original, or for others
+From a workdir, trained or converted, to a file for the original or for another library
   python scripts/convert_torch.py weights.safetensors runs/skip_resnet50 --to-torch
   python scripts/convert_torch.py weights.pth runs/resnet50 --to-torch --naming=timm
 """
@@ -35,11 +35,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("file", help=f"ends with {', '.join(checkpoint_files.ENDINGS)}; or a folder with config.json")
     parser.add_argument("workdir", help="folder with the weights in JAX")
     parser.add_argument("--model", help="name of the network; only needed where the weights fit several")
-    parser.add_argument("--timm", action="store_true", help="not needed: whose names these are is found out")
-    parser.add_argument("--num_classes", type=int, help="make a new classifier for so many classes")
-    parser.add_argument("--weights", choices=WHICH, help="the averaged weights, or those beside them")
-    parser.add_argument("--classes", help="file with the names of the classes, one on a line")
-    parser.add_argument("--seed", type=int, default=0, help="for the initial values of what is new")
+    parser.add_argument("--timm", action="store_true", help="not needed: the naming is recognised")
+    parser.add_argument("--num_classes", type=int, help="make a new classifier for this many classes")
+    parser.add_argument("--weights", choices=WHICH, help="the averaged weights, or the raw ones beside them")
+    parser.add_argument("--classes", help="file with the names of the classes, one per line")
+    parser.add_argument("--seed", type=int, default=0, help="for the initial values of new arrays")
     parser.add_argument("--to-torch", action="store_true", help="convert the workdir into the file")
     parser.add_argument("--naming", choices=recognition.TITLES, default="original", help="with --to-torch: whose names")
     parser.add_argument("--checkpoint", default="best", help="with --to-torch: best, latest or a step")

@@ -2,7 +2,7 @@
 
     python -m scripts.count_networks
 
-Run it after a change of a network. It traces all networks, which takes some minutes, and writes
+Run it after changing a network. It traces all networks, which takes some minutes, and writes
 skipnet_jax/models/counts.json and the table in docs/networks.md.
 """
 

@@ -2,7 +2,7 @@
 
     python scripts/draw_architecture.py [FILE]
 
-The wirings come from `skipnet_jax.models.connectivity`, so the picture shows the code's.
+The wirings come from `skipnet_jax.models.connectivity`, so the picture matches the code.
 """
 
 import sys

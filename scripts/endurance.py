@@ -2,10 +2,10 @@
 
     python -m scripts.endurance --kills=200 --hosts=1,2
 
-prints a table with a line for each number of hosts: the phases in which the kills hit; how many starts resumed; how
-many hosts did not notice that another one was gone; how many runs reached their end; and whether all ends have the same
-bits: arrays, metrics, the results of --mode=evaluate, and the files of --mode=export. The exit status is 1 if one of
-them has not.
+It prints a table with a line for each number of hosts: the phases in which the kills hit; how many starts resumed; how
+many hosts did not notice that another one was gone; how many runs reached their end; and whether all these runs ended
+with the same bits: arrays, metrics, the results of --mode=evaluate, and the files of --mode=export. The exit status is
+1 if any of them differs.
 
 With two hosts a kill takes one of them, and the other has to end by itself. `--minutes` ends the killing early. A life
 is one process of a run, forked after the imports, so a kill costs a few seconds of CPU time for each host. This needs
@@ -103,15 +103,15 @@ class Endurance:
         shutil.rmtree(self._parts)
 
     def _read(self, mode: str, workdir: pathlib.Path) -> float:
-        """Evaluates or exports a run, and returns the seconds that it took."""
+        """Evaluates or exports a run, and returns how many seconds it took."""
         began = time.monotonic()
         finish(self._start(workdir, *READING[mode]))
         return time.monotonic() - began
 
     def _wait_for(self, aim: str, together: list[lives.Life], before: int) -> None:
-        """Waits for the phase in which a training is to be killed; all but the start come after a save.
+        """Waits for the phase in which a training run is to be killed.
 
-        So every life gets further than the one before.
+        Every phase but the start is awaited after a new save, so every life gets further than the one before.
         """
         if aim == START:
             wait(together, self._chance.uniform(0, 1.5 * self._seconds[EVALUATE]))
@@ -129,7 +129,7 @@ class Endurance:
         return STEPS if any("compiled" in life.said() for life in together) else START
 
     def _start(self, workdir: pathlib.Path, *flags: str) -> list[lives.Life]:
-        if self._hosts == 1 or EXPORT in flags:  # which runs on one host
+        if self._hosts == 1 or EXPORT in flags:  # an export runs on one host
             return [self._forks.start_command(workdir, *flags)]
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"--coordinator_address=127.0.0.1:{free.getsockname()[1]}"
@@ -230,7 +230,7 @@ def end(workdir: pathlib.Path) -> dict[str, object]:
         "metrics": [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines],
         "exported": (export / "network.safetensors").read_bytes(),
         "export": record | {"checkpoint": None},
-        # Evaluations that were killed after they had written their results have left those of other steps.
+        # An evaluation that was killed after it wrote its results leaves results of another step.
         "results": [line | {"checkpoint": None} for line in results if line["step"] == record["step"]],
     }
 

@@ -48,7 +48,7 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
         raise UserError("--keep", f"{workdir}, which is not finished", "a run that was trained to its last epoch")
     if not any(record["step"] == run.tests[-1].step for record in run.results):
         mend = f"Run: python -m skipnet_jax.main --mode=evaluate --workdir={workdir} --checkpoint=latest"
-        raise UserError("--keep", f"{workdir}, whose last checkpoint was not evaluated", "results of it", mend)
+        raise UserError("--keep", f"{workdir}, whose last checkpoint was not evaluated", "its results", mend)
     kept = folder / f"{run.spec.model.name}_seed{run.spec.seed}"
     kept.mkdir(parents=True, exist_ok=True)
     config = files.read_json(workdir / workdirs.CONFIG)

@@ -1,4 +1,4 @@
-"""Puts what a script makes between two marks of a page."""
+"""Reads and replaces the lines between two marks of a page."""
 
 import pathlib
 

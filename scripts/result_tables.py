@@ -63,7 +63,7 @@ def show(workdirs: Sequence[str], form: str, folder: str | None) -> None:
             drawn = comparison_plots.draw(everything, tables, epath.Path(folder), kind)
         except OSError as error:
             got = f"{folder}, which cannot be written ({error.strerror or error})"
-            raise UserError("--plots", got, "a folder that can") from error
+            raise UserError("--plots", got, "a writable folder") from error
         for file in drawn:
             print(f"written: {file}", file=sys.stderr)
 

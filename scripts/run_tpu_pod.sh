@@ -8,7 +8,7 @@
 #   --create                  creates the TPU if it does not exist, and replaces it if it was preempted. Needs
 #     --accelerator_type=...  such as v5litepod-32
 #     --version=...           of the TPU's software, such as v2-alpha-tpuv5-lite
-#     --spot, --preemptible   (optional) a cheaper TPU, which may be taken away at any time
+#     --spot, --preemptible   (optional) a cheaper TPU, which may be preempted at any time
 #   --stop                    asks the run to save and stop
 #
 # It copies the last commit to all workers, installs what the run needs, and starts the same command on all of them,
@@ -47,7 +47,7 @@ while [ $# -gt 0 ]; do
 done
 
 require_name() { # flag, value, pattern
-    [[ $2 =~ ^$3$ ]] || refuse "$1: got '$2', expected a name made of $3. Give $1=..."
+    [[ $2 =~ ^$3$ ]] || refuse "$1: got '$2', expected a name that matches $3. Give $1=..."
 }
 require_name --name "$name" '[a-z]([-a-z0-9]{0,61}[a-z0-9])?'
 require_name --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]'

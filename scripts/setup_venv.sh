@@ -2,17 +2,17 @@
 # Makes .venv beside this repository's setup.cfg, or brings it up to date.
 #
 #   bash scripts/setup_venv.sh run     what training needs
-#   bash scripts/setup_venv.sh test    and the tools that check.sh needs
-#   bash scripts/setup_venv.sh peer    and PyTorch and timm, which some tests compare with
+#   bash scripts/setup_venv.sh test    also the tools that check.sh needs
+#   bash scripts/setup_venv.sh peer    also PyTorch and timm, which some tests compare with
 #   bash scripts/setup_venv.sh gpu     what training on GPUs needs, and workdirs in a bucket
 #   bash scripts/setup_venv.sh tpu     what training on TPUs needs, and workdirs in a bucket
 #
-# Does nothing where the last installation still fits. PYTHON=... chooses the interpreter.
+# Does nothing if the last installation is still up to date. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 wanted=${1:?expected run, test, peer, gpu or tpu}
-case "$wanted" in # and which installations hold all that this one would
+case "$wanted" in # enough: the installations that include this one
     run) target=. enough="run test peer gpu tpu" ;;
     test) target=".[test]" enough="test peer" ;;
     peer) target=".[test,peer]" enough=peer ;;
@@ -36,7 +36,7 @@ find_python() {
     return 1
 }
 
-# The folder belongs to it: a moved checkout would go on importing the old one.
+# The fingerprint includes the folder: a moved checkout would go on importing the old one.
 fingerprint=$(printf '%s' "$PWD" | cat - setup.cfg pyproject.toml | cksum)
 for each in $enough; do
     stamp=.venv/installed-$each

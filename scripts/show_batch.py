@@ -27,7 +27,7 @@ OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
 IMAGES = flags.DEFINE_integer("images", 36, "How many images to draw.", lower_bound=1)
 STEP = flags.DEFINE_integer("step", 0, "Training step whose batch is drawn.", lower_bound=0)
 
-SHOWN_FROM = 0.02  # a class with a smaller share, beyond label smoothing, is not written
+SHOWN_FROM = 0.02  # a class with a smaller share, beyond label smoothing, is not shown
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error.message(_spell)}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: --output: got {error.strerror}, expected a file that can be written.", file=sys.stderr)
+        print(f"error: --output: got {error.strerror}, expected a writable file.", file=sys.stderr)
         return 2
     return 0
 
@@ -98,7 +98,7 @@ def _spell(field: str) -> str:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; a mistake ends with one line and not with a stack trace."""
+    """Parses flags; a mistake ends with one line instead of a stack trace."""
     from skipnet_jax import config_files
     from skipnet_jax.errors import UserError
 

@@ -4,9 +4,9 @@
     python -m scripts.tpu_tables --folder=plans --scaling --quick
     python -m scripts.tpu_tables --folder=plans --write=docs/tpu.md
 
-Each plan is kept in the folder: call it again to go on, as often as needed. A whole plan takes up to an hour, a quick
-one a minute or two, but has no cycles; a whole one replaces it. --write compiles nothing; it puts what is in the folder
-into the page, and leaves the page's other rows as they are. Needs libtpu: pip install -e ".[tpu]".
+The folder keeps each plan: call the script again to go on, as often as needed. A whole plan takes up to an hour. A
+quick plan takes a minute or two, but has no cycles; a whole plan replaces it. --write compiles nothing; it puts the
+folder's plans into the page, and leaves the page's other rows as they are. Needs libtpu: pip install -e ".[tpu]".
 """
 
 import argparse
@@ -36,7 +36,7 @@ TOPOLOGIES = ("v3:2x2", "v4:2x2x1", "v4:4x4x4", "v5e:2x4", "v5e:16x16", "v5p:2x2
 SCALED = "skip_resnet50"
 SHAPES = ("1x1", "2x2", "4x4", "8x8", "16x16")  # of v5e: 1 to 256 chips
 GROUP = 128  # model.bn_group_size
-SERIES = {  # name -> batch on so many chips
+SERIES = {  # name -> function from the number of chips to the batch
     "weak, a group on each chip": lambda count: GROUP * count,
     "weak, groups straddle two chips": lambda count: GROUP // 2 * count,
     "strong": lambda count: 1024,
@@ -101,7 +101,7 @@ def read(row: Row, folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _needs(row: Row, folder: pathlib.Path, quick: bool) -> bool:
-    """Whether a row has no plan yet, or a quick one where a whole one is asked for and XLA can make it."""
+    """Whether a row has no plan yet, or only a quick one where a whole one is wanted and XLA can make it."""
     plan = read(row, folder)
     return plan is None or bool(not quick and plan["quick"] and plan["hbm_bytes"])
 
@@ -135,7 +135,7 @@ def tables(folder: pathlib.Path, before: str) -> str:
     """All rows that were made, as Markdown.
 
     Args:
-      before: the tables as they are, whose rows stay where the folder has no plan.
+      before: the page's present tables; their rows stay where the folder has no plan.
     """
     kept = {tuple(line.split(" | ")[:2]): line for line in before.splitlines()}
     parts = []
@@ -177,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m scripts.tpu_tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=pathlib.Path, required=True, help="keeps the plans")
-    parser.add_argument("--networks", type=lambda text: text.split(","), default=NETWORKS, help="with commas")
-    parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="with commas")
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=NETWORKS, help="comma-separated")
+    parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="comma-separated")
     parser.add_argument("--scaling", action="store_true", help="make the rows of the scaling table instead")
     parser.add_argument("--quick", action="store_true", help="leave out machine code and its cycles")
     parser.add_argument("--dtype", default="auto", help="of the computation; default: auto, which is bfloat16")

@@ -17,7 +17,7 @@ once with the cache that the first process filled.
     python -m scripts.benchmarks init --models=skip_resnet50,skip_resnet101
 
 `init` times four ways to initialise a network, each in a fresh process with nothing compiled: `init_variables` (the
-trainer's way), Flax's `lazy_init`, `init`, and `init` under `jax.jit`. Seconds, medians.
+trainer's way), Flax's `lazy_init`, `init`, and `init` under `jax.jit`. It prints medians in seconds.
 
     python -m scripts.benchmarks input --folder=DIR
 
@@ -139,14 +139,14 @@ def add_setting(command: argparse.ArgumentParser, *, batch: int) -> None:
     """Adds the arguments that say what to compute."""
     command.add_argument("--batch", type=at_least(2), default=batch, help=f"examples; default: {batch}")
     command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; default: float32")
-    command.add_argument("--peer", choices=("none", "torch"), default="none", help="compare with it; default: none")
+    command.add_argument("--peer", choices=("none", "torch"), default="none", help="to compare with; default: none")
 
 
 def add_steps(commands: argparse._SubParsersAction) -> None:
     """Adds the commands that measure networks and layers."""
     size = {"type": at_least(8), "default": 0, "help": "side of the images in pixels; default: the network's own"}
     step = commands.add_parser("step", help="time and memory of training and evaluation steps")
-    step.add_argument("--models", type=networks, default=["resnet110", "skip_resnet110"], help="with commas")
+    step.add_argument("--models", type=networks, default=["resnet110", "skip_resnet110"], help="comma-separated")
     step.add_argument("--image_size", **size)
     add_setting(step, batch=64)
     step.add_argument("--bn_group_size", type=at_least(0), default=0, help="examples; default: 0 = the whole batch")
@@ -162,25 +162,25 @@ def add_steps(commands: argparse._SubParsersAction) -> None:
     layers.set_defaults(run=run_layers)
 
     start = commands.add_parser("start", help="time to the first training step")
-    start.add_argument("--models", type=networks, default=["skip_resnet110"], help="with commas")
+    start.add_argument("--models", type=networks, default=["skip_resnet110"], help="comma-separated")
     start.add_argument("--batch", type=at_least(2), default=64, help="examples; default: 64")
     start.add_argument("--image_size", **size)
     start.add_argument("--dtype", choices=DTYPES, default="float32", help="of the computation; default: float32")
-    start.add_argument("--repeats", type=at_least(1), default=1, help="fresh processes per number; default: 1")
+    start.add_argument("--repeats", type=at_least(1), default=1, help="fresh processes per measurement; default: 1")
     start.set_defaults(run=run_start)
 
     tpu = commands.add_parser("tpu", help="training steps by XLA:TPU's own estimate, without a TPU")
-    tpu.add_argument("--models", type=networks, default=["resnet50", "skip_resnet50"], help="with commas")
+    tpu.add_argument("--models", type=networks, default=["resnet50", "skip_resnet50"], help="comma-separated")
     tpu.add_argument("--batch", type=at_least(2), default=128, help="examples; default: 128")
     tpu.add_argument("--image_size", **size)
     tpu.add_argument("--topology", default="v5e:2x2", help="a slice; one chip of it is used; default: v5e:2x2")
     tpu.add_argument("--plain", action="store_true", help="with the plain formulas too, which takes twice as long")
-    tpu.add_argument("--linen", action="store_true", help="with a ResNet-50 of nothing but flax.linen's layers")
+    tpu.add_argument("--linen", action="store_true", help="with a ResNet-50 of flax.linen's layers alone too")
     tpu.set_defaults(run=run_tpu)
 
     init = commands.add_parser("init", help="time to initialise a network")
-    init.add_argument("--models", type=networks, default=["skip_resnet50"], help="with commas")
-    init.add_argument("--repeats", type=at_least(1), default=3, help="fresh processes per number; default: 3")
+    init.add_argument("--models", type=networks, default=["skip_resnet50"], help="comma-separated")
+    init.add_argument("--repeats", type=at_least(1), default=3, help="fresh processes per measurement; default: 3")
     init.set_defaults(run=run_init)
 
 

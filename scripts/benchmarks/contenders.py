@@ -1,4 +1,4 @@
-"""JAX's side of the step benchmark: a network's real training and evaluation steps, compiled, with a batch in place."""
+"""JAX's side of the step benchmark: a network's real training and evaluation steps, compiled, with their batch."""
 
 import dataclasses
 import time
@@ -42,7 +42,7 @@ class Setting:
 
 
 def plain_spec(name: str, setting: Setting) -> TrainSpec:
-    """A recipe for a network without mixing, with as many classes as in its published table."""
+    """A recipe without mixing for a network, with as many classes as in the network's published table."""
     return TrainSpec(
         model=ModelSpec(
             name=name,
@@ -112,14 +112,14 @@ class Steps:
         return {"lower_s": middle - begin, "compile_s": end - middle, "memory": program_memory(compiled)}
 
     def train(self, count: int) -> None:
-        """Takes so many steps. Each needs the state of the one before, so waiting for the last state is enough."""
+        """Takes `count` steps. Each needs the state of the one before, so waiting for the last state is enough."""
         metrics = None
         for _ in range(count):
             self.state, metrics = self._compiled["train"](self.state, self.batch)
         jax.block_until_ready((self.state, metrics))
 
     def evaluate(self, count: int) -> None:
-        """Scores the batch so often, one after the other: a CPU would run several at once."""
+        """Scores the batch `count` times, one after the other: a CPU would run several at once."""
         for _ in range(count):
             jax.block_until_ready(self._compiled["eval"](self.state.variables, self.eval_batch))
 

@@ -27,8 +27,8 @@ _UNTIMED_STEPS = 10  # more than the pipeline prefetched meanwhile
 _NO_PEER = 'No comparison: PyTorch and torchvision are not installed. Run: pip install -e ".[peer]"'
 _ABOUT_PEER = (
     "The DataLoader has a worker per core, decodes with Pillow, augments with torchvision and normalises on the host, "
-    "as its users do. Here the device normalises, so the DataLoader is timed without Normalize too. Ratio: of the "
-    "medians; in brackets the minimum and maximum over the rounds.\n"
+    "as its users do. Here the device normalises, so the DataLoader is timed without Normalize too. Each ratio is of "
+    "the medians; brackets hold the minimum and maximum over the rounds.\n"
 )
 
 
@@ -164,7 +164,7 @@ def _print_waiting(setting: Setting, count: int, delivered: float) -> None:
 
 
 def _training_loop(setting: Setting) -> Callable[[Iterator[Any], int], tuple[float, float]]:
-    """Returns a function (batches, number of steps) -> seconds per step, and its seconds in `next`.
+    """Returns a function (batches, number of steps) -> (seconds per step, seconds per step in `next`).
 
     The order of operations is the training loop's.
     """

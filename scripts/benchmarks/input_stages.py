@@ -21,7 +21,7 @@ from skipnet_jax.data.splits import DataSplit
 from skipnet_jax.specs import DataSpec, TrainSpec
 from skipnet_jax.training import sharding
 
-_REPEATS = 20  # each file is listed so often, to make epoch ends, which reopen the streams, as rare as in reality
+_REPEATS = 20  # times that each file is listed: epoch ends, which reopen the streams, become as rare as in reality
 _SHARDS = 8
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 _WIDTH, _HEIGHT = 500, 375
@@ -33,10 +33,10 @@ Contenders = dict[str, Callable[[], Iterator[Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured together.
+    """A recipe's input, and the contenders to measure in alternation.
 
     Args:
-      source: the images of its training steps.
+      source: the images of the timed training steps.
       contenders: by name; each opens its batches.
       pairs: which of our contenders to compare with which of the peer's.
       delivered: the contender that delivers what a training step gets.

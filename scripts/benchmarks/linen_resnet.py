@@ -1,4 +1,4 @@
-"""A ResNet-50 and its training step of nothing but flax.linen's layers: what anyone would write first.
+"""A ResNet-50 and its training step from flax.linen's layers alone, as anyone would write them first.
 
 As in Flax's own ImageNet example, the step minimises the cross-entropy and a penalty on the weights by SGD with
 Nesterov momentum.

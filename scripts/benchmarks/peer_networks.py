@@ -113,7 +113,7 @@ class GatedStage(nn.Module):
     """The blocks of one section, which see each other's states.
 
     Args:
-      downsample: is applied before the first block.
+      downsample: applied before the first block.
     """
 
     def __init__(

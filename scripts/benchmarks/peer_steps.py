@@ -1,4 +1,4 @@
-"""PyTorch's side of the step benchmark: the whole step as a PyTorch user would write it, with a batch in place.
+"""PyTorch's side of the step benchmark: the whole step as a PyTorch user would write it, with a batch in memory.
 
 On a CPU, PyTorch runs with its defaults, in both memory formats. On CUDA it runs channels last and compiled, with
 TensorFloat-32 where JAX uses it too. bfloat16 means autocast.
@@ -86,7 +86,7 @@ class PeerSteps:
         return {"lower_s": 0.0, "compile_s": seconds, "memory": memory}
 
     def train(self, count: int) -> None:
-        """Takes so many steps."""
+        """Takes `count` steps."""
         self._network.train()
         for _ in range(count):
             self._optimizer.zero_grad(set_to_none=True)
@@ -96,7 +96,7 @@ class PeerSteps:
 
     @torch.no_grad()
     def evaluate(self, count: int) -> None:
-        """Scores the batch so often."""
+        """Scores the batch `count` times."""
         self._network.eval()
         for _ in range(count):
             self._loss()

@@ -1,6 +1,6 @@
 """Times training and evaluation steps in JAX and PyTorch, in one process and in alternation.
 
-In each round every contender takes one untimed step, which fills the caches, and then as many steps as take
+In each round every contender takes one untimed step, which fills the caches, and then as many steps as fill
 `--seconds`; the clock stops when the device is done. Ratios are taken within a round, so that a slow phase of the
 machine affects both sides alike. Odd rounds run in reverse order.
 
@@ -36,7 +36,7 @@ class Effort:
     """How long to measure.
 
     Args:
-      seconds: the least per timed piece.
+      seconds: at least, per timed piece.
     """
 
     seconds: float
@@ -48,8 +48,8 @@ class Contender:
     """A network in a framework, ready to take steps of one mode.
 
     Args:
-      run: takes so many steps, and waits until they are done.
-      rest: is called after the contender's turn.
+      run: takes a number of steps, and waits until they are done.
+      rest: called after the contender's turn.
       facts: "init_s", "lower_s", "compile_s", and "memory" in bytes; None = unknown.
       rounds: seconds per step in each round.
     """

@@ -57,7 +57,7 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], text_colum
     """Prints a Markdown table.
 
     Args:
-      text_columns: the first so many columns are text; the others are numbers.
+      text_columns: how many columns, from the first, are text; the others are numbers.
     """
     marks = ["---"] * text_columns + ["---:"] * (len(titles) - text_columns)
     for cells in (titles, marks, *rows):

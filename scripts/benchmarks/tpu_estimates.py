@@ -1,6 +1,7 @@
 """Training steps by XLA:TPU's own estimate, with the operations that a TPU gets and with the plain formulas.
 
-No TPU is needed: libtpu compiles for one on any x86-64 Linux machine. The estimate is a model's, not a clock's.
+No TPU is needed: libtpu compiles for one on any x86-64 Linux machine. The estimate comes from a model of the chip, not
+from a clock.
 """
 
 import contextlib
@@ -20,12 +21,12 @@ OURS, PLAIN, LINEN = "ours", "plain formulas", "flax.linen's layers"
 
 
 def run(models: Sequence[str], *, setting: Setting, topology: str, plain: bool, linen: bool) -> None:
-    """Prints a table, a line as soon as it is compiled, which takes minutes.
+    """Prints a table line by line; each line takes minutes to compile.
 
     Args:
       topology: a slice; the step uses one of its chips.
       plain: compile each network with the plain formulas too.
-      linen: compile a ResNet-50 of nothing but flax.linen's layers first.
+      linen: first compile a ResNet-50 of flax.linen's layers alone.
     """
     print(f"One chip of {topology}: batch {setting.batch}, {setting.dtype}.\n")
     print("| network | operations | Mcycles | GB to and from memory | s to compile |")
@@ -68,7 +69,7 @@ def compile_step(name: str, setting: Setting, topology: str, *, plain: bool) -> 
 
 @contextlib.contextmanager
 def _plain_formulas() -> Iterator[None]:
-    """Takes the TPU's ways out of the table, for networks that are traced meanwhile."""
+    """Removes the TPU's ways from the table while networks are traced."""
     taken = {operation: ways.pop("tpu") for operation, ways in ops.TABLE.items() if "tpu" in ways}
     jax.clear_caches()  # JAX remembers what it has traced
     try:
