@@ -4,6 +4,7 @@ Everything else keeps its stack trace. A `UserError` names the field that holds 
 `optim.lr`; only the command knows that on its command line this is `--config.optim.lr`.
 """
 
+import errno
 import re
 from collections.abc import Callable
 
@@ -16,6 +17,11 @@ def spell_fields(text: str, flag: Callable[[str], str]) -> str:
 def one_line(text: str) -> str:
     """Escapes line breaks, terminal control codes and undecodable bytes: names come from strangers."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a file could not be written because there is no room, on the disk or in the user's quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):

@@ -38,7 +38,6 @@ For example:
     python -m skipnet_jax.main ... --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
-import errno
 import logging
 import signal
 import sys
@@ -140,7 +139,7 @@ def _report(error: Exception) -> int | None:
     if isinstance(error, errors.SavingError):
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if errors.is_full_disk(error):
         print(f"error: {error}. Make room for --workdir, and run the same command again.", file=sys.stderr)
         return FAILED
     if not _has_joined():

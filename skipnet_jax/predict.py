@@ -21,22 +21,25 @@ for a mistake in the command.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import itertools
 import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
-from skipnet_jax.errors import UserError, one_line
+from skipnet_jax.errors import UserError, is_full_disk, one_line
 from skipnet_jax.evaluation.image_predictions import STDIN, Result, classify, find_images
+from skipnet_jax.runs.joining import Joining
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
 
-UNREADABLE, USER_ERROR = 1, 2  # exit statuses
+UNREADABLE, FAILED, USER_ERROR = 1, 1, 2  # exit statuses
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as in shells: 128 + the number of the signal
 NAME_WIDTH = 60  # of the column of file names, in characters; longer names push the rest to the right
 
@@ -51,10 +54,11 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
       The exit status.
     """
     arguments = _parse(argv, program)
-    joined = False
+    joined = finished = False
     try:
-        joined = bool(arguments.output) and _join_hosts(arguments)
+        joined = _join_hosts(arguments)
         status = _run(arguments, joined)
+        finished = True
     except UserError as error:
         print(f"error: {error.message(_spell)}", file=sys.stderr)
         status = USER_ERROR
@@ -63,11 +67,32 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
     except BrokenPipeError:  # the reader has seen enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at exit, now into this
         return PIPE_CLOSED
-    if joined and status not in (0, UNREADABLE):
+    except Exception as error:
+        if is_full_disk(error):
+            print(f"error: {error}. Make room for --output, and run the same command again.", file=sys.stderr)
+        elif joined:
+            traceback.print_exception(error)  # now, since the other hosts must not wait for the end of this process
+        else:
+            raise
+        status = FAILED
+    if joined and not finished:
         from skipnet_jax.runs import hosts
 
         hosts.leave(status)  # the others may be waiting for this one
     return status
+
+
+def _join_hosts(arguments: argparse.Namespace) -> bool:
+    """Joins the other hosts, if there are any to share the images with, and returns whether it did."""
+    joining = Joining(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Joining)})
+    joining.check()
+    if not arguments.output:
+        if joining.num_processes != 1 and (joining.distributed == "yes" or joining.place):
+            raise UserError("output", "nothing", "a file that all hosts share")
+        return False
+    if STDIN in arguments.images:
+        return False
+    return joining.join(workdir=arguments.workdir or arguments.artifact)
 
 
 def _run(arguments: argparse.Namespace, joined: bool) -> int:
@@ -86,22 +111,6 @@ def _run(arguments: argparse.Namespace, joined: bool) -> int:
         batches = classify(network, mine, arguments.top, arguments.batch_size)
         unreadable = _print(batches, len(mine), arguments.format, _width(files), file)
     return UNREADABLE if result_parts.join(arguments.output, unreadable) else 0
-
-
-def _join_hosts(arguments: argparse.Namespace) -> bool:
-    """Joins the other hosts, if the user or a cluster has started several."""
-    where = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    if arguments.distributed == "no" or STDIN in arguments.images:
-        return False
-    if arguments.distributed == "auto" and where == (None, None, None):
-        from skipnet_jax.runs import clusters
-
-        if clusters.count_processes() == 1:
-            return False
-    from skipnet_jax.runs import hosts
-
-    hosts.join(*where, workdir=arguments.workdir or arguments.artifact)
-    return True
 
 
 def _require_same_work(arguments: argparse.Namespace, files: Sequence[str]) -> None:
@@ -217,16 +226,6 @@ def _parse(argv: Sequence[str], program: str) -> argparse.Namespace:
     hosts.add_argument("--num_processes", type=_count, help="number of hosts, where not detected")
     hosts.add_argument("--process_id", type=_number, help="number of this host from 0, where not detected")
     arguments = parser.parse_intermixed_args(argv)
-    if not arguments.output and (arguments.num_processes or 1) > 1:
-        parser.error("argument --output: got nothing, expected a file that all hosts share")
-    where_hosts_are = (arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-    if arguments.distributed == "no" and where_hosts_are != (None, None, None):
-        parser.error("argument --distributed=no: not allowed with --coordinator_address, --num_processes, --process_id")
-    if arguments.num_processes is not None and (arguments.process_id or 0) >= arguments.num_processes:
-        parser.error(
-            f"argument --process_id: got {arguments.process_id}, expected 0 to {arguments.num_processes - 1}, since "
-            f"--num_processes={arguments.num_processes}"
-        )
     if arguments.artifact and arguments.checkpoint:
         parser.error("argument --checkpoint: not allowed with --artifact, since an exported network has only one")
     return arguments
@@ -236,7 +235,8 @@ def _spell(field: str) -> str:
     """A field as the user types it."""
     if field == "images":
         return "IMAGE"
-    return f"--{field}" if field in ("workdir", "artifact", "checkpoint", "output", "distributed") else field
+    named = ("workdir", "artifact", "checkpoint", "output", *(flag.name for flag in dataclasses.fields(Joining)))
+    return f"--{field}" if field in named else field
 
 
 def _number(text: str) -> int:

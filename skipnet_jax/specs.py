@@ -366,6 +366,13 @@ class TrainSpec:
                 f"a divisor of batch_size ({self.batch_size})",
                 "Change `accumulate_steps` or `batch_size`.",
             )
+
+    def require_whole_groups(self) -> None:
+        """Checks that batch norm's groups fill each part of the batch. Only networks with batch norm need it.
+
+        Raises:
+          UserError: the part is neither a multiple of the group nor, without `accumulate_steps`, smaller than a group.
+        """
         group, part = self.model.bn_group_size, self.batch_size // self.accumulate_steps
         smaller = " or less than one group" if self.accumulate_steps == 1 else ""  # parts must not shrink a group
         if group and part % group and not (smaller and part < group):

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from skipnet_jax import evaluate, predict
 from skipnet_jax.data import sources
 from skipnet_jax.evaluation import image_predictions
 from skipnet_jax.evaluation.preprocessing import Preprocessing
+from skipnet_jax.runs import result_parts
 from skipnet_jax.specs import Statistics
 from tests import tiny_runs
 from tests.exports.small_networks import write_weights
@@ -160,8 +162,6 @@ def test_what_cannot_be_done_is_one_line_and_status_2(tmp_path, arguments, messa
         ["x.png", "--workdir=x", "--top=0"],
         ["x.png", "--workdir=x", "--batch_size=all"],
         ["x.png", "--workdir=x", "--output=y", "--process_id=-1"],
-        ["x.png", "--workdir=x", "--output=y", "--process_id=2", "--num_processes=2"],
-        ["x.png", "--workdir=x", "--output=y", "--process_id=1", "--distributed=no"],
     ],
 )
 def test_a_mistake_in_the_command_is_status_2(arguments, capsys):
@@ -175,6 +175,16 @@ def test_flags_may_stand_before_and_after_the_images(tmp_path, exported, capsys)
     one, other = write_image(tmp_path / "1.png"), write_image(tmp_path / "2.png")
     assert predict.main([one, "--artifact=x", "--top=1", other]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_full_disk_is_one_line(exported, tmp_path, monkeypatch, capsys):
+    def full(output, unreadable):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), output)
+
+    monkeypatch.setattr(result_parts, "join", full)
+    image = write_image(tmp_path / "x.png")
+    assert predict.main([image, "--artifact=x", f"--output={tmp_path / 'found.txt'}"]) == 1
+    assert "No space left on device" in (told := capsys.readouterr().err) and "Make room for --output" in told
 
 
 @pytest.mark.slow

@@ -100,10 +100,20 @@ class Store:
         return self.told[key]
 
 
-def test_several_hosts_need_a_file_that_they_share(capsys):
-    with pytest.raises(SystemExit) as end:
-        predict.main(["x.png", "--workdir=x", "--num_processes=2", "--process_id=0"])
-    assert end.value.code == 2 and "argument --output: got nothing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num_processes=2 --process_id=0", "--output: got nothing, expected a file that all hosts share"),
+        ("--distributed", "--output: got nothing"),
+        ("--coordinator_address=HOST0:1234", "--output: got nothing"),
+        ("--output=y --process_id=2 --num_processes=2", "--process_id: got 2, expected 0 to 1"),
+        ("--output=y --process_id=1 --distributed=no", "--process_id: got a value with --distributed=no"),
+        ("--output=y --coordinator_address=HOST0 --num_processes=2", "--coordinator_address: got 'HOST0', expected"),
+    ],
+)
+def test_a_mistake_about_hosts_is_told_before_any_host_is_asked(flags, message, capsys):
+    assert predict.main(["x.png", "--workdir=x", *flags.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_network_is_loaded(tmp_path, capsys):

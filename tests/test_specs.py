@@ -36,9 +36,12 @@ REFUSED = [
     (lambda: train(seed=2**32), "seed: got 4294967296"),
     (lambda: train(ema_decay=1.0), "ema_decay: got 1.0"),
     (lambda: train(accumulate_steps=3), "accumulate_steps: got 3, expected a divisor of batch_size (256)"),
-    (lambda: train(batch_size=192), "batch_size: got 192 in 1 part(s), expected a part that is a multiple of model.bn"),
-    (lambda: train(batch_size=384, accumulate_steps=2), "batch_size: got 384 in 2 part(s)"),
-    (lambda: train(batch_size=128, accumulate_steps=2), "batch_size: got 128 in 2 part(s), expected a part that is a"),
+    (
+        lambda: train(batch_size=192).require_whole_groups(),
+        "batch_size: got 192 in 1 part(s), expected a part that is a multiple of model.bn",
+    ),
+    (lambda: train(batch_size=384, accumulate_steps=2).require_whole_groups(), "batch_size: got 384 in 2 part(s)"),
+    (lambda: train(batch_size=128, accumulate_steps=2).require_whole_groups(), "batch_size: got 128 in 2 part(s), exp"),
     (lambda: ModelSpec(name="resnet20", num_classes=1), "model.num_classes: got 1"),
 ]
 
@@ -71,5 +74,5 @@ def test_a_value_that_makes_no_sense_is_refused_with_the_field_to_change(make, m
 def test_what_lies_on_the_border_is_taken():
     MixingSpec(cutmix_prob=0.7, mixup_prob=0.3)  # whose sum rounds to less or more than 1
     DataSpec(name="digits", pad_crop=0, crop_min_area=1.0)
-    train(batch_size=64)  # less than one group of 128
-    train(accumulate_steps=2)
+    train(batch_size=64).require_whole_groups()  # less than one group of 128
+    train(accumulate_steps=2).require_whole_groups()

@@ -14,17 +14,14 @@ from absl import flags
 
 from skipnet_jax import config, config_files, errors
 from skipnet_jax.command.modes import (
-    COORDINATOR_ADDRESS,
-    DISTRIBUTED,
     FORMAT,
     IMAGE_SIZES,
     MODE,
     MODES,
-    NUM_PROCESSES,
-    PROCESS_ID,
     WORKDIR,
     Mode,
     Program,
+    joining,
 )
 
 # Except for training and plans, the config comes from the workdir, and these flags change it.
@@ -88,7 +85,7 @@ def check_flags(argv: Sequence[str]) -> None:
                 flag_name,
                 f"a value in {spell_mode(name)}",
                 f"none, since the flag is for {' and '.join(map(spell_mode, owners))}",
-                "Leave it out; a workdir remembers its config.",
+                "Leave it out; a workdir remembers its config." if flag_name == "config" else "Leave it out.",
             )
     if FORMAT.value is not None and FORMAT.value not in mode.formats:
         near = _nearest(FORMAT.value, mode.formats)
@@ -98,7 +95,7 @@ def check_flags(argv: Sequence[str]) -> None:
     for size in IMAGE_SIZES.value:
         if not size.isdecimal():
             raise errors.UserError("image_sizes", repr(size), "pixels, as in --image_sizes=224,256")
-    _check_hosts()
+    joining().check()
 
 
 def spell_mode(name: str) -> str:
@@ -194,25 +191,3 @@ def _owners() -> dict[str, list[str]]:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     return difflib.get_close_matches(name, list(known), n=1, cutoff=0)[0]
-
-
-def _check_hosts() -> None:
-    for flag in (COORDINATOR_ADDRESS, NUM_PROCESSES, PROCESS_ID):
-        if flag.present and DISTRIBUTED.value == "no":
-            raise errors.UserError(
-                flag.name, "a value with --distributed=no", "only one of the two", "Leave out either."
-            )
-    if COORDINATOR_ADDRESS.value is not None and not re.fullmatch(r".+:\d{1,5}", COORDINATOR_ADDRESS.value):
-        raise errors.UserError(
-            "coordinator_address",
-            repr(COORDINATOR_ADDRESS.value),
-            "host:port of process 0",
-            "Give a port that is free there, as in --coordinator_address=HOST0:1234.",
-        )
-    if NUM_PROCESSES.value is not None and (PROCESS_ID.value or 0) >= NUM_PROCESSES.value:
-        raise errors.UserError(
-            "process_id",
-            f"{PROCESS_ID.value}",
-            f"0 to {NUM_PROCESSES.value - 1}, since --num_processes={NUM_PROCESSES.value}",
-            "Change one of them.",
-        )

@@ -11,6 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from skipnet_jax.runs.joining import Joining
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe: the name of a config, or a file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://...; training default: runs/CONFIG.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Which checkpoint: best, latest or a step.")
@@ -97,7 +99,7 @@ def _train() -> int:
     spec = config.train_spec(CONFIG.value)
     # Report mistakes before the other imports, which take seconds.
     sources.require_available(spec.data, to_train=True)
-    zoo.find(spec.model.name)
+    zoo.require_trainable(spec)
     named = WORKDIR.value is not None
     if not named:
         value = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -284,6 +286,11 @@ def _require_run() -> None:
     workdir.read_spec(WORKDIR.value)
 
 
+def joining() -> Joining:
+    """What the flags say about other hosts."""
+    return Joining(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
+
+
 def _join_hosts(settings: Mapping[str, Any]) -> int:
     """Joins the other hosts, if there are any.
 
@@ -295,16 +302,9 @@ def _join_hosts(settings: Mapping[str, Any]) -> int:
     """
     from skipnet_jax import libraries
 
-    where = (COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    joining = DISTRIBUTED.value == "yes" or where != (None, None, None)
-    if DISTRIBUTED.value == "auto" and not joining:
-        from skipnet_jax.runs import clusters
-
-        joining = clusters.count_processes() > 1
-    if not joining:
+    if not joining().join(workdir=WORKDIR.value):
         libraries.require_devices()
         return 0
-    from skipnet_jax.runs import agreement, hosts
+    from skipnet_jax.runs import agreement
 
-    hosts.join(*where, workdir=WORKDIR.value)
     return agreement.require_alike({"mode": MODE.value, **settings})

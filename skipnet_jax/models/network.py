@@ -47,6 +47,11 @@ class Architecture:
     shortcut_first: bool = False
     post_activation: bool = True
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether `bn_group_size` matters: ConvNeXt and Swin have layer norm only, in their gates as well."""
+        return self.layers is batch_norm_relu
+
 
 class Network(nn.Module):
     """A residual network of any family with any junction: `zoo.build_network` makes one from its spec."""

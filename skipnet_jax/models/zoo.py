@@ -16,7 +16,7 @@ from skipnet_jax.errors import UserError
 from skipnet_jax.models.families import convnext, pyramidnet, regnet, resnet, swin, wide_resnet
 from skipnet_jax.models.junctions import JUNCTIONS, Junction
 from skipnet_jax.models.network import Architecture, Network
-from skipnet_jax.specs import ModelSpec
+from skipnet_jax.specs import ModelSpec, TrainSpec
 
 NETWORKS: dict[str, Architecture] = {
     **resnet.NETWORKS,
@@ -48,6 +48,17 @@ def find(name: str) -> tuple[Architecture, Junction]:
     nearest = _nearest(name, list_models(), 5)
     mend = f"Nearest: {nearest}. Change `model.name`."
     raise UserError("model.name", repr(name), "a name of skipnet_jax.models.list_models()", mend)
+
+
+def require_trainable(spec: TrainSpec) -> None:
+    """Checks what a run asks of its network, before anything is built.
+
+    Raises:
+      UserError: the name is unknown, or batch norm's groups do not fit the batch.
+    """
+    architecture, _ = find(spec.model.name)
+    if architecture.has_batch_norm:
+        spec.require_whole_groups()
 
 
 def create_model(

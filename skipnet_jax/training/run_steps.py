@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from skipnet_jax.models import zoo
 from skipnet_jax.models.initializers import abstract_variables
 from skipnet_jax.optim import optimizers, schedules
 from skipnet_jax.specs import DataSpec, Statistics, TrainSpec
@@ -49,8 +50,9 @@ def make_run_steps(
       classes: the only classes that evaluation may predict; None = all.
 
     Raises:
-      UserError: a part of the batch cannot be split evenly over the devices.
+      UserError: a part of the batch cannot be split evenly over the devices, or into batch norm's groups.
     """
+    zoo.require_trainable(spec)
     schedule = schedules.make_schedule(
         spec.optim, batch_size=spec.batch_size, epochs=spec.epochs, steps_per_epoch=steps_per_epoch
     )

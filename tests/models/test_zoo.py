@@ -1,6 +1,7 @@
 """Names, settings, and the exact number of parameters of every network."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,10 +14,11 @@ import pytest
 from skipnet_jax.errors import UserError
 from skipnet_jax.models import create_model, list_models, model_info
 from skipnet_jax.models.junctions import JUNCTIONS
-from skipnet_jax.models.zoo import NETWORKS
+from skipnet_jax.models.zoo import NETWORKS, require_trainable
 from skipnet_jax.specs import ModelSpec
 from tests import golden_rules
 from tests.models import traced
+from tests.tiny_runs import make_spec
 
 # The counts of record: published networks have theirs in a golden file; ResNet-20 is our own.
 PARAMS = json.loads((golden_rules.FOLDER / "parameter_counts.json").read_text())["parameters"] | {
@@ -141,3 +143,11 @@ def test_settings_default_to_the_spec_and_the_architecture():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         create_model("resnet20", **settings)
+
+
+@pytest.mark.parametrize("name", ["skip_resnet20", "skip_convnext_tiny"])
+def test_only_batch_norm_asks_for_whole_groups(name):
+    spec = make_spec(model=ModelSpec(name, 10), batch_size=200)
+    has_batch_norm = "batch_stats" in traced.shapes(name)
+    with pytest.raises(UserError, match="batch_size: got 200") if has_batch_norm else contextlib.nullcontext():
+        require_trainable(spec)
