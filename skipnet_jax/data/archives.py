@@ -17,7 +17,7 @@ import itertools
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -173,10 +173,8 @@ def _with_classes(listing: Listing, folders: list[str]) -> Listing:
         )
     parts = [[part for part in folder.split("/") if part not in ("", ".", "..")] or [""] for folder in folders]
     if listing.is_archive:
-        wrapping = 0
-        while len({"/".join(part[: wrapping + 1]) for part in parts}) == 1 and min(map(len, parts)) > wrapping + 1:
-            wrapping += 1
-        parts = [part[wrapping:] for part in parts]
+        while _are_wrapped(parts):
+            parts = [part[1:] or [""] for part in parts]
     classes = [walk.class_name(part[0]) for part in parts]
     class_names = tuple(sorted(set(classes) - {""}))
     if not listing.is_archive:
@@ -187,6 +185,12 @@ def _with_classes(listing: Listing, folders: list[str]) -> Listing:
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
     labels = np.asarray([numbers[name] for name in classes], np.int32)[listing.labels]
     return _without_loose(dataclasses.replace(listing, class_names=class_names, labels=labels))
+
+
+def _are_wrapped(folders: Sequence[Sequence[str]]) -> bool:
+    """Whether one folder holds all others: each image lies deeper, or there are several classes beside loose images."""
+    below = {folder[1] for folder in folders if len(folder) > 1}
+    return len({folder[0] for folder in folders}) == 1 and (len(below) > 1 or all(len(each) > 1 for each in folders))
 
 
 def _without_loose(listing: Listing) -> Listing:
@@ -212,7 +216,7 @@ def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
             for member in members(outer, path):
                 name = member.name.removeprefix("./")
                 last = name.rpartition("/")[2]
-                if not last.endswith(".tar"):
+                if not last.endswith(".tar") or walk.is_junk(last):
                     if walk.counts(name, member.size, left_out):
                         yield member.name, member.offset_data, member.size
                     continue

@@ -30,7 +30,7 @@ def read(field: str, path: str, num_classes: int | None = None) -> tuple[str, ..
       num_classes: how many names the file must have; None = any number.
 
     Raises:
-      UserError: the file cannot be read, or does not hold that many different names.
+      UserError: the file cannot be read, is empty, or does not hold that many different names.
     """
     try:
         content = pathlib.Path(path).read_bytes()
@@ -41,6 +41,8 @@ def read(field: str, path: str, num_classes: int | None = None) -> tuple[str, ..
         raise UserError(field, f"{path}, which cannot be read ({reason})", "a text file", "Give another.") from None
     while lines and not lines[-1]:
         lines.pop()
+    if not lines:
+        raise UserError(field, f"no names in {path}", "one name on a line, in the order of the logits", "Give another.")
     require_names(field, path, lines, len(lines) if num_classes is None else num_classes)
     return tuple(lines)
 

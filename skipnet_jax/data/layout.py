@@ -44,8 +44,9 @@ class Layout:
         kept = holdout.parse(spec.holdout)
         named = [name for name in (self.validation, self.test) if isinstance(kept, str) and name and name == kept]
         if isinstance(kept, str) and kept and not named:
-            names = " or ".join(name for name in (self.validation, self.test) if name) or "a fraction"
-            raise UserError("data.holdout", repr(kept), f"{names}, which {self.root} has", "Change `data.holdout`.")
+            names = " or ".join(name for name in (self.validation, self.test) if name)
+            expected = f"{names}, which {self.root} has" if names else f"a fraction: {self.root} has one folder only"
+            raise UserError("data.holdout", repr(kept), expected, "Change `data.holdout`.")
         three = self.train and self.validation and self.test
         places = {"train": self.train, "test": self.test or self.validation}
         places["holdout"] = named[0] if named else self.validation if three and spec.holdout == "" else ""

@@ -35,7 +35,9 @@ def load(spec: DataSpec, split: str) -> DataSplit:
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     opened = _open(spec, split)
-    assert opened is not None  # only a hold-out may be missing
+    if opened is None:
+        got, mend = f"{spec.holdout!r}, which holds no images out", "Set it, or use `sources.load_holdout`."
+        raise UserError("data.holdout", got, "a fraction, a number of images or a split", mend)
     return opened
 
 
@@ -138,11 +140,9 @@ def _require_no_tfds_fields(spec: DataSpec) -> None:
     values = dataclasses.asdict(spec)
     for field, default in defaults.items():
         if values[field] != default:
-            got, expected = (
-                f"{values[field]!r} for {spec.name}",
-                "a data set of TensorFlow Datasets, which alone has it",
-            )
-            raise UserError(f"data.{field}", got, expected, f"Leave out `data.{field}`.")
+            owners = "TensorFlow Datasets" + (" or webdataset" if field.endswith("_key") else "")
+            got = f"{values[field]!r} for {spec.name}"
+            raise UserError(f"data.{field}", got, f"a data set of {owners}", f"Leave out `data.{field}`.")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from skipnet_jax.specs import DataSpec
 
 _log = logging.getLogger(__name__)
 _PLACES = (layout.TRAIN, layout.VALIDATION, layout.TEST)
-_EXPECTED = "DIR/train/*.tar and DIR/val/*.tar, DIR/*train*.tar and DIR/*val*.tar, or DIR/*.tar with data.holdout"
+_EXPECTED = "DIR/train/*.tar and DIR/val/*.tar, DIR/*-train-*.tar and DIR/*-val-*.tar, or DIR/*.tar with data.holdout"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

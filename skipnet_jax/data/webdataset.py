@@ -45,7 +45,7 @@ def list_given(path: str, found: Callable[[], None], *, image_key: str = "", lab
         folder, names = path.rstrip("/"), tars_in(path)
     else:
         tars = [path] if storage.is_file(path) else expand(path)
-        folder, names = tars[0].rpartition("/")[0] or ".", [tar.rpartition("/")[2] for tar in tars]
+        folder, names = _split_path(tars[0])[0], [_split_path(tar)[1] for tar in tars]
     return list_samples(folder, names, found, image_key=image_key, label_key=label_key)
 
 
@@ -59,11 +59,17 @@ def expand(pattern: str) -> list[str]:
     if braces:
         width, numbers = len(braces[1]), range(int(braces[1]), int(braces[2]) + 1)
         return [f"{pattern[: braces.start()]}{number:0{width}}{pattern[braces.end() :]}" for number in numbers]
-    folder, _, name = pattern.rpartition("/")
-    there = [file for file in tars_in(folder or ".") if fnmatch.fnmatchcase(file, name)]
+    folder, name = _split_path(pattern)
+    there = [file for file in tars_in(folder) if fnmatch.fnmatchcase(file, name)]
     if not there:
         raise DataError(pattern, "no matching tar", "tars with images and labels", "Change the pattern.")
-    return [f"{folder}/{file}" if folder else file for file in there]
+    return [f"{pattern.removesuffix(name)}{file}" for file in there]
+
+
+def _split_path(path: str) -> tuple[str, str]:
+    """The folder and the name of a file; the folder is "/" for /train.tar, and "." for train.tar."""
+    folder, slash, name = path.rpartition("/")
+    return folder or slash or ".", name
 
 
 def tars_in(folder: str) -> list[str]:

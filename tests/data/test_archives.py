@@ -70,6 +70,23 @@ def test_folders_and_a_tar_of_them_hold_the_same(tmp_path):
         )
 
 
+def test_a_loose_image_does_not_turn_the_folder_of_all_classes_into_a_class(tmp_path):
+    folder = made_images.write_folders(tmp_path / "pets", {"dog": 3, "cat": 2})
+    (folder / "cover.jpg").write_bytes(made_images.encode(0))
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(folder, "pets")
+    listing = find(tmp_path / "pets.tar")
+    assert listing.class_names == ("cat", "dog") and sorted(classes_of(listing)) == ["cat"] * 2 + ["dog"] * 3
+    assert listing.left_out.counts == {walk.LOOSE: 1}
+
+
+def test_what_macos_adds_beside_a_nested_tar_is_left_out(tmp_path):
+    inner = {name: made_images.tar({"0.jpg": made_images.encode(number)}) for number, name in enumerate("ab")}
+    outer = {f"{name}.tar": content for name, content in inner.items()} | {"._a.tar": b"resource fork"}
+    (tmp_path / "train.tar").write_bytes(made_images.tar(outer))
+    assert find(tmp_path / "train.tar").class_names == ("a", "b")
+
+
 def test_other_files_are_left_out_and_counted(tmp_path):
     folder = made_images.write_folders(tmp_path / "pets", {"cat": 1})
     for name in ("notes.txt", "._0.jpg", ".DS_Store", "b.csv", "zero.jpg"):

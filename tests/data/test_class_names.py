@@ -31,5 +31,8 @@ def test_a_wrong_list_is_refused(tmp_path, content, message):
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"classes: {message}|classes: .*{message}"):
         class_names.read("classes", str(tmp_path / "names.txt"), 3)
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="classes: got no names in"):
+        class_names.read("classes", str(tmp_path / "empty.txt"))
     with pytest.raises(UserError, match="No such file"):
         class_names.read("classes", str(tmp_path / "nowhere.txt"), 3)

@@ -106,6 +106,8 @@ def test_training_images_alone_need_a_hold_out(spec: DataSpec) -> None:
     with pytest.raises(DataError, match=r"got train/ alone and no folder for the test images"):
         sources.load(spec, "train")
     assert sources.load(dataclasses.replace(spec, holdout="3"), "test").num_examples == 3
+    with pytest.raises(UserError, match=r"got 'val', expected a fraction: .* has one folder only"):
+        sources.load(dataclasses.replace(spec, holdout="val"), "test")
 
 
 def test_an_archives_folder_around_the_splits_is_opened(spec: DataSpec, tmp_path: pathlib.Path) -> None:

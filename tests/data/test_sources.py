@@ -164,6 +164,8 @@ def test_a_hold_out_is_taken_from_the_training_images_alone(written: DataSpec) -
         image.tobytes() for part in (train, kept) for image in part.images
     )
     assert sources.load_holdout(dataclasses.replace(spec, holdout="")) is None
+    with pytest.raises(UserError, match=r"^data\.holdout: got '', which holds no images out"):
+        sources.load(dataclasses.replace(spec, holdout=""), "holdout")
     with pytest.raises(UserError, match=r"^data\.holdout: got 'val', expected a fraction or a number"):
         sources.load_holdout(dataclasses.replace(spec, holdout="val"))
 

@@ -192,3 +192,24 @@ def test_a_tar_of_class_folders_is_not_taken_for_samples(tmp_path):
     assert not webdataset.is_given(str(path))
     path.write_bytes(made_images.tar(samples(0, 2)))
     assert webdataset.is_given(str(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"), [("/train-0.tar", "/"), ("train-0.tar", "."), ("/data/train-0.tar", "/data")]
+)
+def test_a_tar_is_looked_for_where_its_path_says(path, folder, monkeypatch):
+    class Listed(Exception):
+        pass
+
+    def list_samples(*arguments, **options):
+        raise Listed(*arguments[:2])
+
+    monkeypatch.setattr(webdataset, "tars_in", lambda place: [f"train-{len(place)}.tar", "train-0.tar"])
+    monkeypatch.setattr(webdataset.storage, "is_folder", lambda path: False)
+    monkeypatch.setattr(webdataset.storage, "is_file", lambda path: True)
+    monkeypatch.setattr(webdataset, "list_samples", list_samples)
+    with pytest.raises(Listed) as listed:
+        webdataset.list_given(path, print)
+    assert listed.value.args == (folder, ["train-0.tar"])
+    prefix = path.removesuffix("train-0.tar")
+    assert webdataset.expand(f"{prefix}train-*.tar") == [f"{prefix}train-{len(folder)}.tar", path]
