@@ -74,7 +74,7 @@ def render(paths: Sequence[epath.PathLike]) -> str:
     return environment.get_template(TEMPLATE).render(
         title=facts[0].name if len(facts) == 1 else f"Comparison of {len(facts)} runs",
         facts=facts,
-        best=max((each.last.accuracy for each in facts if each.last), default=None),
+        best=_best(facts),
         curves=_curves(runs, tables),
         tables=tables,
         notes=result_notes.notes(runs, groups),
@@ -83,6 +83,13 @@ def render(paths: Sequence[epath.PathLike]) -> str:
         evaluations=[(each, _evaluation_pictures(each)) for each in facts if each.evaluations],
         differing=run_facts.differing(facts),
     )
+
+
+def _best(facts: Sequence[run_facts.Facts]) -> float | None:
+    """The highest last test; None if the runs were tested on different images, which cannot be compared."""
+    conditions = {(each.run.trained_on, each.run.spec.data.image_size) for each in facts}
+    tested = [each.last.accuracy for each in facts if each.last]
+    return max(tested, default=None) if len(conditions) == 1 else None
 
 
 def format_seconds(seconds: float | int) -> str:

@@ -140,7 +140,7 @@ def _percent(accuracy: float) -> str:
 
 def _markdown_escaped(text: str) -> str:
     """Keeps class names and folders from becoming tables, emphasis or HTML."""
-    return re.sub(r"([\\`*|<])", r"\\\1", one_line(text))
+    return re.sub(r"([\\`*|<]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", one_line(text))
 
 
 def _latex_escaped(text: str) -> str:

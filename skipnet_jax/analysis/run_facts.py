@@ -13,7 +13,7 @@ from etils import epath
 
 from skipnet_jax import config
 from skipnet_jax.analysis import result_tables
-from skipnet_jax.analysis.run_groups import EpochTest, Run
+from skipnet_jax.analysis.run_groups import TEST, EpochTest, Run, title_of
 from skipnet_jax.models import complexity, model_info
 from skipnet_jax.models.zoo import find
 from skipnet_jax.runs import events
@@ -146,11 +146,12 @@ def pictures(workdir: epath.Path, folder: str) -> list[epath.Path]:
 
 
 def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
+    title = title_of(record["data"], record.get("split", TEST))
     own = ", among its own classes" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record.get("flip") else ""
     names = ("accuracy", "top5_accuracy", "loss")
     scores = {name: record.get(f"average_{name}", record[name]) for name in names}
-    return {"calibration_error": None, **record, **scores, "title": f"{record['data']}{own}{flip}"}
+    return {"calibration_error": None, **record, **scores, "title": f"{title}{own}{flip}"}
 
 
 def _seconds(log: Iterable[Mapping[str, Any]]) -> tuple[float | None, int]:

@@ -101,7 +101,7 @@ class Run:
     def trained_on(self) -> EvalSet:
         """The test set that belongs to its training data."""
         data = self.spec.data
-        tested = _named(data.name, data.test_split or TEST)
+        tested = title_of(data.name, data.test_split or TEST)
         if data.name not in OWN_DATA:
             return EvalSet(tested, tuple(map(str, data.classes)), data.eval_classes)
         names = tuple(self.data.get("class_names", ()))
@@ -130,9 +130,9 @@ class Run:
         return in_training | evaluated
 
     def _eval_set(self, record: Mapping[str, Any]) -> EvalSet:
-        data = _named(record["data"], record.get("split", TEST))
+        data = title_of(record["data"], record.get("split", TEST))
         asked = EvalSet(data, (), record["eval_classes"], record.get("flip", False))
-        if asked.data != _named(self.spec.data.name, self.spec.data.test_split or TEST):
+        if asked.data != title_of(self.spec.data.name, self.spec.data.test_split or TEST):
             return asked
         own = dataclasses.replace(self.trained_on, eval_classes=asked.eval_classes, flip=asked.flip)
         if own.data != asked.data and record["count"] != IMAGENET_TEST_IMAGES:  # other images in ImageNet's format
@@ -161,7 +161,7 @@ class Group:
         return self.runs[0].trained_on
 
 
-def _named(data: str, split: str) -> str:
+def title_of(data: str, split: str) -> str:
     """The name of a test set, without its version, and with its split unless that is the usual `TEST`."""
     name = data.partition(":")[0]
     return name if split == TEST else f"{name} ({split})"

@@ -11,6 +11,7 @@ from etils import epath
 from skipnet_jax import config
 from skipnet_jax.analysis import report, run_facts, run_groups
 from tests import chromium
+from tests.analysis import made_runs
 
 WILD = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 PIXEL = bytes.fromhex(
@@ -162,7 +163,7 @@ def test_evaluations(tmp_path):
     plain = {"data": "digits", "image_size": 16, "eval_classes": "all", "flip": False, "step": 22, "count": 360}
     plain |= {"accuracy": 0.81, "top5_accuracy": 0.97, "loss": 0.625, "calibration_error": 0.123}
     other = {name: value for name, value in plain.items() if name != "calibration_error"}
-    other |= {"data": "imagenet_a", "flip": True, "eval_classes": "own"}
+    other |= {"data": "imagenet_a", "split": "test[:9]", "flip": True, "eval_classes": "own"}
     other |= {"average_accuracy": 0.5, "average_top5_accuracy": 0.75, "average_loss": 2.5}
     (folder / "results.json").write_text(json.dumps([plain, other]))
     (folder / "evaluation").mkdir()
@@ -171,9 +172,18 @@ def test_evaluations(tmp_path):
     words = page.words.split("Calibration error")[1].split("Gates")[0].split("\n")
     words = [word for word in words if word.strip()]
     assert words[:8] == ["digits", "16 px", "22", "360", "81.00%", "97.00%", "0.6250", "12.30%"]
-    title = "imagenet_a, among its own classes, with mirror images"
+    title = "imagenet_a (test[:9]), among its own classes, with mirror images"
     assert words[8:16] == [title, "16 px", "22", "360", "50.00%", "75.00%", "2.5000", "\N{EN DASH}"]
     assert words[16:] == ["digits_16px_step22"]
+
+
+@pytest.mark.parametrize(("data", "highlighted"), [("digits", 1), ("cifar10", 0)])
+def test_only_results_on_the_same_images_compete(tmp_path, data, highlighted):
+    for number, (name, accuracy) in enumerate([("digits", 0.9), (data, 0.95)]):
+        spec = made_runs.spec_of("resnet20", name, 10, 16, seed=number)
+        made_runs.write(tmp_path / str(number), spec, accuracies=(0.5, accuracy))
+    html = report.render(sorted(tmp_path.iterdir()))
+    assert html.count('<td class="number best">') == highlighted
 
 
 @pytest.fixture

@@ -81,13 +81,13 @@ def test_special_characters_in_labels_are_escaped(tmp_path):
 
 
 def test_special_characters_in_class_names_are_escaped(tmp_path):
-    names = ["a|b", "<b>", "~^\\"]
-    spec = made_runs.spec_of("resnet20", "folder", 3, 32)
+    names = ["a|b", "<b>", "~^\\", "__x_y__"]
+    spec = made_runs.spec_of("resnet20", "folder", 4, 32)
     made_runs.write(tmp_path, spec, learnt={"class_names": names, "training_images": 9})
     tables = result_tables.build(run_groups.group_by_config([run_groups.read(tmp_path)]))
-    assert r"## folder, classes a\|b, \<b>, ~^\\" in result_formats.markdown(tables)
+    assert r"## folder, classes a\|b, \<b>, ~^\\, \_\_x_y\_\_" in result_formats.markdown(tables)
     latex = result_formats.latex(tables)
-    assert r"classes a|b, <b>, \textasciitilde{}\textasciicircum{}\textbackslash{}." in latex
+    assert r"classes a|b, <b>, \textasciitilde{}\textasciicircum{}\textbackslash{}, \_\_x\_y\_\_." in latex
 
 
 def test_a_name_with_control_characters_stays_one_cell(tmp_path):
