@@ -93,9 +93,8 @@ def _request(address: str, part: pathlib.Path, place: pathlib.Path) -> None:
             part.unlink()
             raise requests.ConnectionError("the part does not fit the file")
         if not answer.ok:
-            raise UserError(
-                address, f"HTTP status {answer.status_code}", "the file", _by_hand(address, place).capitalize()
-            )
+            mend = _by_hand(address, place)
+            raise UserError(address, f"HTTP status {answer.status_code}", "the file", f"{mend[0].upper()}{mend[1:]}")
         if answer.status_code != requests.codes.partial_content:
             done = 0
         total = done + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None

@@ -158,11 +158,12 @@ def from_recorded(text: object) -> str | None:
     Args:
       text: such as "Skip-ResNet-50", "skipresnet50" or "resnet18.a1_in1k".
     """
-    text = str(text).partition(".")[0]
+    text = str(text)
     known = {model_info(name).published_name: name for name in list_models()}
     for networks in (torchvision_names.NETWORKS, timm_names.NETWORKS, author_names.NETWORKS):
         known |= {theirs: name for name, (theirs, _) in networks.items()}
-    return known.get(text, text if text in list_models() else None)
+    known |= {name: name for name in list_models()}
+    return known.get(text) or known.get(text.partition(".")[0])
 
 
 def _fits(plain: str, given: Mapping[str, Any]) -> list[str]:

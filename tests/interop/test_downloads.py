@@ -75,7 +75,7 @@ def test_redirects_are_followed_and_other_answers_told(cache, server):
     server.moved["/old.pth"] = "/w.pth"
     assert downloads.fetch(f"{server.address}/old.pth", SHA256).read_bytes() == CONTENT
     with pytest.raises(
-        UserError, match=r"got HTTP status 404, expected the file. Fetch http.* elsewhere, and put it at"
+        UserError, match=rf"got HTTP status 404, expected the file. Fetch http.* elsewhere, and put it at {cache}/none"
     ):
         downloads.fetch(f"{server.address}/none.pth", SHA256)
 

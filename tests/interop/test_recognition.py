@@ -141,6 +141,7 @@ def test_names_of_networks_elsewhere():
         "skipresnext101_32x4d": "skip_resnext101_32x4d",
         "swin_tiny_patch4_window7_224.ms_in1k": "swin_tiny",
         "regnet_y_1_6gf": "regnety_016",
+        "Skip-RegNetY-1.6": "skip_regnety_016",
         "vit_b_16": None,
     }
     assert {text: recognition.from_recorded(text) for text in known} == known
