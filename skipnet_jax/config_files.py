@@ -59,7 +59,8 @@ def load(value: str) -> ml_collections.ConfigDict:
     _let_configs_import_each_other()
     file = pathlib.Path(given)
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    assert module_spec is not None and module_spec.loader is not None
+    if module_spec is None or module_spec.loader is None:
+        raise UserError("config", repr(value), "a Python file, NAME.py")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)

@@ -7,6 +7,7 @@ Workdirs of earlier versions lack newer fields. So a new field needs a default t
 """
 
 import dataclasses
+import math
 
 from skipnet_jax.errors import UserError
 
@@ -400,12 +401,12 @@ class TrainSpec:
 
 
 def _require_at_least(field: str, value: int | float, least: int | float) -> None:
-    if not value >= least:  # refuses NaN too
+    if not least <= value < math.inf:  # refuses NaN too
         raise UserError(field, f"{value}", f"at least {least}", f"Change `{field}`.")
 
 
 def _require_positive(field: str, value: int | float) -> None:
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise UserError(field, f"{value}", "more than 0", f"Change `{field}`.")
 
 

@@ -150,6 +150,9 @@ def test_python_loads_a_config_with_its_argument(empty):
     (empty / "mine.py").write_text("def get_config(:\n    return 1\n")
     with pytest.raises(errors.UserError, match=r"mine\.py, line 1: got SyntaxError"):
         config_files.load("mine.py")
+    (empty / "README.md").write_text("no config")
+    with pytest.raises(errors.UserError, match=r"config: got 'README\.md', expected a Python file"):
+        config_files.load("README.md")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 from skipnet_jax.specs import TrainSpec
 
 _AMPERE = 8.0  # compute capability of the first NVIDIA GPUs that multiply bfloat16 in hardware
+_WITHOUT = ("gfx900", "gfx906", "gfx10")  # AMD GPUs before MI100, and for games; all newer ones multiply bfloat16
 
 
 def resolve(spec: TrainSpec, device: Any) -> TrainSpec:
@@ -22,5 +23,6 @@ def with_dtype(spec: TrainSpec, dtype: str) -> TrainSpec:
 
 def _has_bfloat16(device: Any) -> bool:
     if device.platform == "gpu":
-        return float(device.compute_capability) >= _AMPERE
+        name = str(device.compute_capability)  # such as 9.0, or for AMD gfx942
+        return not name.startswith(_WITHOUT) if name.startswith("gfx") else float(name) >= _AMPERE
     return device.platform == "tpu"

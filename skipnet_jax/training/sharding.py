@@ -39,7 +39,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def platform(mesh: Mesh) -> str:
     """Returns JAX's name for the kind of device: "cpu", "gpu" or "tpu"; or "tpu_v6e", which has its own operations."""
     device = mesh.devices.flat[0]
-    return "tpu_v6e" if device.device_kind == "TPU v6 lite" else device.platform
+    return "tpu_v6e" if device.device_kind in ("TPU v6 lite", "TPU v6e") else device.platform
 
 
 def to_global(batch: dict[str, Shaped[np.ndarray, "local ..."]], mesh: Mesh) -> dict[str, Shaped[Array, "b ..."]]:
