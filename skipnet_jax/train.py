@@ -252,7 +252,7 @@ def _last_saved(saver: Saver, steps_per_epoch: int) -> str:
 
 def _stopped(stop_signals: signals.Signals, step: int, total: int, saved: str) -> signals.Stopped:
     named = " and ".join(map(str, stop_signals.hosts))
-    where = f" because of a signal to host {named}" if named else ""
+    where = f" because of a signal to host{'s' if stop_signals.hosts[1:] else ''} {named}" if named else ""
     text = f"stopped at step {step} of {total}{where}; {saved}. Run the same command to resume."
     return signals.Stopped(text, stop_signals.number)
 

@@ -200,7 +200,7 @@ def _check(arguments: argparse.Namespace) -> int:
     _summarize(arguments.check, index)
     for problem in problems:
         print(problem)
-    print(f"{len(problems)} problems" if problems else "no problems")
+    print(f"{len(problems)} problem{'s' if problems[1:] else ''}" if problems else "no problems")
     return 1 if problems else 0
 
 

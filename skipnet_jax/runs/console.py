@@ -197,5 +197,6 @@ class Console:
 
     def _time_left(self) -> str:
         timed = self.done - self._start - 1
-        seconds = (time.perf_counter() - self._began) / timed * (self._total - self.done) if timed else 0
-        return tqdm.tqdm.format_interval(seconds)
+        if timed < 1:  # nothing is known yet, as after an evaluation that a resumed run has made first
+            return "?"
+        return tqdm.tqdm.format_interval((time.perf_counter() - self._began) / timed * (self._total - self.done))

@@ -52,7 +52,8 @@ class Guard:
     def check_results(self, results: Mapping[str, float | int], step: int) -> None:
         """Checks the results of the evaluation after a step."""
         if not all(math.isfinite(value) for value in results.values()):
-            self._stop(step, {**self._last, **{f"test {name}": value for name, value in results.items()}})
+            judge = "holdout" if "held_out" in results else "test"
+            self._stop(step, {**self._last, **{f"{judge} {name}": value for name, value in results.items()}})
 
     def check_state(self, state: steps.TrainState, step: int) -> None:
         """Checks everything that would be saved; waits for the device."""

@@ -77,7 +77,8 @@ def join(output: str, unreadable: int) -> int:
         total = sum(int(store.blocking_key_value_get(f"skipnet_jax/part/{i}", wait)) for i in range(count))
     parts = [epath.Path(_part(output, i)) for i in range(count)]
     if missing := [part.name for part in parts if not part.exists()]:
-        got = f"{output}, where host 0 does not see {missing[0]} and {len(missing) - 1} more parts"
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        got = f"{output}, where host 0 does not see {missing[0]}{more}"
         mend = "Give a file on a network file system or in a bucket (gs://...)."
         raise UserError("output", got, "a folder that all hosts share", mend)
     _concatenate(parts, output)

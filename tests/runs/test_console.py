@@ -29,6 +29,7 @@ def sums(loss, *, correct=5, count=10):
     }
 
 
+PENDING = {"window": [], "epoch": {"loss": 10.0, "correct": 20, "count": 40}}
 RESULTS = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "count": 360}
 
 
@@ -78,6 +79,14 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
         lines[1],
     )
     assert lines[2].startswith("epoch 2/2") and len(lines) == 3
+
+
+def test_the_time_left_is_unknown_before_a_step_is_timed(tmp_path, capsys):
+    """A resumed run may begin with the evaluation of its last step."""
+    console = Console(epath.Path(tmp_path), start=4, total=8, steps_per_epoch=4, unevaluated=True, pending=PENDING)
+    console.epoch(RESULTS)
+    console.close()
+    assert capsys.readouterr().out.endswith(", ? left\n")
 
 
 def test_a_bar_on_a_terminal(tmp_path, monkeypatch):

@@ -84,6 +84,8 @@ def test_a_bad_result_of_the_evaluation_is_reported_with_the_last_step(guard, tm
         guard.check_results({"accuracy": 0.1, "loss": math.nan}, 10)
     with np.load(tmp_path / "nonfinite_step_10.npz", allow_pickle=False) as report:
         assert math.isnan(report["test_loss"]) and report["test_accuracy"] == 0.1
+    with pytest.raises(errors.DivergedError, match="at step 10 got holdout loss nan"):
+        guard.check_results({"held_out": 5, "loss": math.nan}, 10)
 
 
 def test_a_run_that_skips_already_is_not_told_to(guard, tmp_path):
