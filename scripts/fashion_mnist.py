@@ -16,6 +16,7 @@ import math
 import pathlib
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,7 +64,10 @@ def read_idx(file: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
       DataError: it holds no array of this shape.
     """
-    content = gzip.decompress(file.read_bytes())
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file}", f"a damaged file ({error})", "a whole .gz file", _MEND) from error
     header = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
     if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
         raise DataError(f"{file}", "another header or length", f"an IDX file of bytes of shape {shape}", _MEND)

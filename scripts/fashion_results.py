@@ -46,7 +46,7 @@ def keep(workdir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     run = run_groups.read(workdir)
     if not run.finished:
         raise UserError("--keep", f"{workdir}, which is not finished", "a run that was trained to its last epoch")
-    if not any(record["step"] == run.tests[-1].step for record in run.results):
+    if final(run) is None:
         mend = f"Run: python -m skipnet_jax.main --mode=evaluate --workdir={workdir} --checkpoint=latest"
         raise UserError("--keep", f"{workdir}, whose last checkpoint was not evaluated", "its results", mend)
     kept = folder / f"{run.spec.model.name}_seed{run.spec.seed}"
@@ -68,11 +68,17 @@ def read(folder: pathlib.Path) -> list[run_groups.Group]:
     return run_groups.group_by_config(run_groups.read(path) for path in sorted(folder.glob("*/")))
 
 
+def final(run: run_groups.Run) -> run_groups.Score | None:
+    """The last epoch's score on the test images, as `--mode=evaluate` recorded it; None without such a record."""
+    score = run.scores[run_groups.Condition(run.trained_on, run.spec.data.image_size)]
+    return score if (score.step, score.source) == (run.tests[-1].step, workdirs.RESULTS) else None
+
+
 def error(run: run_groups.Run) -> float:
-    """The test error of the last epoch in percent, as `--mode=evaluate` recorded it."""
-    last = run.tests[-1].step
-    (accuracy,) = {record["accuracy"] for record in run.results if record["step"] == last}
-    return 100 * (1 - accuracy)
+    """The test error of the last epoch in percent."""
+    score = final(run)
+    assert score is not None  # `keep` requires it
+    return 100 * (1 - score.accuracy)
 
 
 def hours(run: run_groups.Run) -> float:

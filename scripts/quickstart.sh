@@ -9,7 +9,11 @@ caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 workdir=${WORKDIR:-$PWD/runs/digits}
 case "$workdir" in
-    /* | *://*) ;;
+    *://*)
+        echo "WORKDIR: got $workdir, expected a local folder. For a bucket see docs/running.md." >&2
+        exit 2
+        ;;
+    /*) ;;
     *) workdir=$caller/$workdir ;;
 esac
 

@@ -154,6 +154,8 @@ on_all "$worker is_running 2>/dev/null || {\
  git -C skipnet_jax fetch --quiet ../skipnet_jax.bundle HEAD &&\
  git -C skipnet_jax checkout --quiet --force --detach FETCH_HEAD &&\
  $worker prepare; }"
-on_all "$worker start $(quoted "$@")"
+status=0
+on_all "$worker start $(quoted "$@")" || status=$?
 echo "# The TPU still exists and costs money. Delete it with"
 echo "#   gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"
+exit $status

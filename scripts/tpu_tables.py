@@ -77,14 +77,13 @@ def scaling_rows() -> Iterator[Row]:
                 yield Row(SCALED, f"v5e:{shape}", batch(count), series)
 
 
-def make(row: Row, folder: pathlib.Path, dtype: str, *, quick: bool = False) -> None:
+def make(row: Row, folder: pathlib.Path, *, quick: bool = False) -> None:
     """Compiles a row, and keeps its plan."""
     from skipnet_jax import config, plan
     from skipnet_jax.data import sizes
 
     recipe = importlib.import_module(f"configs.{row.network}").get_config()
     spec: TrainSpec = config.train_spec(recipe)
-    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dtype=dtype))
     if row.batch_size:
         spec = dataclasses.replace(spec, batch_size=row.batch_size)
     made = plan.plan_apart(spec, row.topology, None, images=sizes.count_images(spec.data), quick=quick)
@@ -181,7 +180,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--topologies", type=lambda text: text.split(","), default=TOPOLOGIES, help="comma-separated")
     parser.add_argument("--scaling", action="store_true", help="make the rows of the scaling table instead")
     parser.add_argument("--quick", action="store_true", help="leave out machine code and its cycles")
-    parser.add_argument("--dtype", default="auto", help="of the computation; default: auto, which is bfloat16")
     parser.add_argument("--write", type=pathlib.Path, help="a page whose tables to update; compiles nothing")
     arguments = parser.parse_args(argv)
     try:
@@ -195,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = list(needed.values())  # two series may share a plan
         for number, row in enumerate(rows, start=1):
             begin = time.perf_counter()
-            make(row, arguments.folder, arguments.dtype, quick=arguments.quick)
+            make(row, arguments.folder, quick=arguments.quick)
             took = time.perf_counter() - begin
             print(f"{number} of {len(rows)}: {row.file(arguments.folder)}, {took:.0f} s", file=sys.stderr, flush=True)
     except UserError as error:

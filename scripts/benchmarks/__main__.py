@@ -5,6 +5,10 @@
 `step` times the compiled training and evaluation steps, their memory, and what a gate costs; with --peer=torch, beside
 PyTorch.
 
+    python -m scripts.benchmarks tpu --models=resnet50,skip_resnet50 --plain --linen
+
+`tpu` compiles training steps for one chip and lists XLA:TPU's estimated megacycles; it needs no TPU.
+
     python -m scripts.benchmarks layers --peer=torch
 
 `layers` times the weight gradient of single convolutions, grouped against ungrouped.
@@ -108,12 +112,11 @@ def run_init(arguments: argparse.Namespace) -> None:
 
 def run_input(arguments: argparse.Namespace) -> None:
     """Prints tables of images per second."""
-    for flag, batch, images in (
-        ("--imagenet_batch", arguments.imagenet_batch, arguments.images),
-        ("--cifar_batch", arguments.cifar_batch, 50_000),
-    ):
+    batches = {"imagenet": (arguments.imagenet_batch, arguments.images), "cifar": (arguments.cifar_batch, 50_000)}
+    for path in arguments.paths:
+        batch, images = batches[path]
         if batch > images:
-            raise UserError(flag, str(batch), f"at most {images}, the number of images")
+            raise UserError(f"--{path}_batch", str(batch), f"at most {images}, the number of images")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # as in training; TensorFlow reads both when it is imported
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     from scripts.benchmarks import input_rates

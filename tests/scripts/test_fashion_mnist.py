@@ -24,6 +24,16 @@ def test_idx_files_are_read_and_others_refused(tmp_path):
         fashion_mnist.read_idx(tmp_path / "a.gz", (4, 4, 3))
 
 
+def test_a_damaged_file_is_one_line(tmp_path, capsys):
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    _write_idx(file, np.zeros((5, 4, 3), np.uint8))
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole[:12] + b"\xff" + whole[13:], b"no gzip"):
+        file.write_bytes(damaged)
+        assert fashion_mnist.main([f"--idx={tmp_path}"]) == 2
+        assert f"{file}: got a damaged file" in capsys.readouterr().err
+
+
 def test_other_images_are_refused_by_their_hash():
     splits = {
         split: (np.zeros((count, 28, 28, 1), np.uint8), np.arange(count) % 10)

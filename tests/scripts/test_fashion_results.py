@@ -25,6 +25,9 @@ def test_a_finished_run_is_kept_and_told_without_its_workdir(places, finished_ru
     tiny_runs.use_network(monkeypatch, tiny_runs.TinyNet())
     workdir = places / "run"
     shutil.copytree(finished_run, workdir)
+    evaluate.evaluate_workdir(workdir, "latest", flip=True)  # is not the run's result
+    with pytest.raises(SystemExit):
+        fashion_results.main(["--keep", str(workdir)])
     [record] = evaluate.evaluate_workdir(workdir, "latest")
     assert fashion_results.main(["--keep", str(workdir)]) == 0
     shutil.rmtree(workdir)
@@ -37,7 +40,7 @@ def test_a_finished_run_is_kept_and_told_without_its_workdir(places, finished_ru
     assert fashion_results.main(["--write"]) == 0
     above, _, below = (places / "page.md").read_text().partition("| `skip_resnet20` |")
     assert above.startswith("above\n") and below.endswith("below\n") and "old" not in above + below
-    error = f"{100 * (1 - record['accuracy']):.2f}"
+    error = f"{100 * (1 - record['average_accuracy']):.2f}"
     assert f"| 316,714 | 1 | {error} | {error} | - |" in below
     revision = json.loads((kept / "events.jsonl").read_text().splitlines()[0])["git"]
     assert "| skip_resnet20_seed0 | 3 | 0.0 | 1 | 8 cpu | " in below and revision[:12] in below

@@ -26,7 +26,7 @@ def test_rows_are_kept_and_written_into_the_page(tmp_path, monkeypatch, compile_
     assert tpu_tables.read(row, tmp_path) is None
     monkeypatch.setattr(tpu_tables, "TOPOLOGIES", ("cpu", "v5e:2x4"))
     monkeypatch.setattr(tpu_tables, "NETWORKS", ("skip_resnet50",))
-    command = [f"--folder={tmp_path}", "--networks=skip_resnet50", "--topologies=cpu", "--dtype=float32"]
+    command = [f"--folder={tmp_path}", "--networks=skip_resnet50", "--topologies=cpu"]
     assert tpu_tables.main(command) == 0
     (file,) = tmp_path.iterdir()
     before = file.read_text()
@@ -74,7 +74,7 @@ def test_a_quick_plan_fills_a_row_until_there_is_a_whole_one(tmp_path, monkeypat
     assert text.count("| 28.9 | 1.0 | 5, 57 | 1,000 | 1,000 | 70 |") == 1
     assert write(True, True) == text  # the page keeps the whole plan's row
     made = []
-    monkeypatch.setattr(tpu_tables, "make", lambda row, folder, dtype, *, quick: made.append((row, quick)))
+    monkeypatch.setattr(tpu_tables, "make", lambda row, folder, *, quick: made.append((row, quick)))
     write(False, True)
     assert tpu_tables.main([f"--folder={tmp_path}", "--scaling", "--quick"]) == 0 and not made
     assert tpu_tables.main([f"--folder={tmp_path}", "--scaling"]) == 0 and made == [(rows[1], False)]
