@@ -44,7 +44,7 @@ TABLE: dict[Callable[..., Any], dict[str, Callable[..., Any]]] = {
     # TPU: two blocks of a ConvNeXt-T take 52 megacycles, not 59.
     plain.gelu: {"cpu": lean_gradients.gelu, "cuda": lean_gradients.gelu, "tpu": lean_gradients.gelu},
     # CPU: saves a quarter to a third of the memory, and 2 to 10 % of a step. GPU: see `relu`.
-    # TPU: with the next two and `gated_sum`, a ResNet-50 takes 106 megacycles, not 109, and a Skip-ResNet-50 122, not
+    # TPU: with the next two and `gated_sum`, a ResNet-50 takes 105 megacycles, not 109, and a Skip-ResNet-50 122, not
     # 154.
     plain.batch_norm: {"cpu": lean_gradients.batch_norm, "cuda": lean_gradients.batch_norm, "tpu": tpu.batch_norm},
     plain.batch_norm_max_pool: {
