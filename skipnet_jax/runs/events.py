@@ -68,7 +68,7 @@ def _record(workdir: epath.Path, event: str, step: int, facts: dict[str, Any]) -
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file = workdir / workdirs.EVENTS
         if files.append_lines(file, [{"time": now, "event": event, "step": step, **facts}]):
-            print(f"warning: no room for the {event} in {file}", file=sys.stderr)
+            print(f"WARNING: no room for the {event} in {file}", file=sys.stderr)
 
 
 def _circumstances() -> dict[str, Any]:

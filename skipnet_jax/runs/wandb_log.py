@@ -63,7 +63,7 @@ class WandbLog:
         except Exception as error:
             self._run = None
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            text = f"warning: nothing goes to Weights & Biases until the next start of the run: {lines[0]}"
+            text = f"WARNING: nothing goes to Weights & Biases until the next start of the run: {lines[0]}"
             print(text, file=sys.stderr, flush=True)
 
 

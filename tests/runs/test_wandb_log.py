@@ -109,7 +109,7 @@ def test_without_a_login_the_run_goes_on_and_so_it_does_after_a_failure(offline,
     log.write(LINES[0])
     log.close()
     err = capsys.readouterr().err
-    assert err.startswith("warning: nothing goes to Weights & Biases") and err.count("\n") == 1
+    assert err.startswith("WARNING: nothing goes to Weights & Biases") and err.count("\n") == 1
     assert "not logged in. Run: wandb login" in err
 
     class Broken:
