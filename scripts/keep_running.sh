@@ -64,7 +64,9 @@ run() {
         before=$signals
         wait "$child" 2>/dev/null # hides bash's message about where the command was killed
         status=$?
-        [ "$signals" -ne "$before" ] || break # a signal ends the wait too
+        [ "$signals" -eq "$before" ] || continue # a signal ends the wait too
+        kill -0 "$child" 2>/dev/null || break # and so does SIGSTOP to the command, which may go on later
+        sleep 1
     done
     child=
 }

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p runs
-state=runs/pod # .pid .flags .log .status
+state=runs/pod # .pid .flags .log .status .stopped
 
 is_running() {
     # After a reboot the process number may belong to another process.
@@ -28,7 +28,7 @@ start() {
         tail -n 20 -f --pid="$(cat $state.pid)" $state.log
     else
         echo "$wanted" >$state.flags
-        rm -f $state.status
+        rm -f $state.status $state.stopped
         : >$state.log # tail must find the file
         export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
         # A session of its own survives the connection. A signal to the session ends the loop, while the outer shell
@@ -39,6 +39,10 @@ start() {
         echo $! >$state.pid
         tail -n +1 -f --pid=$! $state.log
     fi
+    if [ -f $state.stopped ]; then
+        echo "pod_worker.sh: the run was stopped by --stop. The same command starts it again." >&2
+        exit 2 # a loop around run_tpu_pod.sh would start it again
+    fi
     exit "$(cat $state.status 2>/dev/null || echo 137)" # no status: the run was killed
 }
 
@@ -46,6 +50,7 @@ stop() {
     if is_running; then
         local shown
         shown=$(wc -l <$state.log)
+        touch $state.stopped
         kill -s TERM -- "-$(cat $state.pid)"
         tail -n +$((shown + 1)) -f --pid="$(cat $state.pid)" $state.log
     else

@@ -9,12 +9,12 @@
 #     --accelerator_type=...  such as v5litepod-32
 #     --version=...           of the TPU's software, such as v2-alpha-tpuv5-lite
 #     --spot, --preemptible   (optional) a cheaper TPU, which may be preempted at any time
-#   --stop                    asks the run to save and stop
+#   --stop                    asks the run to save and stop; the script that shows the run, and a loop around it, end
 #
 # It copies the last commit to all workers, installs what the run needs, and starts the same command on all of them,
 # each in the restart loop of keep_running.sh. The run outlives this script: Ctrl-C or a broken connection only ends the
 # output here, and the same command shows it again. The script creates nothing without --create, and deletes nothing but
-# a preempted TPU. To survive preemption, put `bash scripts/keep_running.sh` before the whole command.
+# a preempted or terminated TPU. To survive preemption, put `bash scripts/keep_running.sh` before the whole command.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,7 +50,7 @@ require_name() { # flag, value, pattern
     [[ $2 =~ ^$3$ ]] || refuse "$1: got '$2', expected a name that matches $3. Give $1=..."
 }
 require_name --name "$name" '[a-z]([-a-z0-9]{0,61}[a-z0-9])?'
-require_name --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]'
+require_name --zone "$zone" '[a-z]+-[a-z]+[0-9]+-(ai[0-9]+)?[a-z]'
 require_name --project "$project" '[a-z]([-a-z0-9.:]{0,61}[a-z0-9])?'
 if $create; then
     require_name --accelerator_type "$accelerator_type" '[a-z0-9]+-[0-9]+'
@@ -104,11 +104,11 @@ on_all() { tpu ssh --worker=all "--command=$1"; }
 create() { tpu create "--accelerator-type=$accelerator_type" "--version=$version" ${kind[@]+"${kind[@]}"}; }
 
 make_ready() {
-    local state
+    local state said
     if $dry_run; then
         tpu describe '--format=value(state)'
         if $create; then
-            echo "# if it is PREEMPTED:"
+            echo "# if it is PREEMPTED or TERMINATED:"
             tpu delete --quiet
             echo "# if there is none:"
             create
@@ -116,13 +116,24 @@ make_ready() {
         echo "# if it is READY:"
         return
     fi
-    state=$(tpu describe '--format=value(state)' 2>/dev/null) || state=none
+    said=$(mktemp)
+    state=$(tpu describe '--format=value(state)' 2>"$said") || state=none
+    if [ "$state" = none ] && ! grep -qi 'not_\?found' "$said"; then
+        cat "$said" >&2
+        echo "run_tpu_pod.sh: got gcloud's error above, expected the state of $name. Mend it and try again." >&2
+        rm "$said"
+        exit 1
+    fi
+    rm "$said"
     case "$state" in
         READY) ;;
         none | PREEMPTED | TERMINATED)
             $create || refuse "--name: got $name ($state), expected a TPU that is READY. Add --create."
             [ "$state" = none ] || tpu delete --quiet
             create
+            ;;
+        STOPPED)
+            refuse "--name: got $name (STOPPED), expected a TPU that is READY. Start it: gcloud compute tpus tpu-vm start $name --zone=$zone --project=$project"
             ;;
         *)
             echo "run_tpu_pod.sh: got $name, which is $state, expected a TPU that is READY. Try again later." >&2
@@ -139,12 +150,19 @@ if ! $dry_run; then
 $changes"
 fi
 
+tell_costs() {
+    echo "# The TPU still exists and costs money. Delete it with"
+    echo "#   gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"
+}
+
 worker='bash skipnet_jax/scripts/pod_worker.sh'
 if $stop; then
     on_all "$worker stop"
+    tell_costs
     exit
 fi
 make_ready
+trap tell_costs EXIT # however this ends: the TPU is there now
 $dry_run || mkdir -p .cache
 bundle=.cache/skipnet_jax.bundle
 call git bundle create --quiet "$bundle" HEAD
@@ -154,8 +172,4 @@ on_all "$worker is_running 2>/dev/null || {\
  git -C skipnet_jax fetch --quiet ../skipnet_jax.bundle HEAD &&\
  git -C skipnet_jax checkout --quiet --force --detach FETCH_HEAD &&\
  $worker prepare; }"
-status=0
-on_all "$worker start $(quoted "$@")" || status=$?
-echo "# The TPU still exists and costs money. Delete it with"
-echo "#   gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"
-exit $status
+on_all "$worker start $(quoted "$@")"

@@ -120,6 +120,18 @@ def test_passes_a_signal_on_once_and_ends(start, tmp_path, number, whole_group):
     assert len((tmp_path / "starts").read_text()) == 2
 
 
+def test_a_command_that_is_frozen_is_waited_for(start, tmp_path):
+    process = start("wait", 0)
+    wait_until((tmp_path / "ready").exists, process)
+    child = int(pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(child, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(child, signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (143, "")
+    assert len((tmp_path / "starts").read_text()) == 1
+
+
 def test_a_signal_ends_the_wait(start, tmp_path):
     process = start(1, 0, WAIT_SECONDS="60")
     assert "restarting in 60 s" in process.stderr.readline()

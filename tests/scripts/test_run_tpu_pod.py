@@ -22,10 +22,10 @@ GCLOUD = """#!/usr/bin/env bash
 # A TPU with two workers, which are folders.
 echo "$*" >>"$FAKE/calls"
 case "$4" in
-    describe) cat "$FAKE/state" 2>/dev/null ;;
+    describe) cat "$FAKE/state" 2>/dev/null || { cat "$FAKE/said" || echo "ERROR: NOT_FOUND"; exit 1; } >&2 ;;
     create) echo READY >"$FAKE/state" && rm -rf "$FAKE"/worker? && mkdir "$FAKE/worker0" "$FAKE/worker1" ;;
     delete) rm "$FAKE/state" ;;
-    scp) cp "$5" "$FAKE/worker0/" && cp "$5" "$FAKE/worker1/" ;;
+    scp) [ ! -e "$FAKE/broken" ] && cp "$5" "$FAKE/worker0/" && cp "$5" "$FAKE/worker1/" ;;
     ssh)
         for word; do case "$word" in --command=*) command=${word#*=} ;; esac; done
         for worker in "$FAKE/worker0" "$FAKE/worker1"; do
@@ -142,6 +142,11 @@ def test_creates_and_deletes_nothing_unless_asked():
     assert not {"create", "delete"} & {line.split()[4] for line in printed.splitlines() if line.startswith("gcloud")}
 
 
+def test_an_ai_zone_is_a_zone():
+    result = dry_run(TPU[0], "--zone=us-south1-ai1b", TPU[2], "--dry_run", "--", *FLAGS)
+    assert result.returncode == 0 and "--zone=us-south1-ai1b" in result.stdout, result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -195,6 +200,26 @@ def test_replaces_a_preempted_tpu_and_keeps_a_ready_one(pod):
     assert pod.calls() == ["describe", "scp", "ssh", "ssh"]
 
 
+def test_a_failed_copy_says_that_the_tpu_costs_money(pod):
+    (pod.folder / "broken").touch()
+    status, printed = pod.run(*TPU, *CREATE, "--", *FLAGS)
+    assert status == 1 and "costs money" in printed
+    assert pod.calls() == ["describe", "create", "scp"]
+
+
+def test_an_error_of_gcloud_is_not_taken_for_a_missing_tpu(pod):
+    (pod.folder / "said").write_text("ERROR: You do not currently have an active account selected.")
+    status, printed = pod.run(*TPU, *CREATE, "--", *FLAGS)
+    assert status == 1 and "active account" in printed and "Add --create" not in printed
+    assert pod.calls() == ["describe"]
+
+
+def test_a_stopped_tpu_must_be_started(pod):
+    (pod.folder / "state").write_text("STOPPED\n")
+    status, printed = pod.run(*TPU, "--", *FLAGS)
+    assert status == 2 and "tpu-vm start pod-1" in printed
+
+
 def test_refuses_uncommitted_changes(pod):
     (pod.clone / "new.py").write_text("")
     status, printed = pod.run(*TPU, *CREATE, "--", *FLAGS)
@@ -221,7 +246,27 @@ def test_a_run_outlives_the_script_is_shown_again_and_stops(pod):
         assert time.monotonic() < deadline and again.poll() is None
     status, printed = pod.run(*TPU, "--stop")
     assert status == 0 and printed.count("saved") == 2
-    assert again.wait(timeout=DEADLINE) == 143
+    assert again.wait(timeout=DEADLINE) == 2
     again.stdout.close()
     assert pod.started(0).count("--distributed") == 1
-    assert pod.run(*TPU, "--stop") == (0, "nothing is running\nnothing is running\n")
+    status, printed = pod.run(*TPU, "--stop")
+    assert status == 0 and printed.count("nothing is running\n") == 2 and "costs money" in printed
+
+
+@pytest.mark.slow
+def test_stop_ends_a_loop_around_the_script(pod):
+    pod.plan("wait", "wait", "wait", "wait")
+    script = ["bash", str(pod.clone / "scripts" / "run_tpu_pod.sh"), *TPU, *CREATE, "--", *FLAGS]
+    loop = subprocess.Popen(["bash", str(pod.clone / "scripts" / "keep_running.sh"), *script], env=pod.environment)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not all((pod.folder / f"worker{i}/skipnet_jax/started").exists() for i in (0, 1)):
+            assert time.monotonic() < deadline and loop.poll() is None
+            time.sleep(0.05)
+        assert pod.run(*TPU, "--stop")[0] == 0
+        assert loop.wait(timeout=20) == 2
+        assert pod.started(0).count("--distributed") == 1
+    finally:
+        loop.terminate()
+        loop.wait()
+        pod.run(*TPU, "--stop")
