@@ -5,10 +5,17 @@ from etils import epath
 from skipnet_jax.errors import UserError
 from skipnet_jax.interop import checkpoint_files, recognition, torch_weights
 from skipnet_jax.runs import weights
+from skipnet_jax.runs import workdir as workdirs
 
 
 def write(
-    workdir: epath.PathLike, file: str, *, naming: str = "original", checkpoint: str = "best", model: str | None = None
+    workdir: epath.PathLike,
+    file: str,
+    *,
+    naming: str = "original",
+    checkpoint: str = "best",
+    which: str | None = None,
+    model: str | None = None,
 ) -> None:
     """Writes a file, and says so.
 
@@ -16,13 +23,18 @@ def write(
       workdir: of a run, or of converted weights.
       file: its ending chooses the format, see `checkpoint_files.write`.
       naming: whose names the arrays get, a key of `recognition.TITLES`.
-      checkpoint: best, latest or a step; of a run, the parameters and not their moving average.
+      checkpoint: best, latest or a step.
+      which: of a run, "ema" = the moving average, "raw" = the parameters beside it, None = the average if the run keeps
+        one, as in evaluation and in exports.
       model: the network that is expected there; None = any.
 
     Raises:
       UserError: there are no such weights, they are another network's, or `naming` does not have the network.
     """
-    read = weights.load(workdir, checkpoint, averaged=False)
+    keeps_average = workdirs.read_spec(workdir).ema_decay > 0
+    if which == "ema" and not keeps_average:
+        raise UserError("weights", repr(which), f"'raw', since {workdir} has no moving average", "Leave out `weights`.")
+    read = weights.load(workdir, checkpoint, averaged=keeps_average and which != "raw")
     spec = read.spec.model
     if spec.gate_reduction or spec.dtype == "float64":
         raise UserError(
@@ -34,4 +46,5 @@ def write(
         raise UserError("model", repr(model), f"{spec.name!r}, the network in {workdir}", "Leave out `model`.")
     checkpoint_files.write(file, torch_weights.to_state_dict(spec.name, read.variables, naming), spec.name)
     as_in = recognition.title(naming, spec.name)
-    print(f"{spec.name}: {workdir} ({checkpoint}) -> {file}, named as in {as_in}", flush=True)
+    kind = ", moving average" if read.averaged else ", parameters beside the moving average" if keeps_average else ""
+    print(f"{spec.name}: {workdir} ({checkpoint}{kind}) -> {file}, named as in {as_in}", flush=True)

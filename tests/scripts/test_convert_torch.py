@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from etils import epath
 
+from skipnet_jax import config, files, specs
 from skipnet_jax.interop import layouts, torch_weights
-from skipnet_jax.runs import weights
+from skipnet_jax.runs import checkpoint, weights
+from tests import tiny_runs
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "convert_torch.py"
 
@@ -75,12 +78,37 @@ def test_weights_of_timm_fill_all_but_the_junctions(convert, tmp_path, capsys):
         (["--model=resnet18", "--timm"], "named as in the original: got"),
         (["--model=wide_resnet28_10", "--timm"], "state dict for wide_resnet28_10 with 4 classes"),
         (["--to-torch"], "has no config.json"),
+        (["--to-torch", "--timm"], "--timm: got a value with --to-torch"),
+        (["--to-torch", "--num_classes=5"], "--num_classes: got a value with --to-torch"),
+        (["--naming=timm"], "--naming: got a value without --to-torch"),
+        (["--checkpoint=latest"], "--checkpoint: got a value without --to-torch"),
     ],
 )
 def test_mistakes_end_with_one_line_and_leave_no_workdir(convert, file, tmp_path, capsys, arguments, message):
     assert convert([file, str(tmp_path / "w"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+def test_the_moving_average_of_a_run_goes_out_unless_raw_weights_are_wanted(convert, state_dict, tmp_path, capsys):
+    """As evaluation, prediction and exports do."""
+    workdir, raw = tmp_path / "run", torch_weights.from_state_dict("static_resnet20", state_dict, num_classes=4)
+    spec = tiny_runs.make_spec(model=specs.ModelSpec("static_resnet20", 4), ema_decay=0.9)
+    workdir.mkdir()
+    files.write_json(workdir / "config.json", config.to_dict(spec))
+    state = {"step": np.int32(1), **raw, "average": jax.tree.map(lambda leaf: 2 * leaf, raw)}
+    with checkpoint.open_manager(epath.Path(workdir / "checkpoints")) as manager:
+        checkpoint.save(manager, 1, state, {"accuracy": 0.5})
+    for flags, factor, told in (
+        ([], 2, "moving average"),
+        (["--weights=ema"], 2, ""),
+        (["--weights=raw"], 1, "beside"),
+    ):
+        assert convert([str(tmp_path / "out.safetensors"), str(workdir), "--to-torch", *flags]) == 0
+        assert told in capsys.readouterr().out
+        written = safetensors.numpy.load_file(tmp_path / "out.safetensors")
+        for key, array in state_dict.items():
+            np.testing.assert_array_equal(written[key], factor * array)
 
 
 def test_a_lightning_checkpoint_names_its_network_and_refuses_another(convert, state_dict, tmp_path, capsys):
