@@ -22,8 +22,9 @@ case "$wanted" in # enough: the installations that include this one
 esac
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    local candidate candidates=(python3 python3.13 python3.12 python3.11)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
@@ -36,16 +37,25 @@ find_python() {
     return 1
 }
 
+version_of() { "$1" -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null; }
+
+# Whether .venv lies where it was made, since its scripts hold that path, and has the version that PYTHON names.
+fits() {
+    [ "$(. .venv/bin/activate 2>/dev/null && printf %s "$VIRTUAL_ENV")" -ef .venv ] &&
+        .venv/bin/python -c '' 2>/dev/null &&
+        { [ -z "${PYTHON:-}" ] || [ "$(version_of .venv/bin/python)" = "$(version_of "$PYTHON")" ]; }
+}
+
 # The fingerprint includes the folder: a moved checkout would go on importing the old one.
 fingerprint=$(printf '%s' "$PWD" | cat - setup.cfg pyproject.toml | cksum)
 for each in $enough; do
     stamp=.venv/installed-$each
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && .venv/bin/python -c '' 2>/dev/null; then
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ] && fits; then
         exit 0
     fi
 done
 
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! fits || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     echo "Making .venv with $("$python" --version)"
     rm -rf .venv
