@@ -37,15 +37,22 @@ Metrics = Mapping[str, float | int]
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains what is missing and prints the tables."""
     sys.path.insert(0, str(ROOT))  # for configs/, which is not installed
+    from scripts.benchmarks.arguments import at_least
+    from skipnet_jax.errors import UserError
     from skipnet_jax.models.complexity import count
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdirs", type=pathlib.Path, default=ROOT / "runs" / "digits_results")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each kind; default: 5")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="runs of each kind; default: 5")
     arguments = parser.parse_args(argv)
     results: dict[str, list[Metrics]] = {}
-    for (kind, seed), spec in tqdm.tqdm(make_specs(arguments.workdirs, arguments.seeds).items(), unit="run"):
-        results.setdefault(kind, []).append(_train(spec, _workdir(arguments.workdirs, kind, seed)))
+    try:
+        for (kind, seed), spec in tqdm.tqdm(make_specs(arguments.workdirs, arguments.seeds).items(), unit="run"):
+            results.setdefault(kind, []).append(_train(spec, _workdir(arguments.workdirs, kind, seed)))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"error: --workdirs: got {error}, expected a folder that can be written. Give another.\n")
 
     print(f"| network | junction | parameters | {COLUMNS}\n| --- | --- | ---: | ---: | ---: | ---: |")
     for name, junction in JUNCTIONS.items():

@@ -43,10 +43,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         splits = {split: read_split(pathlib.Path(arguments.idx), split) for split in SPLITS}
         require_original(splits)
-    except (DataError, OSError) as error:
+        print(f"written to {write(splits, arguments.out)}")
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"written to {write(splits, arguments.out)}")
+    except OSError as error:
+        print(f"error: --out: got {error}, expected a folder that can be written. Give another.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -68,6 +71,11 @@ def read_idx(file: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
         content = gzip.decompress(file.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file}", f"a damaged file ({error})", "a whole .gz file", _MEND) from error
+    except OSError as error:
+        mend = "Run: apt-get install dataset-fashion-mnist, or give the files' folder: --idx=DIR."
+        raise DataError(
+            f"{file}", f"{error.strerror or error}", "one of the four files of Fashion-MNIST", mend
+        ) from error
     header = struct.pack(f">HBB{len(shape)}I", 0, UNSIGNED_BYTE, len(shape), *shape)
     if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
         raise DataError(f"{file}", "another header or length", f"an IDX file of bytes of shape {shape}", _MEND)

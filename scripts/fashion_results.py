@@ -24,6 +24,7 @@ from scripts.digits_results import JUNCTIONS
 from skipnet_jax import files
 from skipnet_jax.analysis import curves, run_groups
 from skipnet_jax.errors import UserError
+from skipnet_jax.models import zoo
 from skipnet_jax.models.complexity import count
 from skipnet_jax.runs import events
 from skipnet_jax.runs import workdir as workdirs
@@ -89,6 +90,12 @@ def hours(run: run_groups.Run) -> float:
     return sum(n / line["images_per_second"] for n, line in zip(images, timed, strict=True)) / 3600
 
 
+def junction(network: str) -> str:
+    """Describes the junction of any network."""
+    prefix = zoo.find(network)[1].published_prefix.lower().replace("-", "_")
+    return JUNCTIONS[f"{prefix}resnet20"]
+
+
 def tables(groups: Sequence[run_groups.Group]) -> str:
     """The results, and the circumstances of each run, as Markdown."""
     lines = [
@@ -100,7 +107,7 @@ def tables(groups: Sequence[run_groups.Group]) -> str:
         listed, mean = ", ".join(f"{value:.2f}" for value in errors), f"{statistics.mean(errors):.2f}"
         published = f"{PUBLISHED[group.network]:.2f}" if group.network in PUBLISHED else "-"
         params = f"{count(group.network, num_classes=10).params:,}"
-        cells = [f"`{group.network}`", JUNCTIONS[group.network], params, f"{len(errors)}", listed, mean, published]
+        cells = [f"`{group.network}`", junction(group.network), params, f"{len(errors)}", listed, mean, published]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -112,7 +119,7 @@ def tables(groups: Sequence[run_groups.Group]) -> str:
         last = starts[-1]
         devices = f"{last['devices']} {last['device_kind']}"
         cells = [f"{run.path.name}", f"{run.spec.epochs}", f"{hours(run):.1f}", f"{len(starts)}", devices]
-        lines.append(f"| {' | '.join([*cells, last['libraries']['jax'], last['git'][:12]])} |")
+        lines.append(f"| {' | '.join([*cells, last['libraries']['jax'], (last['git'] or '-')[:12]])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,11 @@ def replace(page: pathlib.Path, name: str, text: str) -> None:
 def _split(page: pathlib.Path, name: str) -> tuple[str, str, str]:
     """The page up to the lines and their first mark, the lines, and the rest."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, found, rest = page.read_text().partition(begin)
+    try:
+        text = page.read_text()
+    except OSError as error:
+        raise UserError("--write", f"{page} ({error.strerror})", "a page that can be read and written") from error
+    before, found, rest = text.partition(begin)
     lines, closed, after = rest.partition(end)
     if not (found and closed):
         raise UserError("--write", f"{page}", f"a page with the lines {begin.strip()} and {end.strip()}")

@@ -17,6 +17,15 @@ case "$workdir" in
     *) workdir=$caller/$workdir ;;
 esac
 
+for flag in "$@"; do
+    case "$flag" in
+        --workdir | --workdir=* | -workdir | -workdir=*)
+            echo "quickstart.sh: got $flag, expected the folder in WORKDIR. Run: WORKDIR=DIR bash scripts/quickstart.sh" >&2
+            exit 2
+            ;;
+    esac
+done
+
 bash scripts/setup_venv.sh run
 
 # The next start reads the compiled programs from this cache.

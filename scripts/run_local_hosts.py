@@ -92,8 +92,11 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _print_lines(stream: IO[bytes], prefix: bytes) -> None:
     for line in stream:
-        sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")  # one write, or lines of two hosts mix
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")  # one write, or lines of two hosts mix
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the reader has seen enough, as in `... | head`; the hosts must not wait for it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _environment(address: str, devices: int) -> dict[str, str]:
@@ -114,10 +117,9 @@ def _free_port() -> int:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

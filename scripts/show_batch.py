@@ -61,9 +61,14 @@ def draw(spec: "TrainSpec") -> None:
 
     from skipnet_jax.analysis import curves
     from skipnet_jax.data import pipeline, sources
+    from skipnet_jax.errors import UserError
     from skipnet_jax.training import steps
 
     split = sources.load(spec.data, "train")
+    if spec.model.num_classes != split.num_classes:  # as in training: labels beyond the targets would look unreadable
+        expected = f"{split.num_classes}, the number of classes of {split.name}"
+        mend = f"Set `model.num_classes`={split.num_classes}."
+        raise UserError("model.num_classes", f"{spec.model.num_classes}", expected, mend)
     batches = pipeline.train_batches(
         split, spec.data, batch_size=spec.batch_size, seed=spec.seed, start_step=STEP.value
     )

@@ -11,7 +11,6 @@ folder's plans into the page, and leaves the page's other rows as they are. Need
 
 import argparse
 import dataclasses
-import importlib
 import json
 import pathlib
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scripts import pages
+from skipnet_jax import config_files
 from skipnet_jax.analysis import chips
 from skipnet_jax.errors import UserError
 from skipnet_jax.specs import TrainSpec
@@ -82,8 +82,7 @@ def make(row: Row, folder: pathlib.Path, *, quick: bool = False) -> None:
     from skipnet_jax import config, plan
     from skipnet_jax.data import sizes
 
-    recipe = importlib.import_module(f"configs.{row.network}").get_config()
-    spec: TrainSpec = config.train_spec(recipe)
+    spec: TrainSpec = config.train_spec(config_files.load(row.network))
     if row.batch_size:
         spec = dataclasses.replace(spec, batch_size=row.batch_size)
     made = plan.plan_apart(spec, row.topology, None, images=sizes.count_images(spec.data), quick=quick)
@@ -187,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             before = pages.read(arguments.write, "tables")
             pages.replace(arguments.write, "tables", tables(arguments.folder, before))
             return 0
+        for network in arguments.networks:
+            config_files.find(network)  # mistakes first: a plan takes up to an hour
         arguments.folder.mkdir(parents=True, exist_ok=True)
         wanted = list(scaling_rows()) if arguments.scaling else network_rows(arguments.networks, arguments.topologies)
         needed = {row.file(arguments.folder): row for row in wanted if _needs(row, arguments.folder, arguments.quick)}

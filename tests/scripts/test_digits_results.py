@@ -1,5 +1,7 @@
 import pathlib
 
+import pytest
+
 from scripts import digits_results
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "results.md"
@@ -14,3 +16,10 @@ def test_the_page_has_the_tables_that_the_script_prints(tmp_path, monkeypatch, c
         for text in (capsys.readouterr().out, PAGE.read_text().partition("## Digits")[2])
     )
     assert printed == stored and len(printed) == 7 + 3 + 2 * 2
+
+
+@pytest.mark.parametrize("flag", ["--seeds=0", "--workdirs=/dev/null/runs"])
+def test_a_mistake_is_one_line(capsys, flag):
+    with pytest.raises(SystemExit) as end:
+        digits_results.main([flag])
+    assert end.value.code == 2 and "expected" in capsys.readouterr().err

@@ -48,4 +48,14 @@ def test_other_images_are_refused_by_their_hash():
 
 def test_missing_files_end_with_one_line(tmp_path, capsys):
     assert fashion_mnist.main([f"--idx={tmp_path}"]) == 2
-    assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "train-images-idx3-ubyte.gz: got No such file" in said and "dataset-fashion-mnist" in said
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    images, labels = np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int64)
+    monkeypatch.setattr(fashion_mnist, "read_split", lambda folder, split: (images, labels))
+    monkeypatch.setattr(fashion_mnist, "require_original", lambda splits: None)
+    (tmp_path / "file").touch()
+    assert fashion_mnist.main([f"--out={tmp_path / 'file'}"]) == 2
+    assert "error: --out: got [Errno 20] Not a directory" in capsys.readouterr().err

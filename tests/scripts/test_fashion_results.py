@@ -7,6 +7,7 @@ import pytest
 
 from scripts import fashion_results
 from skipnet_jax import evaluate
+from skipnet_jax.models import zoo
 from tests import tiny_runs
 
 
@@ -43,8 +44,20 @@ def test_a_finished_run_is_kept_and_told_without_its_workdir(places, finished_ru
     error = f"{100 * (1 - record['average_accuracy']):.2f}"
     assert f"| 316,714 | 1 | {error} | {error} | - |" in below
     revision = json.loads((kept / "events.jsonl").read_text().splitlines()[0])["git"]
-    assert "| skip_resnet20_seed0 | 3 | 0.0 | 1 | 8 cpu | " in below and revision[:12] in below
+    assert "| skip_resnet20_seed0 | 3 | 0.0 | 1 | 8 cpu | " in below and (revision or "-")[:12] in below
     assert (places / "curves.png").stat().st_size > 10_000
+
+    events = [json.loads(line) | {"git": None} for line in (kept / "events.jsonl").read_text().splitlines()]
+    (kept / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))  # not from a clone
+    assert fashion_results.main(["--write"]) == 0
+    assert "| - |\n<!-- end" in (places / "page.md").read_text()
+
+
+def test_each_network_has_a_junction_to_name():
+    for name in zoo.list_models():
+        assert fashion_results.junction(name)
+    assert fashion_results.junction("resnet32") == "addition"
+    assert fashion_results.junction("skip_resnet56") == fashion_results.JUNCTIONS["skip_resnet20"]
 
 
 def test_only_finished_runs_whose_last_checkpoint_was_evaluated_are_kept(places, finished_run, capsys):

@@ -29,6 +29,9 @@ def stop(number, frame):
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
 print("one")
+if what == "talk":
+    print(100_000 * "line\\n", flush=True)
+    what = 0
 print("two", file=sys.stderr)
 pathlib.Path(f"ready{host}").touch()
 if what == "wait":
@@ -104,6 +107,13 @@ def test_a_signal_reaches_each_host_once_and_all_have_time_to_save(start, tmp_pa
     assert [(tmp_path / f"signals{host}").read_text() for host in (0, 1)] == [f"{int(number)}\n"] * 2
 
 
+def test_hosts_do_not_wait_for_a_reader_that_has_gone(start):
+    process = start("--num_processes=2", "--", "--do=talk,talk")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=DEADLINE) == 0
+
+
 def test_a_killed_host_is_a_failure(start, tmp_path):
     process = start("--num_processes=2", "--", "--do=0,wait")
     while not (tmp_path / "ready1").exists():
@@ -117,4 +127,4 @@ def test_a_killed_host_is_a_failure(start, tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["--num_processes=0", "--", "--do=0"], ["--num_processes=x", "--", "--a"]])
 def test_wrong_calls(start, arguments):
     status, printed = ended(start(*arguments))
-    assert status == 2 and any("error:" in line for line in printed)
+    assert status == 2 and any("error:" in line and "expected" in line for line in printed)

@@ -35,6 +35,7 @@ def test_draws_the_images_of_a_step(tmp_path, erasing):
         ([], "--config: got nothing"),
         (["--config=configs/digits.py", "--config.seeds=1"], "Did you mean --config.seed?"),
         (["--config=configs/skip_resnet50.py", "--config.data.name=folder"], "Give --config.data.dir."),
+        (["--config=configs/digits.py", "--config.model.num_classes=5"], "Set --config.model.num_classes=10."),
     ],
 )
 def test_a_mistake_is_one_line(flags, message):

@@ -93,6 +93,19 @@ def test_rows_of_the_page_stay_unless_the_folder_has_their_plan(tmp_path):
     assert page.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--networks=resnet50,no_such", "got 'no_such'"),
+        ("--write=no_such.md", "no_such.md (No such file or directory)"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_compiled(tmp_path, capsys, flag, message):
+    with pytest.raises(SystemExit) as end:
+        tpu_tables.main([f"--folder={tmp_path}", "--topologies=v5e:1x1", flag])
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_a_page_without_a_place_for_tables_is_left_alone(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("text\n")
