@@ -40,6 +40,7 @@ from skipnet_jax.data import (
     shard_writer,
     storage,
     tfrecords,
+    walk,
     webdataset,
 )
 
@@ -88,6 +89,9 @@ def main(argv: Sequence[str], program: str = "skipnet shards") -> int:
     import tensorflow as tf
 
     try:
+        for field in ("out", "check", "index", "class_names"):
+            if path := getattr(arguments, field):
+                setattr(arguments, field, storage.expand(path, field))
         return arguments.do(arguments)
     except errors.UserError as error:
         message = error.message(lambda field: f"--{field}" if field in arguments else field)
@@ -158,13 +162,15 @@ def _make(arguments: argparse.Namespace) -> int:
     listings = {}
     for split, given in _given_splits(arguments).items():
         path = storage.expand(given, split)
-        with Progress(f"looking through {path}") as progress:
+        shown = storage.show(path)
+        with Progress(f"looking through {shown}") as progress:
             listings[split] = listing = _list(path, arguments, progress.advance)
         names = f"; left out: {listing.left_out}" if listing.left_out.counts else ""
-        print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {path}{names}", flush=True)
+        print(f"{split}: {len(listing):,} images of {len(listing.class_names):,} classes in {shown}{names}", flush=True)
+    given_names = tuple(map(walk.class_name, _read_names(arguments.class_names)))  # folders are spelt like this too
     plan = shard_plan.ShardPlan(
         name=arguments.name or _base(arguments.out),
-        class_names=_read_names(arguments.class_names) or shard_plan.class_names_of(listings),
+        class_names=given_names or shard_plan.class_names_of(listings),
         listings=listings,
         num_shards={"train": arguments.train_shards, "test": arguments.test_shards},
         seed=arguments.seed,

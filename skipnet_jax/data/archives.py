@@ -214,6 +214,8 @@ def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
     try:
         with storage.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as outer:
             for member in members(outer, path):
+                if not is_plain(member, left_out):
+                    continue
                 name = member.name.removeprefix("./")
                 last = name.rpartition("/")[2]
                 if not last.endswith(".tar") or walk.is_junk(last):
@@ -223,7 +225,7 @@ def _in_tar(path: str, left_out: walk.LeftOut) -> Iterator[_Entry]:
                 with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                     class_name = last.removesuffix(".tar")
                     for image in members(inner, f"{path}: {member.name}"):
-                        if walk.counts(image.name, image.size, left_out):
+                        if is_plain(image, left_out) and walk.counts(image.name, image.size, left_out):
                             offset = member.offset_data + image.offset_data
                             yield f"{class_name}/{image.name}", offset, image.size
     except BROKEN_TAR as error:
@@ -241,20 +243,29 @@ def broken_tar(path: str, error: BaseException) -> DataError:
 
 
 def members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Yields the regular files of a tar without keeping them; raises if the tar is cut off or its headers loop."""
+    """Yields all but the folders of a tar without keeping them; raises if the tar is cut off or its headers loop."""
     before = -1
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # otherwise all of them stay in memory
         if member.size < 0 or not before < archive.offset <= _LARGEST:
             raise tarfile.ReadError(f"{name} is damaged at byte {before:,}")
         before = archive.offset
-        if member.isreg() and not member.issparse():
+        if not member.isdir():
             yield member
     # tarfile takes a damaged header for the end, but a real end is a block of zeros.
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"{name} is cut off or damaged at byte {archive.offset:,}")
+
+
+def is_plain(member: tarfile.TarInfo, left_out: walk.LeftOut | None = None) -> bool:
+    """Whether a member holds its own content in one piece; if not, tells `left_out`."""
+    if member.isreg() and not member.issparse():
+        return True
+    if left_out is not None:
+        left_out.add(walk.LINKED, member.name)
+    return False
 
 
 def _official_labels() -> list[str]:

@@ -15,6 +15,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF")
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL = 1 << 20  # bytes that may follow the end mark, such as the second picture of a camera
 _FILLING = b"\x5a\xa5" * 64  # any bytes that continue a JPEG's data
+_ORIENTATION = 0x0112  # the number of this entry in EXIF
 # The brands of the ISO container that mark a HEIC image; AVIF, in the same container, needs no extra.
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
@@ -47,7 +48,7 @@ def as_png(encoded: bytes) -> bytes:
 
 def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
     """Opens an image, turns it upright and takes its pixels; raises as `decode` does."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     _load_plugins()
     _quieten()
@@ -57,7 +58,7 @@ def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
     def read(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=formats) as image:
             image.load()
-            return pixels_of(ImageOps.exif_transpose(image))
+            return pixels_of(_upright(image))
 
     try:
         if not encoded.startswith(_JPEG_START) or _JPEG_END in encoded[-_TAIL:]:
@@ -75,6 +76,26 @@ def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
         raise ValueError("too large, or made to fill the memory") from None
     except Exception as error:  # Pillow's plugins raise whatever they meet: struct.error, SyntaxError, EOFError, ...
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _upright(image: Any) -> Any:
+    """Turns an image as its EXIF or XMP says.
+
+    Pillow's `exif_transpose` writes all of the EXIF anew, too, and fails if any other entry is of a wrong type.
+    """
+    from PIL import Image
+
+    turns = Image.Transpose
+    turn = {
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_270,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_90,
+    }.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Any, background: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:

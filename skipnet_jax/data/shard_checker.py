@@ -92,6 +92,9 @@ def describe(
         for split, paths in matching.items():
             results = list(pool.map(lambda path: _measure(path, found, advance), paths))
             splits[split] = tuple(shard for shard, _ in results)
+            if not sum(shard.examples for shard in splits[split]):
+                got = f"no record in {storage.some([shard.name for shard in splits[split]])}"
+                raise DataError(split, got, "at least one", f"Copy the shards again, or leave out `{split}`.")
             labels.update(*(occurring for _, occurring in results))
     if words := {label for label in labels if isinstance(label, str)}:
         found, class_names = _named_by_words(found, words, class_names, label_offset, directory)

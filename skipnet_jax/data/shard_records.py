@@ -1,6 +1,7 @@
 """Reads the records of a shard one by one, whatever their keys, compression or damage."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -83,7 +84,7 @@ def _label(value: Any, of: RecordFormat) -> int | str:
         if not word or (of.kind == DIGITS and not word.strip().isdecimal()):
             raise ValueError(f"label {word!r}, expected {'a whole number' if word else 'the name of a class'}")
         return int(word) if of.kind == DIGITS else word
-    if value != int(value):
+    if not math.isfinite(value) or value != int(value):
         raise ValueError(f"label {value}, expected a whole number")
     return int(value)
 

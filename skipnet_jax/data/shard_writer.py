@@ -9,6 +9,7 @@ Each thread holds one image at a time.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -190,23 +191,28 @@ def _write(task: ShardTask, stop: threading.Event, advance: Callable[[int], None
         # The random name keeps two processes apart, if one was started by mistake or in place of a worker that seems to
         # be lost.
         path = os.path.join(out / _PARTS if local else scratch, f"{task.name}.{uuid.uuid4().hex}")
-        with tf.io.TFRecordWriter(path) as writer:
-            for index in range(len(task.images)):
-                if stop.is_set():
-                    raise concurrent.futures.CancelledError
-                encoded, image = task.images.read(index), task.images.name(index)
-                if reason := decoding.why_undecodable(encoded):
-                    _require_skip(task, f"{image} ({reason})")
-                    say(f"left out, cannot be decoded: {image} ({reason})")
-                    skipped.append(image)
-                else:
-                    writer.write(tfrecords.serialize(decoding.portable(encoded), int(task.labels[index]), image))
-                advance(1)
-        size, sha256 = storage.hash_file(path)
-        if local:
-            files.put_in_place(path, out / task.name)
-        else:
-            epath.Path(path).copy(out / task.name, overwrite=True)  # an upload appears all at once
+        try:
+            with tf.io.TFRecordWriter(path) as writer:
+                for index in range(len(task.images)):
+                    if stop.is_set():
+                        raise concurrent.futures.CancelledError
+                    encoded, image = task.images.read(index), task.images.name(index)
+                    if reason := decoding.why_undecodable(encoded):
+                        _require_skip(task, f"{image} ({reason})")
+                        say(f"left out, cannot be decoded: {storage.show(image)} ({reason})")
+                        skipped.append(image)
+                    else:
+                        writer.write(tfrecords.serialize(decoding.portable(encoded), int(task.labels[index]), image))
+                    advance(1)
+            size, sha256 = storage.hash_file(path)
+            if local:
+                files.put_in_place(path, out / task.name)
+            else:
+                epath.Path(path).copy(out / task.name, overwrite=True)  # an upload appears all at once
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # the disk may be full
+            raise
     examples = len(task.images) - len(skipped)
     return {"name": task.name, "examples": examples, "bytes": size, "sha256": sha256, "skipped": skipped}
 

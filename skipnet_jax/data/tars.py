@@ -6,6 +6,7 @@ tars with `data.holdout`. `webdataset.py` finds the samples in them.
 
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import re
@@ -40,7 +41,7 @@ class Tars(ListedSplit):
     mend: str = "Replace or remove the tar."
 
     def describe(self, index: int) -> str:
-        return f"{self.listing.path}/{self.listing.name(int(self.numbers[index]))}"
+        return storage.show(f"{self.listing.path}/{self.listing.name(int(self.numbers[index]))}")
 
     def chosen(self, mask: Bool[np.ndarray, "n"]) -> "Tars":
         return dataclasses.replace(self, numbers=self.numbers[mask], labels=self.labels[mask])
@@ -84,8 +85,18 @@ def find(spec: DataSpec) -> Found:
     loose = webdataset.tars_in(root)
     tars: dict[str, tuple[str, tuple[str, ...]]] = {}
     if loose:
+        split_folders = [name for name in walk.subfolders(root) if name.lower() in itertools.chain(*_PLACES)]
+        if hidden := [name for name in split_folders if webdataset.tars_in(f"{root}/{name}")]:
+            got = f"tars both in {storage.both(hidden)} and beside these folders ({storage.some(loose)})"
+            raise DataError(root, got, _EXPECTED, "Change `data.dir`, or move the tars.")
+        words_of = {tar: set(re.findall("[a-z]+", tar.lower())) for tar in loose}
+        for tar, its in words_of.items():
+            if len(of_several := [words[0] for words in _PLACES if its & set(words)]) > 1:
+                got = f"{storage.show(tar)}, whose name says {' and '.join(of_several)}"
+                mend = "Rename the tars, or move them to train/, val/ and test/."
+                raise DataError(root, got, "names that tell one split each", mend)
         for words in _PLACES:
-            named = tuple(tar for tar in loose if set(re.findall("[a-z]+", tar.lower())) & set(words))
+            named = tuple(tar for tar in loose if words_of[tar] & set(words))
             if named:
                 tars[words[0]] = root, named
         if not tars:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from skipnet_jax.data import storage
-from skipnet_jax.errors import DataError
+from skipnet_jax.errors import DataError, UserError
 
 # Archives that no program can download, since they need an account at image-net.org.
 _BY_HAND = {
@@ -28,6 +28,7 @@ def require_available(builder: Any) -> None:
     """Raises a DataError within 5 seconds if the data set is not prepared and cannot be prepared."""
     if builder.is_prepared():
         return
+    _require_version(builder)
     if builder.name in _BY_HAND:
         missing = [file for file in _BY_HAND[builder.name] if not (_manual(builder) / file).exists()]
         if missing:
@@ -44,6 +45,15 @@ def require_available(builder: Any) -> None:
         if trouble is not None:
             raise _needs_archive(builder, f"no prepared data set, and no download ({trouble})")
         return  # one answer is enough: some data sets have hundreds of files
+
+
+def _require_version(builder: Any) -> None:
+    """Refuses a version that TFDS can read but no longer prepare."""
+    possible = {builder.canonical_version, max(builder.versions)}
+    if builder.version in possible and not builder.version.tfds_version_to_prepare:
+        return
+    expected = f"version {builder.canonical_version}, or a prepared one, since TFDS cannot prepare this one any more"
+    raise UserError("data.name", builder.info.full_name, expected, "Change `data.name` or `data.dir`.")
 
 
 def require_records(builder: Any) -> None:
@@ -97,7 +107,10 @@ def _letters(name: str) -> str:
 
 
 def prepare(builder: Any) -> None:
-    """Prepares the data set from its archive; TFDS shows the progress and removes anything unfinished."""
+    """Prepares the data set from its archive, unless another process does; the builder may be out of date then.
+
+    TFDS shows the progress and removes anything unfinished.
+    """
     from tensorflow_datasets.core.download import download_manager, downloader, util
 
     # Otherwise TFDS would retry for minutes. There is no public setting.
@@ -108,6 +121,8 @@ def prepare(builder: Any) -> None:
         got, mend = f"{error} while preparing it", f"Run: pip install {error.name or 'the package'}"
         raise DataError(builder.info.full_name, got, "the packages that it needs", mend) from error
     except (OSError, download_manager.NonMatchingChecksumError, util.DownloadError) as error:  # requests' are OSErrors
+        if builder.is_prepared():  # another host, which sees the same disk, was quicker
+            return
         raise _needs_archive(builder, f"{type(error).__name__} while preparing it ({error})") from error
     except AssertionError as error:  # files that the user should have provided are missing
         if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:

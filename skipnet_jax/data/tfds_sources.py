@@ -63,6 +63,7 @@ def open_split(spec: DataSpec, split: str) -> DataSplit | None:
     pair = tfds_features.find(builder, spec)
     if not builder.is_prepared():
         tfds_builders.prepare(builder)
+        builder = tfds_names.find_builder(spec)
         pair = tfds_features.find(builder, spec)  # now it knows the names of the classes
     tfds_builders.require_records(builder)
     uses = _find_uses(builder, spec, pair)

@@ -26,6 +26,7 @@ _UNKNOWN = -1  # a bucket's listing gives no sizes
 OTHER, EMPTY, SYSTEM = "other files", "empty files", "files and folders of the system"
 LOOSE = "images in no class folder"
 LINKS, BROKEN = "links to folders that are read anyway or lie above", "broken links"
+LINKED = "links and sparse files in a tar"
 
 
 @dataclasses.dataclass

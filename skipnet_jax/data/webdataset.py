@@ -18,7 +18,7 @@ from etils import epath
 
 from skipnet_jax import files
 from skipnet_jax.data import storage, walk
-from skipnet_jax.data.archives import BROKEN_TAR, Listing, broken_tar, members
+from skipnet_jax.data.archives import BROKEN_TAR, Listing, broken_tar, is_plain, members
 from skipnet_jax.errors import DataError
 
 # The files that may hold a label; the first that exists counts.
@@ -58,6 +58,8 @@ def expand(pattern: str) -> list[str]:
     braces = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if braces:
         width, numbers = len(braces[1]), range(int(braces[1]), int(braces[2]) + 1)
+        if not numbers:
+            raise DataError(pattern, f"the empty range {braces[0]}", "the lower number first", "Change the pattern.")
         return [f"{pattern[: braces.start()]}{number:0{width}}{pattern[braces.end() :]}" for number in numbers]
     folder, name = _split_path(pattern)
     there = [file for file in tars_in(folder) if fnmatch.fnmatchcase(file, name)]
@@ -88,7 +90,8 @@ def is_sample_tar(path: str) -> bool:
     """Whether a tar begins with an image and a label of the same name."""
     try:
         with storage.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            names = [_split(member.name) for member, _ in zip(members(archive, path), range(_PEEKED), strict=False)]
+            first = [member for member, _ in zip(members(archive, path), range(_PEEKED), strict=False)]
+            names = [_split(member.name) for member in first if is_plain(member)]
     except BROKEN_TAR:
         return False
     labels = {key for key, kind in names if kind in _LABELS}
@@ -110,7 +113,7 @@ def list_samples(
       tars: their names in the folder.
       found: called at each image.
       image_key: which image of a sample, as in "left.jpg"; empty = the only one.
-      label_key: key of a label in JSON; empty = one of the usual keys.
+      label_key: key of the label in JSON, and then no other file holds it; empty = one of the usual keys.
 
     Raises:
       DataError: a tar is damaged, a sample has several images, or nothing is labelled.
@@ -153,12 +156,14 @@ def _samples(
         with storage.open_binary(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in members(archive, path):
                 key, kind = _split(member.name)
-                if kind in _LABELS and member.size <= _LABEL_BYTES:
+                if not is_plain(member, left_out):
+                    continue
+                if kind in (("json",) if label_key else _LABELS) and member.size <= _LABEL_BYTES:
                     label = _read_label(archive, member, kind, label_key)
                     rank = _LABELS.index(kind)
                     if label is not None and rank <= labels.get(key, (rank, 0))[0]:
                         labels[key] = rank, label
-                elif kind == image_key or (not image_key and _is_image(kind)):
+                elif kind == image_key.lower() or (not image_key and _is_image(kind)):
                     if not walk.counts(f"{key}.jpg", member.size, left_out):
                         continue
                     if key in images:

@@ -167,3 +167,15 @@ def test_a_file_that_changed_since_is_an_error(tmp_path):
     (tmp_path / "cat" / "0.jpg").unlink()
     with pytest.raises(DataError, match=r"0\.jpg: got No such file"):
         listing.read(0)
+
+
+def test_links_in_a_tar_are_left_out_and_counted(tmp_path):
+    """tar stores the second name of a file as a link."""
+    folder = made_images.write_folders(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (folder / "dog" / "same.jpg").hardlink_to(folder / "cat" / "0.jpg")
+    (folder / "dog" / "soft.jpg").symlink_to("0.jpg")
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(folder, "pets")
+    listing = find(tmp_path / "pets.tar")
+    assert len(listing) == 4 and listing.left_out.counts == {walk.LINKED: 2}
+    assert len(find(folder)) == 6

@@ -108,6 +108,14 @@ def test_jpegs_are_decoded_as_viewers_do(kind: str) -> None:
         assert np.abs(got.astype(int) - RGB).mean() < 8
 
 
+@pytest.mark.parametrize(("tag", "text"), [(0x0128, b"2\0"), (0x0100, b"60\0")], ids=["unit", "width"])
+def test_an_entry_of_a_wrong_type_beside_the_orientation_does_no_harm(tag: int, text: bytes) -> None:
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (tag, 2, len(text), text.ljust(4, b"\0"))])
+    note = b"II*\0" + struct.pack("<IH", 8, 2) + b"".join(struct.pack("<HHI4s", *entry) for entry in entries) + bytes(4)
+    photo = TURNED_6[:2] + segment(0xE1, b"Exif\0\0" + note) + TURNED_6[2:]
+    np.testing.assert_array_equal(decode(photo), shown(JPEGS["motorola_exif"]))
+
+
 def test_only_unusual_jpegs_cost_pythons_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding.pillow_images, "decode", lambda *given: pytest.fail("Pillow was asked"))
     for kind in ("plain", "progressive", "grey", "zeros_before_the_end", "upright_with_exif", "of_two_pictures"):

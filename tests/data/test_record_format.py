@@ -180,10 +180,21 @@ def test_labels_in_words_name_the_classes(tmp_path):
         (example(image=jpeg(1), fine_label=1, coarse_label=0), "labels in coarse_label and in fine_label"),
         (example(image=jpeg(1), label=[0.0, 1.0]), r"label \(2 x float\)"),
         (example(image=jpeg(1), label=0.5), "label 0.5, expected a whole number"),
+        (example(image=jpeg(1), label=float("inf")), "label inf, expected a whole number"),
         (b"no example", r"record 0: got no tf\.Example"),
     ],
     # Records themselves would not do: the order of their keys differs between processes.
-    ids=["no label", "no image", "no sides", "two images", "two labels", "two numbers", "half a number", "no example"],
+    ids=[
+        "no label",
+        "no image",
+        "no sides",
+        "two images",
+        "two labels",
+        "two numbers",
+        "half",
+        "infinite",
+        "no example",
+    ],
 )
 def test_what_is_missing_is_said_with_the_keys_that_are_there(tmp_path, record, words):
     with pytest.raises(DataError, match=words):

@@ -113,6 +113,13 @@ def test_shards_made_elsewhere_get_an_index(elsewhere):
         describe(elsewhere, label_offset=1)
 
 
+def test_a_split_without_a_record_gets_no_index(elsewhere):
+    write(elsewhere / "validation-00000-of-00001", [])
+    with pytest.raises(DataError, match=r"^test: got no record in validation-00000-of-00001, expected at least one"):
+        describe(elsewhere, label_offset=1)
+    assert not (elsewhere / "dataset.json").exists()
+
+
 def test_labels_that_do_not_fit_are_refused(elsewhere):
     with pytest.raises(DataError, match=r"expected some of class 0.*label_offset=1"):
         describe(elsewhere)

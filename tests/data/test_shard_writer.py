@@ -97,6 +97,7 @@ def test_an_interrupted_and_resumed_run_writes_the_same_bytes(tmp_path, source, 
     with pytest.raises(KeyboardInterrupt):
         make(out, plan_of(source), threads=1, advance=interrupt)
     assert not (out / "dataset.json").exists()
+    assert all(path.suffix == ".json" for path in (out / "parts").iterdir())  # nothing unfinished fills the disk
     done = [name for name in os.listdir(out) if name != "parts"]
     stamps = {name: (out / name).stat().st_mtime_ns for name in done}
     assert len(done) == (images - 1) // 5
@@ -193,6 +194,15 @@ def test_damaged_images_are_left_out_named_and_counted(tmp_path, damaged):
     assert sorted(line.split()[5] for line in lines) == ["cat/2.jpg", "dog/1.jpg"]
     made_with = json.loads((tmp_path / "out" / "dataset.json").read_text())["made_with"]
     assert sorted(made_with["skipped"]["train"]) == ["cat/2.jpg", "dog/1.jpg"]
+
+
+def test_what_is_said_of_a_damaged_image_can_be_printed(tmp_path):
+    """Its name is Latin-1."""
+    folder = made_images.write_folders(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (folder / "cat" / os.fsdecode(b"b\xe4r.jpg")).write_bytes(b"nothing")
+    lines = []
+    make(tmp_path / "out", plan_of(folder, on_corrupt="skip"), say=lines.append)
+    assert len(lines) == 1 and "b\\udce4r.jpg" in lines[0] and lines[0].encode()
 
 
 def test_a_data_set_without_any_good_image_is_an_error(tmp_path):

@@ -226,3 +226,29 @@ def test_packages_that_preparing_needs_are_named(registered: Path, monkeypatch: 
         DataError, match=r"got No module named 'apache_beam' while preparing it.*pip install apache_beam"
     ):
         tfds_builders.prepare(builder)
+
+
+def test_a_host_that_is_overtaken_takes_what_the_other_has_prepared(
+    registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts start on an empty disk that both see."""
+    spec = DataSpec(name="cifar10", dir=str(tmp_path / "data"))
+    manual = tmp_path / "data" / "downloads" / "manual" / registered.name
+    manual.parent.mkdir(parents=True)
+    manual.write_bytes(registered.read_bytes())
+    cifar = type(tfds.builder("cifar10", data_dir=spec.dir))
+    write, others = cifar._split_generators, [tfds.builder("cifar10", data_dir=spec.dir)]
+
+    def overtaken(builder: tfds.core.DatasetBuilder, downloads: object) -> object:
+        if others and builder is not others[0]:
+            others.pop().download_and_prepare()
+        return write(builder, downloads)
+
+    monkeypatch.setattr(cifar, "_split_generators", overtaken)
+    assert sources.load(spec, "train").num_examples == 20 and not others
+
+
+@pytest.mark.parametrize("name", ["imagenet2012:5.0.0", "food101:1.0.0"])
+def test_a_version_that_cannot_be_prepared_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^data\.name: got .*, expected version \d\.\d\.0, or a prepared one"):
+        sources.require_available(DataSpec(name=name, dir=str(tmp_path)))

@@ -213,3 +213,40 @@ def test_a_tar_is_looked_for_where_its_path_says(path, folder, monkeypatch):
     assert listed.value.args == (folder, ["train-0.tar"])
     prefix = path.removesuffix("train-0.tar")
     assert webdataset.expand(f"{prefix}train-*.tar") == [f"{prefix}train-{len(folder)}.tar", path]
+
+
+def test_a_tar_belongs_to_one_split_only(tmp_path):
+    """The name of a data set may be the word for a split."""
+    for name, first in (("test-train-000.tar", 0), ("test-val-000.tar", 8)):
+        (tmp_path / name).write_bytes(made_images.tar(samples(first, 8)))
+    with pytest.raises(DataError, match=r"got test-train-000\.tar, whose name says train and test"):
+        tars.find(spec_of(tmp_path))
+
+
+def test_a_tar_beside_the_folders_of_the_splits_does_not_replace_them(tmp_path):
+    for name in ("train/0.tar", "val/0.tar", "raw.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(made_images.tar(samples(0, 6)))
+    with pytest.raises(DataError, match=r"got tars both in train and val and beside these folders \(raw\.tar\)"):
+        sources.load(spec_of(tmp_path, holdout="2"), "train")
+
+
+def test_a_named_label_comes_from_json_alone(tmp_path):
+    files = samples(0, 6, lambda k: {"cls": b"%d" % k, "json": json.dumps({"species": ("cat", "dog")[k % 2]}).encode()})
+    (tmp_path / "0.tar").write_bytes(made_images.tar(files))
+    assert sources.load(spec_of(tmp_path, holdout="1", label_key="species"), "train").class_names == ("cat", "dog")
+    with pytest.raises(DataError, match="no labelled image"):
+        sources.load(spec_of(tmp_path, holdout="1", label_key="specis"), "train")
+
+
+def test_a_named_image_may_be_in_capitals(tmp_path):
+    files = {}
+    for k in range(6):
+        files |= {f"{k}.Left.JPG": made_images.encode(k), f"{k}.cls": b"%d" % (k % 2)}
+    (tmp_path / "0.tar").write_bytes(made_images.tar(files))
+    assert sources.load(spec_of(tmp_path, holdout="1", image_key="Left.JPG"), "train").num_examples == 5
+
+
+def test_a_range_that_runs_backwards_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"got the empty range \{000005\.\.000003\}, expected the lower number first"):
+        webdataset.list_given(f"{tmp_path}/train-{{000005..000003}}.tar", lambda: None)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_check_lists_what_is_wrong_and_fails(tmp_path, run, capsys):
     assert run(f"--check={tmp_path}/out") == 1
     printed = capsys.readouterr().out
     assert "train-00001-of-00002: cannot be read" in printed
-    assert "1 problems" in printed
+    assert "1 problem\n" in printed
     assert "out: zoo, 2 classes" in printed
 
 
@@ -78,6 +79,28 @@ def test_class_names_fix_the_numbers(tmp_path, run):
     assert tfrecords.read_index(str(tmp_path / "out")).class_names == ("dog", "bird", "cat")
     (tmp_path / "names").write_text("dog\nbird\n")
     assert run(*command, f"--out={tmp_path}/other") == 2
+
+
+def test_home_is_found_in_every_path(tmp_path, run, monkeypatch):
+    """A shell leaves ~ as it is in --out=~/shards."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    made_images.write_folders(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (tmp_path / "names").write_text("dog\ncat\n")
+    assert run("--train=~/pets", "--train_shards=1", "--class_names=~/names", "--out=~/out") == 0
+    assert not (tmp_path / "~").exists()
+    assert run("--check=~/out") == 0
+    (tmp_path / "out" / "dataset.json").unlink()
+    assert run("--index=~/out", "--train=train-*") == 0
+
+
+def test_class_names_may_be_spelt_in_both_forms_of_unicode(tmp_path, run):
+    spelt = {form: unicodedata.normalize(form, "Käse") for form in ("NFC", "NFD")}
+    train = made_images.write_folders(tmp_path / "food", {spelt["NFD"]: 1, "Brot": 1})
+    (tmp_path / "names").write_text(f"{spelt['NFD']}\nBrot\n")  # as `ls` shows the folders
+    command = [f"--train={train}", "--train_shards=1", f"--class_names={tmp_path}/names"]
+    assert run(*command, f"--out={tmp_path}/out") == 0
+    assert tfrecords.read_index(str(tmp_path / "out")).class_names == (spelt["NFC"], "Brot")
 
 
 def test_shards_made_elsewhere_are_described(tmp_path, run):
