@@ -79,6 +79,9 @@ def _preparation(place: str, settings: Mapping[str, Any]) -> Preparation:
     interpolation = settings.get("interpolation")
     if interpolation is not None and interpolation not in INTERPOLATIONS:
         raise UserError(place, f"interpolation={interpolation!r}", f"one of {', '.join(INTERPOLATIONS)}", _MEND)
+    crop_mode = settings.get("crop_mode")
+    if crop_mode not in (None, "center"):
+        raise UserError(place, f"crop_mode={crop_mode!r}", "center, the only way to crop here", _MEND)
     mean, std = (_channels(place, name, settings.get(name)) for name in ("mean", "std"))
     if std is not None and min(std) <= 0:
         raise UserError(place, f"std={std!r}", "numbers above 0", _MEND)

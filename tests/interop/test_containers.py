@@ -149,6 +149,7 @@ def test_names_by_number_are_put_in_numeric_order(tmp_path):
         {"crop_pct": 95},
         {"input_size": [1, 28, 28]},
         {"interpolation": "magic"},
+        {"crop_mode": "squash"},  # as for timm's ConvNeXts at 384 pixels
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, wrong):

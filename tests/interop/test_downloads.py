@@ -1,5 +1,6 @@
 """Downloads, from a server on loopback that breaks off, redirects, and serves something else."""
 
+import concurrent.futures
 import hashlib
 import socket
 import time
@@ -31,6 +32,15 @@ def server():
 def test_a_file_is_fetched_once(cache, server):
     for _ in range(2):
         assert downloads.fetch(f"{server.address}/w.pth", SHA256).read_bytes() == CONTENT
+    assert server.asked == [("/w.pth", None)]
+    assert [path.name for path in cache.iterdir()] == ["w.pth"]
+
+
+def test_of_several_that_fetch_at_once_one_downloads(cache, server):
+    """Else they would write into the same part."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for place in pool.map(downloads.fetch, [f"{server.address}/w.pth"] * 4, [SHA256] * 4):
+            assert place.read_bytes() == CONTENT
     assert server.asked == [("/w.pth", None)]
     assert [path.name for path in cache.iterdir()] == ["w.pth"]
 
