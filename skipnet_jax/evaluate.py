@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +13,15 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from skipnet_jax import files
-from skipnet_jax.data import sources, splits
-from skipnet_jax.errors import UserError
-from skipnet_jax.evaluation import chosen, confusion, scoring
+from skipnet_jax.data import sources, splits, statistics, tfds_names
+from skipnet_jax.evaluation import chosen, confusion, learnt_classes, scoring
 from skipnet_jax.models import build_network
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import DataSpec, TrainSpec
 from skipnet_jax.training import sharding, steps
 
 DETAILS = ("calibration_error", "class_accuracy")  # what --details adds to a record
+LONGEST_PLACE = 80  # in a file's name, in characters
 
 
 def evaluate_workdir(
@@ -49,8 +50,8 @@ def evaluate_workdir(
 
     Returns:
       One record per data set and size: the results of `scoring.evaluate_state`, with "model", "data", "image_size",
-      "eval_classes", "split", "flip", "checkpoint" (its folder) and "step"; detailed ones also have
-      "calibration_error" (0..1) and "class_accuracy" (0..1, by name).
+      "eval_classes", "split", "flip", "checkpoint" (its folder) and "step"; with "dir" for images in files from another
+      place than the run's own; detailed ones also have "calibration_error" (0..1) and "class_accuracy" (0..1, by name).
 
     Raises:
       UserError: the workdir, the checkpoint or a data set is missing or does not fit, or the workdir cannot be written.
@@ -69,12 +70,15 @@ def evaluate_workdir(
     state = chosen.load_state(workdir, which, mesh)
     records = []
     for data in wanted:
-        split, data = _load_in_order(data, class_names, spec.model.num_classes)
+        split, data = learnt_classes.load_in_order(data, class_names, spec.model.num_classes)
         if split.place and jax.process_index() == 0:
             print(f"{data.name}: {split.num_examples:,} test images, {split.place}", flush=True)
         at = dataclasses.replace(spec, data=data)
         results, breakdown = _score(model, state, split, at, mesh, flip=flip, detailed=detailed)
-        record = chosen.describe(at, workdir, state.step, flip=flip) | results
+        record = chosen.describe(at, workdir, state.step, flip=flip)
+        if data.name in tfds_names.FORMATS and data.dir != spec.data.dir:  # other images under the same name
+            record["dir"] = data.dir
+        record |= results
         records.append(record)
         if jax.process_index() == 0:
             _report(record, breakdown, workdir)
@@ -92,8 +96,14 @@ def _describe(data: DataSpec, name: str, size: int, eval_classes: str, data_dir:
     side_by_side = sources.is_tfds(data.name) and sources.is_tfds(name)
     inherited = data.dir if own or side_by_side else ""
     place = inherited if data_dir is None else data_dir
+    learnt = statistics.of_spec(data)  # the network has learnt from images that these have normalised
     other = DataSpec(
-        name=name, mean=data.mean, std=data.std, eval_crop=data.eval_crop, interpolation=data.interpolation
+        name=name,
+        mean=learnt.mean,
+        std=learnt.std,
+        eval_crop=data.eval_crop,
+        interpolation=data.interpolation,
+        background=data.background,
     )
     described = data if own else other
     return dataclasses.replace(described, dir=place, image_size=size, pad_crop=0, eval_classes=eval_classes)
@@ -122,53 +132,6 @@ def _score(
     return results | details, breakdown
 
 
-def _load_in_order(
-    data: DataSpec, learnt: tuple[str, ...] | None, num_classes: int
-) -> tuple[splits.DataSplit, DataSpec]:
-    """Opens the test images with their classes in the order of the network's logits.
-
-    A folder's classes are sorted by name. If the network has the same names in another order, its order wins. If the
-    network has no names, folders that are named by numbers are sorted numerically.
-
-    Raises:
-      UserError: the network has learnt other classes.
-    """
-    split = sources.load(data, "test")
-    names, order = split.class_names, None
-    if data.name == "folder" and len(names) == num_classes and not data.classes:
-        numbered = all(name.isdecimal() for name in names)
-        if learnt is None:
-            how = "in numeric order" if numbered else "in the order of their names"
-            order = sorted(range(len(names)), key=lambda k: int(names[k])) if numbered else list(range(len(names)))
-            shown = ", ".join(names[k] for k in order[:3]) + ", ..." * (len(names) > 3)
-            if jax.process_index() == 0:
-                print(f"the weights name no classes, so the folders stand for 0, 1, ... {how}: {shown}", flush=True)
-        elif set(learnt) == set(names):
-            order = [names.index(name) for name in learnt]
-    if order is not None and order != list(range(len(names))):
-        data = dataclasses.replace(data, classes=tuple(order))
-        split = sources.load(data, "test")
-    _require_classes(split, learnt, num_classes)
-    return split, data
-
-
-def _require_classes(split: splits.DataSplit, learnt: tuple[str, ...] | None, num_classes: int) -> None:
-    """Checks that labels mean what the network has learnt; without names (None), compares only their number."""
-    if split.num_classes != num_classes:
-        got, expected = f"{split.num_classes} classes", f"the {num_classes} classes"
-    elif learnt is not None and learnt != split.class_names:
-        number = next(i for i, (one, other) in enumerate(zip(split.class_names, learnt, strict=True)) if one != other)
-        got, expected = f"class {number} {split.class_names[number]!r}", f"{learnt[number]!r}, the class"
-    else:
-        return
-    raise UserError(
-        "data.name",
-        f"{split.name} with {got}",
-        f"{expected} that the network has learnt",
-        "Change `data.name` or `data.dir`.",
-    )
-
-
 def _report(record: dict[str, Any], breakdown: confusion.Breakdown | None, workdir: epath.Path) -> None:
     """Writes a result to the workdir, and prints it."""
     workdirs.add_results(workdir, _with_earlier_details(record, workdir))
@@ -178,7 +141,8 @@ def _report(record: dict[str, Any], breakdown: confusion.Breakdown | None, workd
     text = f"{record['model']} at step {record['step']}, {where}: {scoring.summary(record)}"
     if breakdown is not None:
         parts = (record["data"].replace("/", "-"), f"{record['image_size']}px", f"step{record['step']}")
-        marks = ("own",) * bool(own) + ("flip",) * bool(flip)
+        place = re.sub(r"[^\w.-]+", "-", record.get("dir", "")).strip("-")[-LONGEST_PLACE:]
+        marks = ("own",) * bool(own) + ("flip",) * bool(flip) + (place,) * bool(place)
         written = breakdown.write(workdir, "_".join((*parts, *marks)))
         whose = " of the moving average" if "average_accuracy" in record else ""
         text += f", calibration error{whose} {breakdown.calibration_error:.2%}\n"

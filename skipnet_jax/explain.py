@@ -19,8 +19,8 @@ from etils import epath
 from jaxtyping import UInt8
 
 from skipnet_jax import files
-from skipnet_jax.data import sources, splits
-from skipnet_jax.evaluation import gate_maps, gates, heat_maps, preprocessing, scoring
+from skipnet_jax.data import splits
+from skipnet_jax.evaluation import gate_maps, gates, heat_maps, learnt_classes, preprocessing, scoring
 from skipnet_jax.evaluation.predictor import Predictor, from_weights
 from skipnet_jax.models import build_network, model_info
 from skipnet_jax.models.network import Network
@@ -62,8 +62,8 @@ def explain_workdir(
       The gate weights over the test images.
 
     Raises:
-      UserError: there is no run or no such checkpoint, its network has no gates, an image cannot be read, or the folder
-        cannot be written.
+      UserError: there is no run or no such checkpoint, its network has no gates or has learnt other classes, an image
+        cannot be read, or the folder cannot be written.
     """
     workdir = workdirs.locate(path)
     loaded = weights.load(workdir, checkpoint)
@@ -78,7 +78,9 @@ def explain_workdir(
     ]
     folder = workdir / FOLDER if out is None else workdirs.locate(out)
     _make(folder)
-    split = sources.load(spec.data, "test")
+    names = workdirs.read_class_names(workdir)
+    split, data = learnt_classes.load_in_order(spec.data, names, spec.model.num_classes)
+    spec = dataclasses.replace(spec, data=data)
     mesh = sharding.make_mesh()
     measured = gates.measure(
         model,
@@ -138,6 +140,10 @@ def _write(
         title = f"{network} on {single.name}: predicts {prediction!r} ({probability:.0%})"
         gate_maps.draw_image(single.pixels, measured.sections, own, title, folder / f"{IMAGE_MAPS}{i}")
         records.append({"image": single.name, "prediction": prediction, **_record(own)})
+    for file in folder.glob(f"{IMAGE_MAPS}*"):  # of an earlier call with more images
+        number = file.stem.removeprefix(IMAGE_MAPS)
+        if number.isdecimal() and int(number) >= len(singles):
+            file.unlink()
     numbers = {
         "model": settings.model,
         "images": int(measured.counts.sum()),

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from skipnet_jax import evaluate, models
+from skipnet_jax import models
 from skipnet_jax.convert import convert_checkpoint
 from skipnet_jax.errors import UserError
-from skipnet_jax.evaluation import predictor
+from skipnet_jax.evaluation import learnt_classes, predictor
 from skipnet_jax.interop import downloads, layouts, pretrained, torch_weights
 from skipnet_jax.runs import weights, workdir
 from tests import command_line, quick
@@ -195,16 +195,16 @@ def test_classes_without_names_are_compared_by_number_in_numeric_order(tmp_path,
 
     root = make_folder(tmp_path / "data", [str(k) for k in range(12)])
     data = DataSpec(name="folder", dir=str(root), image_size=8, pad_crop=0)
-    split, ordered = evaluate._load_in_order(data, None, 12)
+    split, ordered = learnt_classes.load_in_order(data, None, 12)
     assert split.class_names == tuple(map(str, range(12)))
     assert "in numeric order: 0, 1, 2, ..." in capsys.readouterr().out
     images = {path.rsplit("/", 2)[1]: label for path, label in zip(split.paths, split.labels.tolist(), strict=True)}
     assert images == {str(k): k for k in range(12)}
     assert len(ordered.classes) == 12
     with pytest.raises(UserError, match="with 12 classes, expected the 10 classes"):
-        evaluate._load_in_order(data, None, 10)
+        learnt_classes.load_in_order(data, None, 10)
     backwards = tuple(map(str, reversed(range(12))))
-    assert evaluate._load_in_order(data, backwards, 12)[0].class_names == backwards
+    assert learnt_classes.load_in_order(data, backwards, 12)[0].class_names == backwards
 
 
 def test_the_workdir_says_where_its_weights_come_from(tmp_path):

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from skipnet_jax import evaluate, specs
-from skipnet_jax.data import sources
+from skipnet_jax.data import sources, statistics
 from skipnet_jax.errors import UserError
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.runs import weights, workdir
@@ -134,11 +134,32 @@ def test_converted_weights_on_several_data_sets_and_sizes(tmp_path, monkeypatch,
         evaluate.evaluate_workdir(tmp_path / "run", data_dir=str(tmp_path))
 
 
+def test_images_of_two_places_have_records_and_files_of_their_own(tmp_path, monkeypatch):
+    """Both are called `folder`, but they need not be the same images."""
+    tiny_runs.use_network(monkeypatch, PooledNet())
+    variables = {"params": {"classifier": {"kernel": np.zeros((3, 10), np.float32), "bias": np.zeros(10, np.float32)}}}
+    weights.save(tmp_path / "run", weights.Origin("resnet20", 10, "some.pt"), variables)
+    for images, name in enumerate(("lab", "field"), 1):
+        write_folder(tmp_path / name, classes=10, images=images)
+        place = str(tmp_path / name)
+        evaluate.evaluate_workdir(tmp_path / "run", datasets=["folder"], image_sizes=[8], data_dir=place, detailed=True)
+    assert [record["count"] for record in results_of(tmp_path / "run")] == [10, 20]
+    assert len([*(tmp_path / "run" / "evaluation").glob("*_confusion.csv")]) == 2
+
+
 def test_data_sets_of_tensorflow_lie_side_by_side():
     run = specs.DataSpec(name="cifar10", dir="/data")
     place = {name: evaluate._describe(run, name, 32, "all", None).dir for name in ("cifar10", "cifar100", "folder")}
     assert place == {"cifar10": "/data", "cifar100": "/data", "folder": ""}
     assert evaluate._describe(run, "cifar100", 32, "all", "/other").dir == "/other"
+
+
+def test_other_images_are_normalised_as_those_that_the_network_has_learnt_from():
+    """As in prediction; `folder` alone would have ImageNet's mean."""
+    run = specs.DataSpec(name="cifar10", background=(0, 0, 0))
+    other = evaluate._describe(run, "folder", 32, "all", "/photos")
+    assert statistics.of_spec(other) == statistics.of_data("cifar10") != statistics.of_data("folder")
+    assert other.background == run.background
 
 
 def test_classes_that_the_network_has_not_learnt_are_refused(run, tmp_path):

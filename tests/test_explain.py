@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,10 +66,14 @@ def test_writes_pictures_and_numbers(run, capsys):
 @pytest.mark.slow
 def test_files_of_the_users_choice(run, tmp_path):
     image.imsave(tmp_path / "mine.png", np.random.default_rng(0).random((20, 30, 3)))
+    (tmp_path / "out").mkdir()
+    for name in ("gates_image_1.png", "gates_image_1.svg", "gates_image_of_mine.png"):  # an earlier call had more
+        (tmp_path / "out" / name).write_text("")
     explain.explain_workdir(run, images=[str(tmp_path / "mine.png")], out=tmp_path / "out")
     told = json.loads((tmp_path / "out" / "gates.json").read_text())
     assert [entry["image"] for entry in told["single_images"]] == ["mine.png"]
-    assert not (tmp_path / "out" / "gates_image_1.png").exists()
+    images = sorted(file.name for file in (tmp_path / "out").glob("gates_image_*"))
+    assert images == ["gates_image_0.png", "gates_image_0.svg", "gates_image_of_mine.png"]
 
 
 def test_mistakes_are_told_before_the_long_work(run, tmp_path, monkeypatch):
@@ -88,3 +93,16 @@ def test_mistakes_are_told_before_the_long_work(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="expected a network with gates"):
         explain.explain_workdir(plain)
     assert not (plain / "explain").exists()
+
+
+def test_images_of_other_classes_are_refused(run, tmp_path):
+    """Their gates would be drawn under the names of the network's own classes."""
+    shutil.copytree(run, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    record["data"] |= {"name": "folder", "classes": [], "pad_crop": 0}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    for name in "ab":
+        (tmp_path / "photos" / "test" / name).mkdir(parents=True)
+        image.imsave(tmp_path / "photos" / "test" / name / "0.png", np.zeros((8, 8, 3)))
+    with pytest.raises(UserError, match=r"^data\.name: got .* with class 0 'a', expected '0', the class that the netw"):
+        explain.explain_workdir(tmp_path / "run", data_dir=str(tmp_path / "photos"))

@@ -119,7 +119,7 @@ def require_available(spec: DataSpec, *, to_train: bool = False) -> None:
             expected = "scikit-learn, which contains the images"
             raise DataError("data.name", "'digits' without scikit-learn", expected, "Run: pip install scikit-learn")
         return
-    if spec.name in ("tfrecords", "folder", "webdataset", tfds_names.FOLDER) and not spec.dir:
+    if spec.name in tfds_names.FORMATS and not spec.dir:
         raise UserError("data.dir", "nothing", f"the folder that holds the {spec.name}", "Give `data.dir`.")
     with _reported_as_data_error(spec):
         if spec.name == "tfrecords":

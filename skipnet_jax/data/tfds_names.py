@@ -14,6 +14,7 @@ from skipnet_jax.specs import DataSpec
 OTHERS = ("digits", "folder", "tfrecords", "webdataset")
 # The `data.name` of a data set that is prepared in the folder `data.dir`.
 FOLDER = "tfds"
+FORMATS = ("folder", "tfrecords", "webdataset", FOLDER)  # these name a file format, not the images
 # Files in such a folder.
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<variant>[^/:]+))?(:(?P<version>[\d*][\d.*]*))?")

@@ -196,10 +196,10 @@ def read_crop(workdir: epath.Path) -> str | None:
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     """Adds the record of an evaluation to results.json; it replaces an earlier record of the same evaluation."""
-    same = ("data", "image_size", "eval_classes", "split", "flip", "step")
+    same = ("data", "dir", "image_size", "eval_classes", "split", "flip", "step")
     file = workdir / RESULTS
     earlier = files.read_records(file, {}, mend=MEND)
-    kept = [other for other in earlier if any(other.get(name) != record[name] for name in same)]
+    kept = [other for other in earlier if any(other.get(name) != record.get(name) for name in same)]
     files.write_json(file, [*kept, dict(record)])
 
 
