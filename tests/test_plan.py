@@ -13,6 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from skipnet_jax import errors, plan, train
 from skipnet_jax.analysis import input_records, topologies
 from skipnet_jax.data import sizes, sources
+from skipnet_jax.models import complexity
 from skipnet_jax.training import run_steps, sharding
 from tests import command_line
 from tests.compilers import needs_gpu_compiler, needs_libtpu
@@ -63,6 +64,13 @@ def test_json_has_every_number_and_the_memory_adds_up(tiny, capsys, compile_once
         told["estimated_cycles"] is told["step_seconds"] is told["images_per_second"] is None
     )  # a CPU's peak is unknown
     assert len(told["places"]) == 10
+
+
+def test_the_parts_of_a_batch_have_the_operations_of_the_whole(tiny, capsys, compile_once):
+    """XLA counts the body of a loop once, however often it runs."""
+    parts = planned(capsys, make_spec(accumulate_steps=2), "cpu", chips=1)
+    forward = complexity.count("skip_resnet20", image_size=8, num_classes=10).flops
+    assert parts["flops"] == 3 * 2 * forward * 256
 
 
 def without_sources(program):

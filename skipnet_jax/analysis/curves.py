@@ -67,7 +67,9 @@ def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: e
       path: ends in .png or .svg.
     """
     figure = plots.new_figure(12, 4.2)
-    names = {"train/loss": "Training loss", "test/loss": "Test loss", "test/accuracy": "Test accuracy"}
+    judges = {_judge(metrics) for group in runs.values() for metrics in group}
+    tested = " or ".join(word for judge, word in (("test", "test"), ("holdout", "hold-out")) if judge in judges)
+    names = {"train/loss": "Training loss", "test/loss": f"{tested} loss", "test/accuracy": f"{tested} accuracy"}
     for (name, title), axes in zip(names.items(), figure.subplots(1, 3), strict=True):
         highest = 0.0
         for i, (label, group) in enumerate(runs.items()):
@@ -83,7 +85,7 @@ def plot_runs(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: e
             marker = "." if len(epochs) == 1 else ""  # a line through one point is invisible
             axes.plot(epochs, medians, color=color, linewidth=1.8, marker=marker, label=label)
             highest = max([highest, *medians])
-        plots.set_frame(axes, title, "epoch")
+        plots.set_frame(axes, title[:1].upper() + title[1:], "epoch")
         axes.set_xlim(left=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if name == "test/accuracy":

@@ -21,12 +21,14 @@ class EvalSet:
       classes: names or numbers of the classes, unless `data` implies them.
       eval_classes: as in `specs.DataSpec`.
       flip: each image is scored together with its mirror image. No published figure was scored so.
+      held_out: training images that were kept from training, and no test images.
     """
 
     data: str
     classes: tuple[str, ...] = ()
     eval_classes: str = "all"
     flip: bool = False
+    held_out: bool = False
 
     @property
     def title(self) -> str:
@@ -34,7 +36,9 @@ class EvalSet:
         shown = ", ".join(self.classes[:5]) + (f", ... ({len(self.classes)})" if len(self.classes) > 5 else "")
         classes = f", classes {shown}" if self.classes else ""
         own = ", among its own classes" if self.eval_classes == "own" else ""
-        return f"{TITLES.get(self.data, self.data)}{classes}{own}{', with mirror images' if self.flip else ''}"
+        held_out = ", held out of training" if self.held_out else ""
+        flip = ", with mirror images" if self.flip else ""
+        return f"{TITLES.get(self.data, self.data)}{held_out}{classes}{own}{flip}"
 
     @property
     def table(self) -> str:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import datetime
-import json
 import pathlib
 import platform
+import sys
 
-from skipnet_jax import libraries
+from skipnet_jax import files, libraries
 from skipnet_jax.data import image_files
+from skipnet_jax.errors import UserError
 
+_FIELDS = {"images_per_second": float, "cores": int, "machine": str, "date": str}
 IN_MEMORY, ENCODED = "cifar", "imagenet"  # the paths that the benchmark measures
 
 
@@ -38,8 +40,7 @@ def record(path: str, images_per_second: float, cores: int) -> None:
     rates = _read()
     rates[path] = InputRate(images_per_second, cores, platform.node(), str(datetime.date.today()))
     _file().parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({name: dataclasses.asdict(rate) for name, rate in rates.items()}, indent=2)
-    _file().write_text(text + "\n")
+    files.write_json(_file(), {name: dataclasses.asdict(rate) for name, rate in rates.items()})
 
 
 def recorded(data: str) -> InputRate | None:
@@ -53,6 +54,16 @@ def _file() -> pathlib.Path:
 
 
 def _read() -> dict[str, InputRate]:
-    if not _file().exists():
+    """The measurements of all paths; none, with a warning, if the file is damaged: a plan must not be lost for it."""
+    file, mend = _file(), "It counts as not measured; measure again, or remove the file."
+    if not file.exists():
         return {}
-    return {name: InputRate(**rate) for name, rate in json.loads(_file().read_text()).items()}
+    try:
+        records = {
+            name: files.require_fields(rate, _FIELDS, f"{file}, {name}", mend=mend)
+            for name, rate in files.read_record(file, {}, mend=mend).items()
+        }
+    except UserError as error:
+        print(f"WARNING: {error}", file=sys.stderr)
+        return {}
+    return {name: InputRate(*(record[field] for field in _FIELDS)) for name, record in records.items()}

@@ -87,7 +87,11 @@ def render(paths: Sequence[epath.PathLike]) -> str:
 
 def _best(facts: Sequence[run_facts.Facts]) -> float | None:
     """The highest last test; None if the runs were tested on different images, which cannot be compared."""
-    conditions = {(each.run.trained_on, each.run.spec.data.image_size) for each in facts}
+    conditions = {
+        (each.run.trained_on, each.run.spec.data.image_size, each.last.held_out and each.run.spec.data.holdout)
+        for each in facts
+        if each.last
+    }
     tested = [each.last.accuracy for each in facts if each.last]
     return max(tested, default=None) if len(conditions) == 1 else None
 

@@ -187,6 +187,8 @@ def _size(spec: TrainSpec, as_published: bool) -> tuple[int | None, int | None]:
 
 
 @functools.cache
-def count(network: str, image_size: int | None = None, num_classes: int | None = None) -> complexity.Complexity:
+def count(
+    network: str, image_size: int | None = None, num_classes: int | None = None, gate_reduction: int = 0
+) -> complexity.Complexity:
     """`complexity.count`, cached, since it traces the network."""
-    return complexity.count(network, image_size=image_size, num_classes=num_classes)
+    return complexity.count(network, image_size=image_size, num_classes=num_classes, gate_reduction=gate_reduction)

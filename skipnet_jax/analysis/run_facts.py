@@ -14,6 +14,7 @@ from etils import epath
 from skipnet_jax import config
 from skipnet_jax.analysis import result_tables
 from skipnet_jax.analysis.run_groups import TEST, EpochTest, Run, title_of
+from skipnet_jax.evaluation.scoring import HELD_OUT
 from skipnet_jax.models import complexity, model_info
 from skipnet_jax.models.zoo import find
 from skipnet_jax.runs import events
@@ -131,7 +132,7 @@ def read(run: Run) -> Facts:
       UserError: events.jsonl is damaged.
     """
     model, data = run.spec.model, run.spec.data
-    size = result_tables.count(model.name, data.image_size, model.num_classes)
+    size = result_tables.count(model.name, data.image_size, model.num_classes, model.gate_reduction)
     return Facts(run, size, events.read(run.path))
 
 
@@ -147,11 +148,13 @@ def pictures(workdir: epath.Path, folder: str) -> list[epath.Path]:
 
 def _evaluation(record: Mapping[str, Any]) -> dict[str, Any]:
     title = title_of(record["data"], record.get("split", TEST))
+    held_out = ", held out of training" if record.get(HELD_OUT) else ""
     own = ", among its own classes" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record.get("flip") else ""
+    place = f" in {record['dir']}" if "dir" in record else ""
     names = ("accuracy", "top5_accuracy", "loss")
     scores = {name: record.get(f"average_{name}", record[name]) for name in names}
-    return {"calibration_error": None, **record, **scores, "title": f"{title}{own}{flip}"}
+    return {"calibration_error": None, **record, **scores, "title": f"{title}{held_out}{place}{own}{flip}"}
 
 
 def _seconds(log: Iterable[Mapping[str, Any]]) -> tuple[float | None, int]:

@@ -11,13 +11,14 @@ from etils import epath
 
 from skipnet_jax import files
 from skipnet_jax.analysis.eval_sets import Condition, EvalSet
+from skipnet_jax.data import tfds_names
 from skipnet_jax.errors import UserError
+from skipnet_jax.evaluation.scoring import HELD_OUT
 from skipnet_jax.models import list_models, model_info
 from skipnet_jax.runs import workdir as workdirs
 from skipnet_jax.specs import TrainSpec
 
 TEST = "test"
-OWN_DATA = ("folder", "tfrecords", "webdataset", "tfds")  # these name a file format, not the images
 IMAGENET_CLASSES, IMAGENET_TEST_IMAGES = 1000, 50_000
 WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -31,9 +32,11 @@ RESULTS_FIELDS = {"data": str, "image_size": int, "eval_classes": str, "step": i
 }
 OPTIONAL_FIELDS = dict.fromkeys(("average_accuracy", "average_top5_accuracy", "average_loss"), float) | {
     "split": str,
+    "dir": str,
     "flip": bool,
+    HELD_OUT: int,
     "calibration_error": float,
-    "class_accuracy": dict[str, float],
+    "class_accuracy": dict,  # of floats, and null for a class without images
 }
 
 
@@ -59,11 +62,13 @@ class EpochTest:
 
     Args:
       accuracy: 0..1; of the averaged parameters if the run has them.
+      held_out: it was on images held out of training.
     """
 
     epoch: float | int
     step: int
     accuracy: float
+    held_out: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Run:
     def tests(self) -> list[EpochTest]:
         """All tests during training, in order."""
         return [
-            EpochTest(line["epoch"], line["step"], float(_accuracy(line, f"{judge}/")))
+            EpochTest(line["epoch"], line["step"], float(_accuracy(line, f"{judge}/")), judge == "holdout")
             for line in self.metrics
             for judge in ("test", "holdout")
             if _accuracy(line, f"{judge}/") is not None
@@ -102,7 +107,7 @@ class Run:
         """The test set that belongs to its training data."""
         data = self.spec.data
         tested = title_of(data.name, data.test_split or TEST)
-        if data.name not in OWN_DATA:
+        if data.name not in tfds_names.FORMATS:
             return EvalSet(tested, tuple(map(str, data.classes)), data.eval_classes)
         names = tuple(self.data.get("class_names", ()))
         if tested == data.name and len(names) == IMAGENET_CLASSES and all(map(WORDNET_ID.fullmatch, names)):
@@ -114,27 +119,28 @@ class Run:
         """The newest score under each condition.
 
         `--mode=evaluate` takes precedence over training's last test on the same images. Of several checkpoints the
-        newest counts: taking the best would be a choice by the result.
+        newest counts: taking the best would be a choice by the result. The run's own place of the images counts before
+        others, which may hold other images.
         """
         in_training = {
-            Condition(self.trained_on, self.spec.data.image_size): Score(
+            Condition(dataclasses.replace(self.trained_on, held_out=test.held_out), self.spec.data.image_size): Score(
                 test.accuracy, test.step, None, workdirs.METRICS
             )
             for test in self.tests[-1:]
         }
         evaluated: dict[Condition, Score] = {}
-        for record in self.results:
+        for record in sorted(self.results, key=lambda record: (record["step"], "dir" not in record)):
             condition = Condition(self._eval_set(record), record["image_size"])
-            score = Score(float(_accuracy(record)), record["step"], record["count"], workdirs.RESULTS)
-            evaluated[condition] = max(score, evaluated.get(condition, score), key=lambda score: score.step)
+            evaluated[condition] = Score(float(_accuracy(record)), record["step"], record["count"], workdirs.RESULTS)
         return in_training | evaluated
 
     def _eval_set(self, record: Mapping[str, Any]) -> EvalSet:
         data = title_of(record["data"], record.get("split", TEST))
-        asked = EvalSet(data, (), record["eval_classes"], record.get("flip", False))
+        held_out = bool(record.get(HELD_OUT))
+        asked = EvalSet(data, (), record["eval_classes"], record.get("flip", False), held_out)
         if asked.data != title_of(self.spec.data.name, self.spec.data.test_split or TEST):
             return asked
-        own = dataclasses.replace(self.trained_on, eval_classes=asked.eval_classes, flip=asked.flip)
+        own = dataclasses.replace(self.trained_on, eval_classes=asked.eval_classes, flip=asked.flip, held_out=held_out)
         if own.data != asked.data and record["count"] != IMAGENET_TEST_IMAGES:  # other images in ImageNet's format
             return asked
         return own
@@ -213,7 +219,10 @@ def group_by_config(runs: Iterable[Run]) -> list[Group]:
     groups = []
     for (network, table), configs in related.items():
         ignored = CIFAR_DIFFERENCES if table == "CIFAR" else ()
-        texts = differences([identity(members[0]) for members in configs], ignored)
+        identities, seen = [identity(members[0]) for members in configs], [members[0].trained_on for members in configs]
+        texts = differences(identities, ignored)
+        if len({*zip(texts, seen, strict=True)}) < len(configs):  # such as two versions of one CIFAR
+            texts = differences(identities, ())
         for members, text in zip(configs, texts, strict=True):
             label = model_info(network).published_name + (f" ({text})" if text else "")
             groups.append(Group(label, tuple(sorted(members, key=lambda run: run.spec.seed))))
@@ -232,12 +241,15 @@ def differences(identities: Sequence[Mapping[str, Any]], ignored: Sequence[str])
     """For each identity, a text with the values that not all of them share."""
     names = dict.fromkeys(name for identity in identities for name in identity if name not in ignored)
     differing = [name for name in names if any(other.get(name) != identities[0].get(name) for other in identities)]
-    return [", ".join(f"{name}={_shortened(identity.get(name))}" for name in differing) for identity in identities]
+    texts = {name: _shortened([identity.get(name) for identity in identities]) for name in differing}
+    return [", ".join(f"{name}={texts[name][i]}" for name in differing) for i in range(len(identities))]
 
 
-def _shortened(value: Any) -> str:
-    text = repr(value) if value == "" else str(value)
-    return text if len(text) <= 60 else f"{text[:30]}...{text[-27:]}"
+def _shortened(values: Sequence[Any]) -> list[str]:
+    """The values as text, shortened unless different ones would then read alike."""
+    whole = [repr(value) if value == "" else str(value) for value in values]
+    short = [text if len(text) <= 60 else f"{text[:30]}...{text[-27:]}" for text in whole]
+    return short if len({*short}) == len({*whole}) else whole
 
 
 def _require_different_seeds(runs: Sequence[Run]) -> None:

@@ -29,7 +29,8 @@ class Step:
 
     Args:
       memory: bytes by kind, as `step_memory` names them.
-      flops: by XLA's count, or else by the network's definition; a multiply-add counts as 2.
+      flops: by XLA's count, or else (also with `accumulate_steps`) by the network's definition; a multiply-add counts
+        as 2.
       costs: None for a program that does not fit, so that XLA gives none.
       text: the optimised program, as HLO.
       seconds: to compile it.
@@ -120,13 +121,13 @@ def make_plan(
     train_batch, eval_batch = run_steps.abstract_train_batch(spec), run_steps.abstract_eval_batch(spec, mesh)
     where = f"{topology.name}: compiling the"
     step = f"training step of {spec.model.name}, batch {spec.batch_size}{', remat' if spec.model.remat else ''}"
-    per_image = (
-        2 * complexity.count(spec.model.name, image_size=spec.data.image_size, num_classes=spec.model.num_classes).flops
-    )
+    per_image = 2 * _forward_flops(spec)
     with progress(f"{where} {step}"), uncached(topology):
         passes = 6 if spec.optim.name == "sam" else 3  # a backward pass counts as two forward passes
         asked = passes * per_image * spec.batch_size / mesh.size
         train = _compile(made.train_step, state, train_batch, mesh.size, asked, quick)
+        if spec.accumulate_steps > 1:  # XLA counts the body of the loop over the parts once
+            train = dataclasses.replace(train, flops=asked)
     evaluation = _NOT_COMPILED
     if train.costs:
         with progress(f"{where} evaluation step"), uncached(topology):
@@ -138,6 +139,17 @@ def make_plan(
     if seconds is not None and eval_seconds is not None:
         hours = spec.epochs * (steps_per_epoch * seconds + evaluations * eval_seconds) / HOUR
     return _describe(spec, topology, train, evaluation, hours, quick)
+
+
+def _forward_flops(spec: TrainSpec) -> int:
+    """Multiply-adds of one image, by the network's definition."""
+    model = spec.model
+    return complexity.count(
+        model.name,
+        image_size=spec.data.image_size,
+        num_classes=model.num_classes,
+        gate_reduction=model.gate_reduction,
+    ).flops
 
 
 def _describe(

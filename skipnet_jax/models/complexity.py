@@ -129,18 +129,21 @@ class Complexity:
     features: tuple[tuple[int, int, int], ...]
 
 
-def count(name: str, *, image_size: int | None = None, num_classes: int | None = None) -> Complexity:
+def count(
+    name: str, *, image_size: int | None = None, num_classes: int | None = None, gate_reduction: int = 0
+) -> Complexity:
     """Counts a network's parameters and FLOPs, and finds the shapes of its feature pyramid.
 
     Args:
       image_size: side of the image in pixels; None = as in the published tables.
       num_classes: None = as in the published tables.
+      gate_reduction: see `specs.ModelSpec`; 0 = the network's own.
 
     Raises:
       UserError: the name is unknown; the message lists the nearest ones.
       TypeError: no rule counts one of the network's modules or activations.
     """
-    model = zoo.create_model(name, num_classes=num_classes)
+    model = zoo.create_model(name, num_classes=num_classes, gate_reduction=gate_reduction)
     counter = _Counter()
     counting = functools.partial(counter.counting_layers, model.architecture.layers)
     counted = model.clone(architecture=dataclasses.replace(model.architecture, layers=counting))

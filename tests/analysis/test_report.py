@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -5,11 +6,13 @@ import shlex
 import sys
 from html.parser import HTMLParser
 
+import jax
 import pytest
 from etils import epath
 
 from skipnet_jax import config
 from skipnet_jax.analysis import report, run_facts, run_groups
+from skipnet_jax.models import abstract_variables, build_network
 from tests import chromium
 from tests.analysis import made_runs
 
@@ -115,6 +118,13 @@ def test_an_unfinished_run_without_anything(tmp_path):
     assert "100.00%" not in page.words and "316.7k" in page.words
 
 
+def test_a_changed_gate_has_its_own_size(tmp_path):
+    model = dataclasses.replace(made_runs.DIGITS.model, gate_reduction=8)
+    made_runs.write(tmp_path / "run", dataclasses.replace(made_runs.DIGITS, model=model))
+    arrays = jax.tree.leaves(abstract_variables(build_network(model), 16)["params"])
+    assert run_facts.read(run_groups.read(tmp_path / "run")).size.params == sum(leaf.size for leaf in arrays)
+
+
 def test_times_and_tests_of_a_run_that_was_killed_once(tmp_path):
     folder = make_run(tmp_path / "killed")
     times = [("start", 0), ("start", 100), ("stop", 160), ("start", 200), ("stop", 230)]
@@ -184,6 +194,20 @@ def test_only_results_on_the_same_images_compete(tmp_path, data, highlighted):
         made_runs.write(tmp_path / str(number), spec, accuracies=(0.5, accuracy))
     html = report.render(sorted(tmp_path.iterdir()))
     assert html.count('<td class="number best">') == highlighted
+
+
+def test_a_hold_out_is_no_test(tmp_path):
+    """Its accuracy is neither compared with the published figure, nor with tests of other runs."""
+    for number, (holdout, judge) in enumerate([("", "test"), ("5000", "holdout")]):
+        spec = made_runs.spec_of("resnet110", "cifar10", 10, 32, seed=number)
+        spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, holdout=holdout))
+        file = made_runs.write(tmp_path / str(number), spec, accuracies=(0.5, 0.9 + 0.01 * number)) / "metrics.jsonl"
+        file.write_text(file.read_text().replace('"test/', f'"{judge}/'))
+    html = report.render(sorted(tmp_path.iterdir()))
+    assert '<td class="number best">' not in html and html.count("(hold-out)") == 2
+    words = Page(html).words
+    assert "CIFAR-10, held out of training, 32 px" in words
+    assert words.count("published 96.23%, -6.23") == 1 and "published 96.23%, -5.23" not in words
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import pytest
+from etils import epath
 
 from skipnet_jax import specs
 from skipnet_jax.analysis import run_groups
@@ -39,6 +40,14 @@ def test_the_newest_checkpoint_counts_not_the_best(tmp_path, order):
         made_runs.write(tmp_path, made_runs.DIGITS, scored=[("digits", 16, 0.9 if step == 10 else 0.8)], step=step)
     [score] = run_groups.read(tmp_path).scores.values()
     assert (score.step, score.accuracy) == (20, 0.8)
+
+
+def test_images_of_the_run_s_own_place_count_before_others(tmp_path):
+    made_runs.write(tmp_path, made_runs.DIGITS, scored=[("digits", 16, 0.8)])
+    [record] = json.loads((tmp_path / workdir.RESULTS).read_text())
+    workdir.add_results(epath.Path(tmp_path), record | {"dir": "/elsewhere", "accuracy": 0.1})
+    [score] = run_groups.read(tmp_path).scores.values()
+    assert score.accuracy == 0.8
 
 
 def test_averaged_parameters_count(tmp_path):
@@ -97,6 +106,21 @@ def test_labels_tell_the_difference_between_images(tmp_path):
     assert labels == ["ResNet-20 (data.json: training_images=10)", "ResNet-20 (data.json: training_images=11)"]
 
 
+def test_different_configs_never_share_a_label(tmp_path):
+    """A row and a curve are found by their label, so one of two runs would be lost."""
+    paths = []
+    for number in range(2):
+        long = f"/home/alice/experiments/skipnet/pretraining_{number}/imagenet/skip_resnet50_300_epochs"
+        paths.append(made_runs.write(tmp_path / f"{number}", dataclasses.replace(made_runs.DIGITS, init_from=long)))
+    assert [group.label.count(f"pretraining_{i}") for i, group in enumerate(groups_of(*paths))] == [1, 1]
+    paths = []
+    for data in ("cifar10", "cifar10:3.0.2"):
+        spec = made_runs.spec_of("resnet110", data, 10, 32)
+        paths.append(made_runs.write(tmp_path / data, spec))
+    labels = [group.label for group in groups_of(*paths)]
+    assert labels == ["ResNet-110 (data.name=cifar10)", "ResNet-110 (data.name=cifar10:3.0.2)"]
+
+
 def test_the_same_run_twice_is_refused(tmp_path):
     a, b = (made_runs.write(tmp_path / name, made_runs.DIGITS) for name in "ab")
     with pytest.raises(ValueError, match=r"the same run twice: .*/a and .*/b have the same config and seed 0"):
@@ -120,6 +144,16 @@ def test_imagenet_in_shards_is_imagenet(tmp_path, count, data):
     scored = [("tfrecords", 256, 0.7)]
     run = run_groups.read(made_runs.write(tmp_path, spec, scored=scored, count=count, learnt=IMAGENET))
     assert run.scores.keys() == {Condition(EvalSet("imagenet2012"), 224), Condition(EvalSet(data), 256)}
+
+
+def test_a_class_without_images_has_no_accuracy(tmp_path):
+    """`--mode=evaluate --details` writes null for it."""
+    made_runs.write(tmp_path, made_runs.DIGITS, scored=[("digits", 16, 0.9)])
+    [record] = json.loads((tmp_path / workdir.RESULTS).read_text())
+    details = {"calibration_error": 0.1, "class_accuracy": {"0": 0.5, "1": None}}
+    (tmp_path / workdir.RESULTS).write_text(json.dumps([record | details]))
+    [read] = run_groups.read(tmp_path).results
+    assert read["class_accuracy"] == {"0": 0.5, "1": None}
 
 
 def test_mirror_images_are_a_condition_of_their_own(tmp_path):
