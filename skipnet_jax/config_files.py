@@ -187,6 +187,8 @@ def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserErr
             return UserError(f"{file}", "no function get_config", "one that returns the config")
         frames = traceback.extract_tb(error.__traceback__)
         inside = [frame for frame in frames if pathlib.Path(frame.filename).resolve().parent == folder]
+        if isinstance(error, TypeError) and str(error).startswith("get_config() ") and not inside:  # the call failed
+            return UserError(f"{file}", got, "an argument after a colon if, and only if, get_config takes one")
         if inside:
             return _in_file(pathlib.Path(inside[-1].filename), inside[-1].lineno, got)
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
