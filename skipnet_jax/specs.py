@@ -256,7 +256,7 @@ class OptimSpec:
       last_lr: where the curve ends; 0 = at 0 (cosine) or at 1 % of `lr` (exponential).
       layer_lr_ratio: the stem learns at this share of the rate, the classifier at the full rate, and the blocks in
         between at a geometric series of shares; 1 = all alike.
-      momentum: 0..1; for adamw, the first beta.
+      momentum: 0..1; for adamw, the first beta, less than 1.
       nesterov: use Nesterov's momentum (sgd, sam).
       beta2: decay of adamw's mean square.
       smoothing: decay of the mean square of rmsprop and rmsprop_tf.
@@ -298,6 +298,8 @@ class OptimSpec:
             _require_positive(f"optim.{name}", getattr(self, name))
         for name in ("momentum", "layer_lr_ratio"):
             _require_fraction(f"optim.{name}", getattr(self, name))
+        if self.name == "adamw":  # which divides the mean gradient by 1 - momentum^step
+            _require_below_one("optim.momentum", self.momentum)
         for name in ("beta2", "smoothing"):
             _require_below_one(f"optim.{name}", getattr(self, name))
         for name in ("weight_decay", "warmup_epochs", "last_lr", "clip_value", "clip_norm"):

@@ -33,6 +33,7 @@ REFUSED = [
     (lambda: OptimSpec(clip_norm=float("inf")), "optim.clip_norm: got inf"),
     (lambda: OptimSpec(layer_lr_ratio=2.0), "optim.layer_lr_ratio: got 2.0"),
     (lambda: OptimSpec(beta2=1.0), "optim.beta2: got 1.0"),
+    (lambda: OptimSpec(name="adamw", momentum=1.0), "optim.momentum: got 1.0, expected 0 or more and less than 1"),
     (lambda: OptimSpec(clip_norm=-1.0), "optim.clip_norm: got -1.0"),
     (lambda: OptimSpec(schedule="linear"), "optim.schedule: got 'linear', expected one of cosine,"),
     (lambda: train(seed=2**32), "seed: got 4294967296"),
@@ -76,5 +77,6 @@ def test_a_value_that_makes_no_sense_is_refused_with_the_field_to_change(make, m
 def test_what_lies_on_the_border_is_taken():
     MixingSpec(cutmix_prob=0.7, mixup_prob=0.3)  # whose sum rounds to less or more than 1
     DataSpec(name="digits", pad_crop=0, crop_min_area=1.0)
+    OptimSpec(name="sgd", momentum=1.0)
     train(batch_size=64).require_whole_groups()  # less than one group of 128
     train(accumulate_steps=2).require_whole_groups()
