@@ -170,6 +170,8 @@ class DataSpec:
             if len(getattr(self, name)) not in (0, 3) or len(self.mean) != len(self.std):
                 got = f"mean={self.mean} and std={self.std}"
                 raise UserError(f"data.{name}", got, "three numbers each, or none", f"Change `data.{name}`.")
+        if not all(map(math.isfinite, self.mean)):
+            raise UserError("data.mean", f"{self.mean}", "finite numbers", "Change `data.mean`.")
         for number in self.std:
             _require_positive("data.std", number)
         _require_choice("data.eval_classes", self.eval_classes, CLASS_SPACES)

@@ -23,6 +23,7 @@ REFUSED = [
         "data.on_corrupt: got 'ignore', expected one of error, skip",
     ),
     (lambda: DataSpec(name="digits", eval_classes="200"), "data.eval_classes: got '200', expected one of all, own"),
+    (lambda: DataSpec(name="digits", mean=(float("nan"),) * 3, std=(1.0,) * 3), "data.mean: got (nan, nan, nan)"),
     (lambda: MixingSpec(cutmix_prob=0.7, mixup_prob=0.4), "mixing.cutmix_prob: got 0.7 beside mixing.mixup_prob=0.4"),
     (lambda: MixingSpec(erasing_prob=1.5), "mixing.erasing_prob: got 1.5"),
     (lambda: MixingSpec(mixup_alpha=0.0), "mixing.mixup_alpha: got 0.0"),
