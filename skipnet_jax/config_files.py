@@ -38,12 +38,17 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     argv, file = read_command_line(argv)
     _let_configs_import_each_other()
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except Exception as error:
+        if file and flags.FLAGS["config"].present:  # an override of a field of something else fails in many ways
+            _require_config_dict(flags.FLAGS["config"].value, file)
         mistake = _mistake_in_file(error, file)
         if mistake is None:
             raise
         raise mistake from error
+    if file:
+        _require_config_dict(flags.FLAGS["config"].value, file)
+    return rest
 
 
 def load(value: str) -> ml_collections.ConfigDict:
@@ -64,12 +69,14 @@ def load(value: str) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        return module.get_config(*([argument[1:]] if argument else []))
+        loaded = module.get_config(*([argument[1:]] if argument else []))
     except Exception as error:
         mistake = _mistake_in_file(error, file)
         if mistake is None:
             raise
         raise mistake from error
+    _require_config_dict(loaded, file)
+    return loaded
 
 
 def read_command_line(argv: Sequence[str]) -> tuple[list[str], pathlib.Path | None]:
@@ -168,6 +175,13 @@ def _split(value: str) -> tuple[str, str]:
     """The path or name, and the argument with its colon."""
     given, colon, argument = value.partition(":")
     return given, colon + argument
+
+
+def _require_config_dict(loaded: object, file: pathlib.Path) -> None:
+    if not isinstance(loaded, ml_collections.ConfigDict):
+        got = f"a get_config that returns {'nothing' if loaded is None else type(loaded).__name__}"
+        mend = "`skipnet_jax.config.to_config_dict` makes one of a TrainSpec."
+        raise UserError(f"{file}", got, "one that returns a ConfigDict", mend)
 
 
 def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserError | None:

@@ -155,6 +155,13 @@ def test_python_loads_a_config_with_its_argument(empty):
         config_files.load("README.md")
 
 
+@pytest.mark.parametrize(("returned", "got"), [("None", "nothing"), ("{}", "dict")])
+def test_python_is_told_that_get_config_returns_no_config(empty, returned, got):
+    (empty / "mine.py").write_text(f"def get_config():\n    return {returned}\n")
+    with pytest.raises(errors.UserError, match=rf"mine\.py: got a get_config that returns {got}, expected one that"):
+        config_files.load("mine.py")
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [

@@ -145,6 +145,8 @@ IN_A_CONFIG = {
     "def get_config(:\n    return 1\n": "line 1: got SyntaxError",
     "from skipnet_jax import specs\n\ndef get_config():\n    specs.ModelSpec(naem=1)\n": "line 4: got TypeError",
     "def get_config(network):\n    return 1\n": "got TypeError: get_config() missing 1 required positional argument",
+    "from configs import recipes\nfrom skipnet_jax import config\n"
+    "def get_config():\n    return config.train_spec(recipes.digits())\n": "got a get_config that returns TrainSpec",
     "import no_such_module\n": "line 1: got ModuleNotFoundError",
     "x = 1\n": "got no function get_config",
     "from skipnet_jax import specs\ndef get_config():\n    return specs.OptimSpec(lr=-1.0)\n": "optim.lr: got -1.0",
@@ -156,7 +158,8 @@ def test_a_mistake_in_a_config_file_is_told_with_file_and_line(tmp_path):
     for file, text in zip(files, IN_A_CONFIG, strict=True):
         file.write_text(text)
     told = command_line.run_all([[f"--config={file}", "--workdir=x"] for file in files])
-    for file, done, message in zip(files, told, IN_A_CONFIG.values(), strict=True):
+    told += command_line.run_all([[f"--config={file}", "--workdir=x", "--config.optim.lr=0.1"] for file in files])
+    for file, done, message in zip(2 * files, told, 2 * [*IN_A_CONFIG.values()], strict=True):
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert message in done.stderr and (str(file) in done.stderr or "optim.lr" in message)
 
