@@ -80,7 +80,8 @@ def create_model(
             raise UserError(f"model.{setting}", "an unknown setting", f"one such as {_nearest(setting, known, 3)}")
     if num_classes is None:
         num_classes = find(name)[0].num_classes
-    return build_network(ModelSpec(name=name, num_classes=num_classes, dtype=jnp.dtype(dtype).name, **settings))
+    dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name  # "auto" and misspelt names are no JAX types
+    return build_network(ModelSpec(name=name, num_classes=num_classes, dtype=dtype, **settings))
 
 
 def build_network(spec: ModelSpec) -> Network:

@@ -138,6 +138,8 @@ def test_settings_default_to_the_spec_and_the_architecture():
         ({"dtype": "float16"}, "model.dtype: got 'float16', expected one of"),
         ({"gate_redution": 4}, "model.gate_redution: got an unknown setting, expected one such as gate_reduction"),
         ({"dtype": "float64"}, "JAX_ENABLE_X64=1"),
+        ({"dtype": "auto"}, "model.dtype: got auto, expected float32, bfloat16 or float64, since only training"),
+        ({"dtype": "bf16"}, "model.dtype: got 'bf16', expected one of auto, float32, bfloat16, float64"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
