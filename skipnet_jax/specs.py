@@ -406,12 +406,14 @@ class TrainSpec:
 
 def _require_at_least(field: str, value: int | float, least: int | float) -> None:
     if not least <= value < math.inf:  # refuses NaN too
-        raise UserError(field, f"{value}", f"at least {least}", f"Change `{field}`.")
+        finite = " and finite" if value == math.inf else ""
+        raise UserError(field, f"{value}", f"at least {least}{finite}", f"Change `{field}`.")
 
 
 def _require_positive(field: str, value: int | float) -> None:
     if not 0 < value < math.inf:
-        raise UserError(field, f"{value}", "more than 0", f"Change `{field}`.")
+        finite = " and finite" if value == math.inf else ""
+        raise UserError(field, f"{value}", f"more than 0{finite}", f"Change `{field}`.")
 
 
 def _require_fraction(field: str, value: int | float) -> None:
