@@ -110,7 +110,7 @@ def read_command_line(argv: Sequence[str]) -> tuple[list[str], pathlib.Path | No
         elif match := re.match(r"--?config=(.*)", argument):
             value = find(match[1])
             found[i] = f"--config={value}"
-        elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+        elif match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             config.require_field("config", match[1])
     return found, pathlib.Path(_split(value)[0]) if value else None
 
@@ -195,8 +195,13 @@ def _mistake_in_file(error: BaseException, file: pathlib.Path | None) -> UserErr
         if isinstance(error, UserError):
             return error
         got = f"{type(error).__name__}: {error}"
+        if isinstance(error, SyntaxError) and error.filename == "<unknown>":  # ml_collections reads an override
+            got = f"the value {error.text!r} of an override ({error.msg})"
+            return UserError("config", got, "numbers, as in (0,1,2)", "Correct the command line.")
         if isinstance(error, SyntaxError) and error.filename:
             return _in_file(pathlib.Path(error.filename), error.lineno, f"{type(error).__name__}: {error.msg}")
+        if isinstance(error, SyntaxError):  # a file in UTF-16 is full of zeros
+            return UserError(f"{file}", got, "text in UTF-8 that Python can run")
         if isinstance(error, AttributeError) and "get_config" in str(error):
             return UserError(f"{file}", "no function get_config", "one that returns the config")
         frames = traceback.extract_tb(error.__traceback__)

@@ -96,6 +96,8 @@ MISTAKES = [
     (["--config=configs/digits.py", "--workdir=x", "--config.seed=4294967296"], "--config.seed: got 4294967296"),
     (["--config=configs/digits.py", "--workdir=x", "--config.optim.lr=-1"], "Change --config.optim.lr."),
     (["--config=digits:cifar10", "--workdir=x"], "digits.py: got TypeError: get_config() takes 0 positional arguments"),
+    (["--config=digits", "--workdir=x", "--config.data.classes=(1,2"], "--config: got the value '(1,2' of an override"),
+    (["--config=digits", "--workdir=x", "--config.=3"], "--config: got the unknown field , expected a field"),
     (["x"], "--mode: got 'x', expected one of train, evaluate, "),
     (["evalute", "--workdir=x"], "--mode: got 'evalute'"),
     (["--mode=exprot", "--workdir=x"], "Did you mean export?"),
@@ -144,6 +146,7 @@ IN_A_CONFIG = {
     "def get_config():\n    return ml_colections\n": "line 2: got NameError: name 'ml_colections' is not defined",
     "def get_config(:\n    return 1\n": "line 1: got SyntaxError",
     "from skipnet_jax import specs\n\ndef get_config():\n    specs.ModelSpec(naem=1)\n": "line 4: got TypeError",
+    "def get_config():\n    return 1\0\n": "got SyntaxError: source code",
     "def get_config(network):\n    return 1\n": "got TypeError: get_config() missing 1 required positional argument",
     "from configs import recipes\nfrom skipnet_jax import config\n"
     "def get_config():\n    return config.train_spec(recipes.digits())\n": "got a get_config that returns TrainSpec",
