@@ -59,7 +59,8 @@ def _too_big(field: str, batch_size: int, parts: dict[str, int], message: str, m
     rest = f", {_words(needed - kept)} for activations, gradients and images" if needed > kept else ""
     room = f"; the device has {_words(available)}" if available else ""
     fits = _fitting(batch_size, mesh.size, (available - kept) / (needed - kept)) if needed > available > kept else ""
-    less = "" if field == "eval_batch_size" else " `model.remat`=True (recomputes activations), `accumulate_steps`=2,"
+    less = " `model.remat`=True (recomputes activations), twice the `accumulate_steps`,"
+    less = "" if field == "eval_batch_size" else less
     return UserError(
         field,
         f"{batch_size} ({per_device}), which {total}: {named}{rest}{room}",

@@ -68,6 +68,7 @@ def test_the_messages_of_other_platforms(message, said):
     ):
         raise jax.errors.JaxRuntimeError(message)
     assert refused.value.got == said
+    assert "twice the `accumulate_steps`, or more devices" in refused.value.mend  # the run may have some already
     # Of 21.5 GB for 8 images per device there are 10.7: for three images, or four, where twice the devices share them.
     fits = "By this estimate a batch of 24 or 32 devices should fit."
     assert (fits in refused.value.mend) == ("Used" in message)
