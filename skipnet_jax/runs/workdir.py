@@ -251,13 +251,14 @@ def _require_same_run(
     old, new = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (stored, wanted))
     differ = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if "batch_size" in differ:
+        parts = 2 * old.get("accumulate_steps", 1)
         raise UserError(
             "batch_size",
             f"{new['batch_size']}",
             f"{old['batch_size']} as in the run in {workdir}",
             "The position in the data, the learning rate and the logs follow from the number of steps, so a run keeps "
-            f"its batch size. Give `batch_size`={old['batch_size']}; if memory is short, with `accumulate_steps`=2 "
-            "`allow_change`=accumulate_steps. Or start from the weights of this run in another `workdir`: "
+            f"its batch size. Give `batch_size`={old['batch_size']}; if memory is short, with `accumulate_steps`="
+            f"{parts} `allow_change`=accumulate_steps. Or start from the weights of this run in another `workdir`: "
             f"`init_from`={workdir}",
         )
     differ = [name for name in differ if name not in may_change]

@@ -68,6 +68,12 @@ def test_the_batch_size_of_a_run_never_changes(tmp_path):
             workdir.open_for_training(run, make_spec(batch_size=128), allow_change=allowed)
 
 
+def test_a_run_that_is_short_of_memory_is_told_to_use_twice_its_own_parts(tmp_path):
+    run = with_checkpoint(tmp_path / "run", make_spec(accumulate_steps=2))
+    with pytest.raises(errors.UserError, match=r"with accumulate_steps=4 allow_change=accumulate_steps\. Or start"):
+        workdir.open_for_training(run, make_spec(batch_size=128))
+
+
 def test_an_unknown_field_to_change_is_refused(tmp_path):
     with pytest.raises(errors.UserError, match="allow_change: got the unknown field epoch"):
         workdir.open_for_training(tmp_path, make_spec(), allow_change=["epoch"])
