@@ -104,13 +104,13 @@ def _run(arguments: argparse.Namespace, joined: bool) -> int:
 
     if joined:
         _require_same_work(arguments, files)
-    result_parts.require_output(arguments.output)
+    output = result_parts.require_output(arguments.output)
     network = _load(arguments)
     mine = [files[number] for number in result_parts.share(len(files))]
-    with result_parts.writing(arguments.output) as file:
+    with result_parts.writing(output) as file:
         batches = classify(network, mine, arguments.top, arguments.batch_size)
         unreadable = _print(batches, len(mine), arguments.format, _width(files), file)
-    return UNREADABLE if result_parts.join(arguments.output, unreadable) else 0
+    return UNREADABLE if result_parts.join(output, unreadable) else 0
 
 
 def _require_same_work(arguments: argparse.Namespace, files: Sequence[str]) -> None:

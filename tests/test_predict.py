@@ -177,6 +177,24 @@ def test_flags_may_stand_before_and_after_the_images(tmp_path, exported, capsys)
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("place", ["there", "there/", "new/"])
+def test_a_folder_is_no_place_for_results(place, tmp_path, monkeypatch, capsys):
+    """Before the network is loaded, since hours may follow."""
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(predict, "_load", lambda arguments: pytest.fail("loaded"))
+    output = f"{tmp_path}/{place}"
+    assert predict.main([write_image(tmp_path / "x.png"), "--artifact=x", f"--output={output}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output: got {output}, which is a folder, expected a file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there", "x.png"]
+
+
+def test_results_may_go_to_the_home_folder(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert predict.main([write_image(tmp_path / "x.png"), "--artifact=x", "--output=~/found.txt"]) == 0
+    assert (tmp_path / "home" / "found.txt").exists() and not (tmp_path / "~").exists()
+
+
 def test_a_full_disk_is_one_line(exported, tmp_path, monkeypatch, capsys):
     def full(output, unreadable):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), output)

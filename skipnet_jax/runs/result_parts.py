@@ -14,6 +14,7 @@ from jax._src import distributed  # JAX has no public name for the key-value sto
 from skipnet_jax import files
 from skipnet_jax.data import storage
 from skipnet_jax.errors import UserError
+from skipnet_jax.runs import workdir as workdirs
 
 # How long the others wait for a slower host. If a host is gone, they end within seconds.
 _WAIT_HOURS = 24 * 7
@@ -26,13 +27,23 @@ def share(total: int) -> range:
     return range(total * index // count, total * (index + 1) // count)
 
 
-def require_output(output: str) -> None:
+def require_output(output: str) -> str:
     """Checks that a file can be written, before hours go into its content.
 
+    Args:
+      output: as the user gave it; it may be relative to the current directory or to ~.
+
+    Returns:
+      Its absolute path.
+
     Raises:
-      UserError: it cannot.
+      UserError: it cannot, or there is a folder at its place.
     """
     storage.require_bucket(output)
+    if output.endswith("/") or (files.is_local(output) and workdirs.locate(output).is_dir()):
+        mend = "Add the name of a file, as in found.jsonl."
+        raise UserError("output", f"{output}, which is a folder", "a file, new or to be replaced", mend)
+    output = str(workdirs.locate(output))  # no shell replaces the ~ of --output=~/found.jsonl
     path = epath.Path(_part(output, jax.process_index()))
     try:
         if files.is_local(output):
@@ -41,6 +52,7 @@ def require_output(output: str) -> None:
         path.unlink()
     except OSError as error:
         raise files.unwritable("output", output, error) from error
+    return output
 
 
 @contextmanager
