@@ -179,11 +179,13 @@ def _load(arguments: argparse.Namespace) -> "Classifier":
     from absl import logging as absl_logging
 
     from skipnet_jax import libraries
+    from skipnet_jax.data import storage
 
     libraries.quieten_tensorflow(level=3)  # this module reports bad images itself
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("skipnet_jax").setLevel(logging.WARNING)
     libraries.require_devices()
+    storage.require_bucket(arguments.workdir or arguments.artifact)
     if arguments.workdir:
         from skipnet_jax.runs import workdir
 

@@ -142,6 +142,9 @@ def test_folders_are_searched_in_order(tmp_path):
         (["EMPTY", "--workdir=x"], "IMAGE: got EMPTY, a folder without images"),
         (["-", "-", "--workdir=x"], "IMAGE: got - more than once"),
         (["x.png", "--workdir=EMPTY"], "--workdir: got EMPTY, which has no config.json"),
+        (["x.png", "--workdir=s3://bucket/run"], "s3://bucket/run: got a place on s3://, expected a local path, or a"),
+        (["x.png", "--artifact=file:///export"], "file:///export: got a place on file://, expected a local path, or"),
+        (["s3://bucket/x.png", "--workdir=x"], "s3://bucket/x.png: got a place on s3://, expected a local path, or a"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(tmp_path, arguments, message, capsys):

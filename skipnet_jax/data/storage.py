@@ -20,6 +20,7 @@ COMPRESSIONS = ("", "GZIP", "ZLIB")
 _STARTS = {"GZIP": b"\x1f\x8b\x08", "ZLIB": b"\x78"}
 _ANY_COMPRESSION = 32 + zlib.MAX_WBITS  # zlib finds out which one it is
 _BLOCK = 1 << 20
+_BUCKETS = "gs://"
 
 
 def require_bucket(path: str) -> None:
@@ -29,10 +30,14 @@ def require_bucket(path: str) -> None:
       path: about to be read or written; a local path is not checked.
 
     Raises:
-      DataError: there is no such bucket, or no access to it.
+      DataError: there is no such bucket, or no access to it, or the path is of another kind of storage.
     """
     if files.is_local(path):
         return
+    if not path.startswith(_BUCKETS):
+        kind = path.partition("://")[0]
+        mend = "Give a local path as it is, without file://, and copy or mount what lies elsewhere."
+        raise DataError(path, f"a place on {kind}://", f"a local path, or a bucket ({_BUCKETS}...)", mend)
     import tensorflow as tf
 
     root = "/".join(path.split("/")[:3])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipnet_jax.data import storage, walk
 from skipnet_jax.errors import DataError, UserError
+from skipnet_jax.files import is_local
 
 if TYPE_CHECKING:
     from skipnet_jax.evaluation.predictor import Classifier
@@ -43,11 +44,13 @@ def find_images(paths: Sequence[str]) -> list[str]:
       Files in the order given, a folder's sorted.
 
     Raises:
-      UserError: a folder without images, or standard input twice.
+      UserError: a folder without images, standard input twice, or a bucket that cannot be read.
     """
     if paths.count(STDIN) > 1:
         raise UserError("images", "- more than once", "one image on standard input", "Leave the others out.")
     found = []
+    for one_of_each_bucket in {"/".join(path.split("/")[:3]): path for path in paths if not is_local(path)}.values():
+        storage.require_bucket(one_of_each_bucket)
     for path in paths:
         if path == STDIN or not storage.is_folder(path):
             found.append(path)

@@ -269,3 +269,15 @@ def test_training_refuses_at_once_a_bucket_that_cannot_be_used(bucket, shards, t
     printed = run(bucket, command, status=2, seconds=AT_ONCE)
     assert words in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("image", "workdir", "words"),
+    [("gs://nowhere/photos", "run", "no bucket gs://nowhere"), ("x.png", f"gs://{DENIED}/run", "access denied")],
+)
+def test_predict_refuses_at_once_a_bucket_that_cannot_be_used(bucket, image, workdir, words):  # noqa: F811
+    command = ["python", "-m", "skipnet_jax.predict", image, f"--workdir={workdir}"]
+    printed = run(bucket, command, status=2, seconds=AT_ONCE)
+    assert words in printed
+    assert "Traceback" not in printed
