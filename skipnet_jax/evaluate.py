@@ -61,6 +61,7 @@ def evaluate_workdir(
     class_names = workdirs.read_class_names(workdir)
     if files.is_local(workdir) and not os.access(workdir, os.W_OK):
         raise files.unwritable("workdir", workdir)  # before the long work whose results go there
+    workdirs.read_results(workdir)  # likewise: a damaged file takes no more results
     pairs = itertools.product(datasets or (spec.data.name,), image_sizes or (spec.data.image_size,))
     wanted = [_describe(spec.data, name, size, eval_classes, data_dir) for name, size in pairs]
     for data in wanted:
@@ -133,21 +134,24 @@ def _score(
 
 
 def _report(record: dict[str, Any], breakdown: confusion.Breakdown | None, workdir: epath.Path) -> None:
-    """Writes a result to the workdir, and prints it."""
-    workdirs.add_results(workdir, _with_earlier_details(record, workdir))
+    """Prints a result, and writes it to the workdir."""
     own = " (own classes)" if record["eval_classes"] == "own" else ""
     flip = ", with mirror images" if record["flip"] else ""
     where = f"{record['data']}{own} at {record['image_size']} px{flip}"
     text = f"{record['model']} at step {record['step']}, {where}: {scoring.summary(record)}"
     if breakdown is not None:
+        whose = " of the moving average" if "average_accuracy" in record else ""
+        text += f", calibration error{whose} {breakdown.calibration_error:.2%}"
+    try:
+        print(text, flush=True)  # first: a full disk must not cost the result of hours
+    finally:  # nor must a reader that has gone
+        workdirs.add_results(workdir, _with_earlier_details(record, workdir))
+    if breakdown is not None:
         parts = (record["data"].replace("/", "-"), f"{record['image_size']}px", f"step{record['step']}")
         place = re.sub(r"[^\w.-]+", "-", record.get("dir", "")).strip("-")[-LONGEST_PLACE:]
         marks = ("own",) * bool(own) + ("flip",) * bool(flip) + (place,) * bool(place)
         written = breakdown.write(workdir, "_".join((*parts, *marks)))
-        whose = " of the moving average" if "average_accuracy" in record else ""
-        text += f", calibration error{whose} {breakdown.calibration_error:.2%}\n"
-        text += "\n".join(f"  {file}" for file in written)
-    print(text, flush=True)
+        print("\n".join(f"  {file}" for file in written), flush=True)
 
 
 def _with_earlier_details(record: dict[str, Any], workdir: epath.Path) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def _with_earlier_details(record: dict[str, Any], workdir: epath.Path) -> dict[s
     the workdir.
     """
     same = {name: value for name, value in record.items() if name != "checkpoint" and not name.endswith("loss")}
-    for earlier in files.read_records(workdir / workdirs.RESULTS, {}, mend=workdirs.MEND):
+    for earlier in workdirs.read_results(workdir):
         if same.items() <= earlier.items():
             return record | {name: earlier[name] for name in DETAILS if name in earlier and name not in record}
     return record

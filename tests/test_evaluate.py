@@ -1,7 +1,10 @@
 import csv
+import errno
 import functools
 import json
+import os
 import shutil
+import sys
 
 import flax.linen as nn
 import numpy as np
@@ -193,3 +196,31 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_the_work(run, monkey
     monkeypatch.setattr(evaluate, "_score", None)
     with pytest.raises(UserError, match=r"workdir: got .*, which cannot be written"):
         evaluate.evaluate_workdir(run)
+
+
+def test_a_damaged_file_of_results_is_refused_before_the_work(run, monkeypatch):
+    (run / workdir.RESULTS).write_text('[{"data":')
+    monkeypatch.setattr(scoring, "evaluate_state", lambda *_, **__: pytest.fail("evaluated"))
+    with pytest.raises(UserError, match=r"results\.json: got no valid JSON"):
+        evaluate.evaluate_workdir(run)
+
+
+def test_a_result_that_the_disk_has_no_room_for_is_printed_all_the_same(run, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(workdir, "add_results", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate.evaluate_workdir(run, "latest")
+    _, trained, _ = tiny_runs.last_checkpoint(run)
+    assert f"test accuracy {trained['accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_a_result_that_nobody_reads_is_written_all_the_same(run, monkeypatch):
+    def gone(text):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(sys.stdout, "write", gone)
+    with pytest.raises(BrokenPipeError):
+        evaluate.evaluate_workdir(run, "latest")
+    assert len(results_of(run)) == 1

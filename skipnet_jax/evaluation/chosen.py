@@ -6,7 +6,6 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from skipnet_jax import files
 from skipnet_jax.data import sources
 from skipnet_jax.evaluation import scoring
 from skipnet_jax.models import build_network
@@ -29,7 +28,7 @@ def test_once(workdir: epath.Path, spec: TrainSpec, mesh: Mesh) -> dict[str, Any
         return {}
     state = load_state(workdir, "best", mesh)
     record = describe(spec, workdir, state.step, flip=False)
-    for earlier in files.read_records(workdir / workdirs.RESULTS, {}, mend=workdirs.MEND):
+    for earlier in workdirs.read_results(workdir):
         if record.items() <= earlier.items():
             return earlier
     eval_step = steps.make_eval_step(

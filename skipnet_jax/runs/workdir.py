@@ -194,13 +194,17 @@ def read_crop(workdir: epath.Path) -> str | None:
     return str(files.require_fields(content, {"crop": str}, str(file), mend=MEND)["crop"])
 
 
+def read_results(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Reads the records of results.json; none if there is no file."""
+    return files.read_records(workdir / RESULTS, {}, mend=MEND)
+
+
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
     """Adds the record of an evaluation to results.json; it replaces an earlier record of the same evaluation."""
     same = ("data", "dir", "image_size", "eval_classes", "split", "flip", "step")
-    file = workdir / RESULTS
-    earlier = files.read_records(file, {}, mend=MEND)
+    earlier = read_results(workdir)
     kept = [other for other in earlier if any(other.get(name) != record.get(name) for name in same)]
-    files.write_json(file, [*kept, dict(record)])
+    files.write_json(workdir / RESULTS, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike, fields: files.Fields = _STEP, *, mend: str = MEND) -> list[dict[str, Any]]:
