@@ -34,7 +34,7 @@ from etils import epath
 
 from skipnet_jax import config, files
 from skipnet_jax.errors import UserError
-from skipnet_jax.models import model_info
+from skipnet_jax.models import model_info, zoo
 from skipnet_jax.specs import DataSpec, MixingSpec, ModelSpec, OptimSpec, TrainSpec
 
 CONFIG = "config.json"
@@ -144,7 +144,9 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         raise UserError("workdir", f"{path}, which has no {CONFIG}", "a run's workdir", "Give the `workdir` of a run.")
     content = files.read_json(file, mend=MEND)
     try:
-        return config.from_dict(content, may_be_older=True)
+        spec = config.from_dict(content, may_be_older=True)
+        zoo.find(spec.model.name)
+        return spec
     except UserError as error:
         raise UserError(f"{file}: {error.field}", error.got, error.expected, MEND) from error
 
@@ -227,11 +229,11 @@ def _spec_of_converted(file: epath.Path) -> TrainSpec:
     name, num_classes = record["name"], record["num_classes"]
     if not 0 < num_classes < 2**31:
         raise UserError(str(file), f"num_classes={num_classes}", "at least 1", mend)
-    published_size = model_info(name).image_size
     cifar = "cifar10" if num_classes == 10 else "cifar100"
     known = {field: kind for field, kind in _PREPARATION.items() if field in record}
     files.require_fields(record, known, str(file), mend=mend)
     try:
+        model, published_size = ModelSpec(name, num_classes), model_info(name).image_size
         data = DataSpec(
             name=cifar if published_size == 32 else "imagenet2012",
             image_size=record.get("image_size", published_size),
@@ -242,7 +244,7 @@ def _spec_of_converted(file: epath.Path) -> TrainSpec:
         )
     except UserError as error:
         raise UserError(f"{file}: {error.field}", error.got, error.expected, mend) from error
-    return TrainSpec(ModelSpec(name, num_classes), data, MixingSpec(), OptimSpec(), batch_size=1, epochs=1)
+    return TrainSpec(model, data, MixingSpec(), OptimSpec(), batch_size=1, epochs=1)
 
 
 def _read_data(file: epath.Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The folder of a run: what it remembers, and what it refuses."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -99,6 +100,18 @@ def test_a_damaged_config_is_named(tmp_path, content, got):
     with pytest.raises(errors.UserError) as error:
         workdir.read_spec(tmp_path)
     assert error.value.field.startswith(f"{tmp_path / workdir.CONFIG}") and got in error.value.got
+
+
+def test_an_unknown_network_is_a_mistake_in_the_file_that_names_it(tmp_path):
+    """Not in a flag, which only training takes."""
+    workdir.open_for_training(tmp_path, make_spec())
+    (tmp_path / workdir.CONFIG).write_text((tmp_path / workdir.CONFIG).read_text().replace("skip_resnet20", "resnet2O"))
+    with pytest.raises(errors.UserError, match=r"config\.json: model\.name: got 'resnet2O', .*Restore the file"):
+        workdir.read_spec(tmp_path)
+    for name, num_classes, got in (("resnet2O", 10, "name: got 'resnet2O'"), ("resnet20", 1, "num_classes: got 1")):
+        (tmp_path / workdir.MODEL).write_text(json.dumps({"name": name, "num_classes": num_classes}))
+        with pytest.raises(errors.UserError, match=rf"model\.json: model\.{got}, .*Convert the weights again"):
+            workdir.read_spec(tmp_path)
 
 
 def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
