@@ -52,6 +52,7 @@ def train_and_evaluate(
       signals.Stopped: SIGTERM or Ctrl-C arrived. It is a KeyboardInterrupt, and its text says what is saved.
     """
     spec = spec if isinstance(spec, TrainSpec) else config.train_spec(spec)
+    workdirs.require_plain(workdir)
     hosts.require_shared(workdirs.locate(workdir))
     wandb_log.require_installed(spec.wandb_project)
     with lease.hold(workdirs.locate(workdir)) as held:

@@ -92,8 +92,9 @@ def require_new(path: epath.PathLike) -> epath.Path:
     """Checks that a folder is new or empty, and returns its absolute path.
 
     Raises:
-      UserError: it is not.
+      UserError: it is not, or a checkpoint there could not be read.
     """
+    workdirs.require_plain(path)
     workdir = workdirs.locate(path)
     if workdir.exists() and not (workdir.is_dir() and not any(workdir.iterdir())):
         raise UserError("workdir", f"{path}, which exists", "a new or empty folder", "Choose another `workdir`.")

@@ -52,6 +52,7 @@ MODEL = "model.json"
 
 _PREPARATION = {"image_size": int, "mean": list[float], "std": list[float], "crop": float, "interpolation": str}
 _STEP = {"step": int}
+_OF_PATTERNS = "[\\"  # of Python's glob; its * and ? match themselves, too
 MEND = "Restore the file, or choose another `workdir`."  # for files that somebody has changed
 
 # These fields say how a run is watched and stored, not what it computes, so they may change when it resumes.
@@ -69,6 +70,21 @@ def locate(path: epath.PathLike) -> epath.Path:
     """Makes a path absolute; it may be relative to the current directory or to ~."""
     located = epath.Path(path).expanduser()
     return epath.Path(os.path.abspath(located)) if files.is_local(path) else located
+
+
+def require_plain(path: epath.PathLike) -> None:
+    """Refuses a workdir in whose path Orbax would see a pattern for names of files.
+
+    Orbax looks for the arrays it has just written by such a pattern, finds none, and leaves a checkpoint without arrays
+    that nobody can read.
+
+    Raises:
+      UserError: the path, with the folders above it, has one of the characters.
+    """
+    workdir = str(locate(path))
+    if found := [character for character in _OF_PATTERNS if character in workdir]:
+        expected = f"a path without {' '.join(_OF_PATTERNS)}, from which Orbax could not read its checkpoints"
+        raise UserError("workdir", f"{workdir}, with {' '.join(found)}", expected, "Choose another `workdir`.")
 
 
 def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Sequence[str] = ()) -> epath.Path:

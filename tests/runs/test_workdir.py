@@ -3,10 +3,13 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from skipnet_jax import errors
-from skipnet_jax.runs import workdir
+from skipnet_jax.runs import checkpoint, weights, workdir
+from skipnet_jax.train import train_and_evaluate
 from tests.tiny_runs import make_spec
 
 
@@ -87,6 +90,25 @@ def test_converted_weights_are_no_run_to_resume(tmp_path):
         workdir.open_for_training(run, make_spec())
     spec = workdir.read_spec(run)
     assert (spec.model.name, spec.data.name, spec.data.image_size) == ("skip_resnet50", "imagenet2012", 224)
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "[old]/run"])
+def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused_before_anything_is_written(name, tmp_path):
+    for write in (lambda place: train_and_evaluate(make_spec(), place), weights.require_new):
+        with pytest.raises(errors.UserError, match=r"^workdir: got .*, with . ?.*, expected a path without \[ "):
+            write(tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["plain", "50% of a {b} 'é'", "#1 (new), x=1~", "猫]", "a*b?"])
+def test_a_checkpoint_in_any_other_folder_can_be_read(name, tmp_path):
+    """Orbax writes the arrays in two steps, and finds those of the first by the path of the folder."""
+    workdir.require_plain(tmp_path / name)
+    state = {"params": {"w": jnp.ones(3)}}
+    with checkpoint.open_manager(workdir.locate(tmp_path / name)) as manager:
+        checkpoint.save(manager, 1, state, {"accuracy": 0.5})
+        manager.wait_until_finished()
+        checkpoint.restore(manager, 1, jax.tree.map(checkpoint.shape_of, state))
 
 
 def test_a_folder_without_a_run(tmp_path):
