@@ -38,7 +38,10 @@ For example:
     python -m skipnet_jax.main ... --coordinator_address=HOST0:1234 --num_processes=4 --process_id=0
 """
 
+import contextlib
 import logging
+import os
+import select
 import signal
 import sys
 import traceback
@@ -54,6 +57,7 @@ from skipnet_jax.runs import signals
 FAILED = 1  # a bug, or the machine: worth another try
 USER_ERROR = 2
 INTERRUPTED = signals.EXIT + signal.SIGINT  # 130; a run that SIGTERM stopped ends with 143
+PIPE_CLOSED = signals.EXIT + signal.SIGPIPE  # 141
 
 
 def run() -> None:
@@ -69,14 +73,14 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
       Exit status: 0 = done, 1 = the machine failed, 2 = a user's mistake, 130 and 143 = stopped by SIGINT and
-      SIGTERM, 75 = another host is lost, so start all hosts again.
+      SIGTERM, 141 = nobody reads the output any more, 75 = another host is lost, so start all hosts again.
     """
     libraries.quieten_orbax()
     name = str(flags.FLAGS["mode"].value)  # not MODE.value: a test or a notebook may call this without parsing flags
     mode = MODES[name]
-    if isinstance(mode, Program):
-        return mode.main(argv[1:], command_line.program_name(name))
     try:
+        if isinstance(mode, Program):
+            return mode.main(argv[1:], command_line.program_name(name))
         _check_flags(argv)
         return _dispatch()
     except signals.Stopped as stop:
@@ -86,7 +90,12 @@ def main(argv: Sequence[str]) -> int:
         print(str(stop) or "stopped. Run the same command again.", file=sys.stderr)
         return _end(INTERRUPTED)
     except Exception as error:
-        status = _report(error)
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            if name == "train":  # others have done what their reader wanted
+                with contextlib.suppress(OSError):  # standard error may go to the same reader
+                    print("stopped, since nobody reads the output. Run the same command to resume.", file=sys.stderr)
+            return _end(PIPE_CLOSED)
+        status = None if isinstance(mode, Program) else _report(error)
         if status is None:
             raise
         return _end(status)
@@ -113,6 +122,16 @@ def _has_joined() -> bool:
     """Whether this process has joined other hosts."""
     jax = sys.modules.get("jax")  # a process that has not imported JAX has not joined
     return jax is not None and jax.distributed.is_initialized()
+
+
+def _has_no_reader() -> bool:
+    """Whether nobody reads standard output any more, as in `... | head`; then drops what is still to be written."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # a pipe without a reader is reported unasked
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout at its end, now into this
+    return True
 
 
 def _end(status: int) -> int:

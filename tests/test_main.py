@@ -1,4 +1,5 @@
 import configparser
+import contextlib
 import errno
 import json
 import os
@@ -210,6 +211,39 @@ def test_what_is_no_bug_ends_with_a_text_and_a_status(dispatch, capsys, error, s
 def test_a_bug_keeps_its_trace(dispatch, error):
     dispatch(raising(error))
     with pytest.raises(type(error)):
+        main.main(["main"])
+
+
+@contextlib.contextmanager
+def no_reader():
+    """Makes standard output a pipe whose reader has gone, as in `... | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as stdout, contextlib.redirect_stdout(stdout):
+        yield
+
+
+@pytest.mark.parametrize(("mode", "text"), [("train", "stopped, since nobody reads the output. Run"), ("evaluate", "")])
+@pytest.mark.parametrize("write", [lambda: print("a line", flush=True), lambda: os.write(sys.stdout.fileno(), b"line")])
+def test_a_reader_that_has_seen_enough_ends_a_run_without_a_trace(dispatch, capsys, mode, text, write):
+    """Whether standard output keeps what it could not write, or has no buffer (python -u)."""
+    dispatch(write)
+    with flagsaver.flagsaver(mode=mode), no_reader():
+        assert main.main(["main"]) == 141
+    told = capsys.readouterr().err
+    assert told.startswith(text) and told.count("\n") == bool(text)
+
+
+def test_a_reader_that_has_seen_enough_ends_a_table_without_a_trace(capsys):
+    with flagsaver.flagsaver(mode="models"), no_reader():
+        assert main.main(["main", "resnet20"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_another_broken_pipe_than_that_of_the_output_is_a_bug(dispatch):
+    dispatch(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    read, write = os.pipe()
+    with open(read), open(write, "w") as stdout, contextlib.redirect_stdout(stdout), pytest.raises(BrokenPipeError):
         main.main(["main"])
 
 
