@@ -1,6 +1,7 @@
 """Sets up other libraries before their first use: they stay quiet, and leave the accelerators to JAX."""
 
 import hashlib
+import io
 import logging
 import os
 import platform
@@ -12,6 +13,15 @@ from absl import logging as absl_logging
 from skipnet_jax.errors import UserError
 
 _CACHE_BYTES = 2 * 2**30  # dozens of networks: the programs that train skip_resnet50 take some 20 MB
+
+
+def print_every_letter() -> None:
+    """Escapes letters that the encoding of standard output lacks, where Python would end the program instead.
+
+    Names of folders, images and classes have letters of any kind, and locales such as Latin-1 few.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does anyway
 
 
 def quieten_orbax() -> None:

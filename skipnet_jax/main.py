@@ -76,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
       SIGTERM, 141 = nobody reads the output any more, 75 = another host is lost, so start all hosts again.
     """
     libraries.quieten_orbax()
+    libraries.print_every_letter()
     name = str(flags.FLAGS["mode"].value)  # not MODE.value: a test or a notebook may call this without parsing flags
     mode = MODES[name]
     try:

@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
+from skipnet_jax import libraries
 from skipnet_jax.errors import UserError, is_full_disk, one_line
 from skipnet_jax.evaluation.image_predictions import STDIN, Result, classify, find_images
 from skipnet_jax.runs.joining import Joining
@@ -54,6 +55,7 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
       The exit status.
     """
     arguments = _parse(argv, program)
+    libraries.print_every_letter()
     joined = finished = False
     try:
         joined = _join_hosts(arguments)
@@ -178,7 +180,6 @@ def _print(batches: Iterable[list[Result]], total: int, form: str, width: int, o
 def _load(arguments: argparse.Namespace) -> "Classifier":
     from absl import logging as absl_logging
 
-    from skipnet_jax import libraries
     from skipnet_jax.data import storage
 
     libraries.quieten_tensorflow(level=3)  # this module reports bad images itself

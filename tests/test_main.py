@@ -1,6 +1,7 @@
 import configparser
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
@@ -212,6 +213,13 @@ def test_a_bug_keeps_its_trace(dispatch, error):
     dispatch(raising(error))
     with pytest.raises(type(error)):
         main.main(["main"])
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(dispatch):
+    dispatch(lambda: print("workdir: runs/été", flush=True) or 0)
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as stdout, contextlib.redirect_stdout(stdout):
+        assert main.main(["main"]) == 0
+        assert stdout.buffer.getvalue() == rb"workdir: runs/\xe9t\xe9" + b"\n"
 
 
 @contextlib.contextmanager

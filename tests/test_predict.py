@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import io
 import json
@@ -178,6 +179,14 @@ def test_flags_may_stand_before_and_after_the_images(tmp_path, exported, capsys)
     one, other = write_image(tmp_path / "1.png"), write_image(tmp_path / "2.png")
     assert predict.main([one, "--artifact=x", "--top=1", other]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", r"\xe9t\xe9\u732b.png"), ("utf-8", "été猫.png")])
+def test_letters_that_the_terminal_lacks_are_escaped(encoding, shown, exported, tmp_path):
+    image = write_image(tmp_path / "été猫.png")
+    with io.TextIOWrapper(io.BytesIO(), encoding) as stdout, contextlib.redirect_stdout(stdout):
+        assert predict.main([image, "--artifact=x", "--top=1"]) == 0
+        assert stdout.buffer.getvalue().decode(encoding).split()[0] == f"{tmp_path}/{shown}"
 
 
 @pytest.mark.parametrize("place", ["there", "there/", "new/"])
