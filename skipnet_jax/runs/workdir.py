@@ -90,7 +90,8 @@ def require_plain(path: epath.PathLike) -> None:
 def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Sequence[str] = ()) -> epath.Path:
     """Opens a run's workdir, or creates a new one, and checks that `spec` may continue the run in it.
 
-    A folder without a checkpoint takes any config: nothing would be lost, and a failed start must not occupy a folder.
+    A run without a checkpoint takes any config: nothing would be lost, and a failed start must not occupy a folder.
+    Other programs call files config.json too, and theirs stay as they are.
     With a checkpoint the folder keeps its config until `remember` replaces it, so a start with a wrong config does no
     harm.
 
@@ -100,7 +101,8 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
       allow_change: fields (as in optim.lr) that may differ from the stored config, besides `CHANGEABLE`.
 
     Raises:
-      UserError: the folder cannot be written, it holds another run, or `allow_change` names an unknown field.
+      UserError: the folder cannot be written, it holds another run or another program's config.json, or
+        `allow_change` names an unknown field.
     """
     for name in allow_change:
         config.require_field("allow_change", name)
@@ -114,6 +116,8 @@ def open_for_training(path: epath.PathLike, spec: TrainSpec, *, allow_change: Se
     stored = config.to_dict(started) if started else wanted
     if started:
         _require_same_run(workdir, stored, wanted, {*CHANGEABLE, *allow_change})
+    elif (workdir / CONFIG).exists():
+        _require_own_config(workdir)
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -165,6 +169,16 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
         return spec
     except UserError as error:
         raise UserError(f"{file}: {error.field}", error.got, error.expected, MEND) from error
+
+
+def _require_own_config(workdir: epath.Path) -> None:
+    """Refuses a folder whose config.json is another program's, as in a model of the Hugging Face hub.
+
+    Any older or newer version of this program writes the batch size and the network.
+    """
+    mend = "Choose another `workdir`, or remove the file."
+    fields = files.read_record(workdir / CONFIG, {"batch_size": int, "model": dict}, mend=mend)
+    files.require_fields(fields["model"], {"name": str}, f"{workdir / CONFIG}, model", mend=mend)
 
 
 def require_same_data(

@@ -92,6 +92,23 @@ def test_converted_weights_are_no_run_to_resume(tmp_path):
     assert (spec.model.name, spec.data.name, spec.data.image_size) == ("skip_resnet50", "imagenet2012", 224)
 
 
+@pytest.mark.parametrize("content", ['{"architectures": ["ResNet"], "model": {}}', '{"compilerOptions": 1,}', "[]"])
+def test_a_config_of_another_program_stays_as_it_is(content, tmp_path):
+    """As in a folder of the Hugging Face hub, or where somebody trains in the folder of a project."""
+    (tmp_path / workdir.CONFIG).write_text(content)
+    with pytest.raises(errors.UserError, match=r"config\.json: got .*Choose another `?workdir`?, or remove the file"):
+        workdir.open_for_training(tmp_path, make_spec())
+    assert (tmp_path / workdir.CONFIG).read_text() == content
+
+
+def test_a_failed_start_occupies_no_folder_even_if_another_version_made_it(tmp_path):
+    workdir.open_for_training(tmp_path, make_spec())
+    stored = json.loads((tmp_path / workdir.CONFIG).read_text())
+    (tmp_path / workdir.CONFIG).write_text(json.dumps({"a_field_of_tomorrow": 1} | stored))
+    workdir.open_for_training(tmp_path, make_spec(epochs=2))
+    assert workdir.read_spec(tmp_path).epochs == 2
+
+
 @pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "[old]/run"])
 def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused_before_anything_is_written(name, tmp_path):
     for write in (lambda place: train_and_evaluate(make_spec(), place), weights.require_new):
