@@ -76,7 +76,10 @@ def require_field(argument: str, path: str) -> None:
       UserError: there is no such field; the message has the nearest name.
     """
     if path not in fields():
-        raise UserError(argument, f"the unknown field {path}", "a field of the config", _did_you_mean(path))
+        mend = _did_you_mean(path)
+        if argument != "config":  # which takes the names without --config.
+            mend = mend.replace("`", "")
+        raise UserError(argument, f"the unknown field {path}", "a field of the config", mend)
 
 
 _Spec = typing.TypeVar("_Spec")

@@ -78,9 +78,12 @@ def test_a_run_that_is_short_of_memory_is_told_to_use_twice_its_own_parts(tmp_pa
         workdir.open_for_training(run, make_spec(batch_size=128))
 
 
-def test_an_unknown_field_to_change_is_refused(tmp_path):
-    with pytest.raises(errors.UserError, match="allow_change: got the unknown field epoch"):
-        workdir.open_for_training(tmp_path, make_spec(), allow_change=["epoch"])
+@pytest.mark.parametrize("name", ["epoch", "config.epochs"])
+def test_an_unknown_field_to_change_is_refused(name, tmp_path):
+    """The message names the field as `allow_change` takes it, and not as the flag --config.epochs."""
+    with pytest.raises(errors.UserError, match=f"allow_change: got the unknown field {name}") as error:
+        workdir.open_for_training(tmp_path, make_spec(), allow_change=[name])
+    assert error.value.message("--config.{}".format).endswith(" Did you mean epochs?")
 
 
 def test_converted_weights_are_no_run_to_resume(tmp_path):
