@@ -5,13 +5,14 @@ Every path may be local or in a bucket (gs://...).
 
 import contextlib
 import errno
+import fcntl
 import importlib.util
 import json
 import os
 import reprlib
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -69,6 +70,24 @@ def put_in_place(new: epath.PathLike, file: epath.PathLike) -> None:
         file.rename(_old(file))
         new.rename(file)
         _old(file).unlink()
+
+
+@contextlib.contextmanager
+def alone(folder: epath.PathLike) -> Iterator[None]:
+    """Lets one process at a time change a folder within a `with` block.
+
+    In a bucket, and on a file system without locks, it waits for no other.
+    """
+    if not is_local(folder):
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def restore_interrupted(folder: epath.Path) -> None:

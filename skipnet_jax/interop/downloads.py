@@ -1,13 +1,10 @@
 """Fetches a file once into the user's cache: resumes after an interruption, and checks the result."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
 
 from skipnet_jax import files, libraries
 from skipnet_jax.errors import UserError
@@ -42,7 +39,7 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
     part = place.with_name(f"{place.name}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(place.parent):
+        with files.alone(place.parent):
             if not place.is_file():  # another process may have fetched it meanwhile
                 _download(address, part, place)
                 _require_hash(part, sha256, address)
@@ -50,18 +47,6 @@ def fetch(address: str, sha256: str) -> pathlib.Path:
     except OSError as error:
         raise files.unwritable(CACHE_VARIABLE, place.parent, error) from error
     return place
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time download into a folder; on a file system without locks, it waits for no other."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _download(address: str, part: pathlib.Path, place: pathlib.Path) -> None:

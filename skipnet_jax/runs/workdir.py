@@ -232,11 +232,15 @@ def read_results(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def add_results(workdir: epath.Path, record: Mapping[str, Any]) -> None:
-    """Adds the record of an evaluation to results.json; it replaces an earlier record of the same evaluation."""
+    """Adds the record of an evaluation to results.json; it replaces an earlier record of the same evaluation.
+
+    Several evaluations may end at once.
+    """
     same = ("data", "dir", "image_size", "eval_classes", "split", "flip", "step")
-    earlier = read_results(workdir)
-    kept = [other for other in earlier if any(other.get(name) != record.get(name) for name in same)]
-    files.write_json(workdir / RESULTS, [*kept, dict(record)])
+    with files.alone(workdir):
+        earlier = read_results(workdir)
+        kept = [other for other in earlier if any(other.get(name) != record.get(name) for name in same)]
+        files.write_json(workdir / RESULTS, [*kept, dict(record)])
 
 
 def read_metrics(path: epath.PathLike, fields: files.Fields = _STEP, *, mend: str = MEND) -> list[dict[str, Any]]:

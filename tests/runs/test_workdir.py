@@ -1,5 +1,6 @@
 """The folder of a run: what it remembers, and what it refuses."""
 
+import concurrent.futures
 import dataclasses
 import json
 
@@ -154,6 +155,14 @@ def test_an_unknown_network_is_a_mistake_in_the_file_that_names_it(tmp_path):
         (tmp_path / workdir.MODEL).write_text(json.dumps({"name": name, "num_classes": num_classes}))
         with pytest.raises(errors.UserError, match=rf"model\.json: model\.{got}, .*Convert the weights again"):
             workdir.read_spec(tmp_path)
+
+
+def test_evaluations_that_end_at_once_all_keep_their_results(tmp_path):
+    """As when several data sets are evaluated by several commands."""
+    path = workdir.locate(tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: workdir.add_results(path, {"data": f"data_{number}"}), range(40)))
+    assert {record["data"] for record in workdir.read_results(path)} == {f"data_{number}" for number in range(40)}
 
 
 def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
