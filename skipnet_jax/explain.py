@@ -74,7 +74,8 @@ def explain_workdir(
     gates.find_sections(model)  # refuses a network without gates, before the long work
     predictor = from_weights(workdir, loaded)
     singles = [
-        _Image(epath.Path(file).name, preprocessing.load_image(file, predictor.preprocessing)) for file in images
+        _Image(epath.Path(file).name, preprocessing.load_image(os.path.expanduser(file), predictor.preprocessing))
+        for file in images  # no shell replaces the ~ of --images=~/photo.jpg
     ]
     folder = workdir / FOLDER if out is None else workdirs.locate(out)
     _make(folder)

@@ -64,12 +64,13 @@ def test_writes_pictures_and_numbers(run, capsys):
 
 
 @pytest.mark.slow
-def test_files_of_the_users_choice(run, tmp_path):
+def test_files_of_the_users_choice(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     image.imsave(tmp_path / "mine.png", np.random.default_rng(0).random((20, 30, 3)))
     (tmp_path / "out").mkdir()
     for name in ("gates_image_1.png", "gates_image_1.svg", "gates_image_of_mine.png"):  # an earlier call had more
         (tmp_path / "out" / name).write_text("")
-    explain.explain_workdir(run, images=[str(tmp_path / "mine.png")], out=tmp_path / "out")
+    explain.explain_workdir(run, images=["~/mine.png"], out=tmp_path / "out")
     told = json.loads((tmp_path / "out" / "gates.json").read_text())
     assert [entry["image"] for entry in told["single_images"]] == ["mine.png"]
     images = sorted(file.name for file in (tmp_path / "out").glob("gates_image_*"))

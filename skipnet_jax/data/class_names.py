@@ -1,6 +1,7 @@
 """Names of classes: ImageNet's, and those that a user lists in a file."""
 
 import importlib.util
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -27,13 +28,14 @@ def read(field: str, path: str, num_classes: int | None = None) -> tuple[str, ..
     Args:
       field: gives the path.
       path: a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one; lines may end as on Windows.
+        No shell replaces the ~ of --classes=~/names.txt, so this function does.
       num_classes: how many names the file must have; None = any number.
 
     Raises:
       UserError: the file cannot be read, is empty, or does not hold that many different names.
     """
     try:
-        content = pathlib.Path(path).read_bytes()
+        content = pathlib.Path(os.path.expanduser(path)).read_bytes()
         encoding = next((name for bom, name in _BOMS.items() if content.startswith(bom)), "utf-8")
         lines = [line.strip() for line in content.decode(encoding).splitlines()]
     except (OSError, UnicodeError) as error:

@@ -18,6 +18,12 @@ def test_names_are_read_in_any_usual_encoding(tmp_path, encoding, end):
     assert class_names.read("classes", str(tmp_path / "names.txt"), 3) == ("blau", "grün", "rot")
 
 
+def test_a_list_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "names.txt").write_text("red\n")
+    assert class_names.read("classes", "~/names.txt", 1) == ("red",)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
