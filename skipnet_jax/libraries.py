@@ -5,13 +5,16 @@ import io
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 from typing import Any
 
 from absl import logging as absl_logging
 
 from skipnet_jax.errors import UserError
 
+_AGAIN_SECONDS = 0.1  # until a callback that Ctrl-C has interrupted is over
 _CACHE_BYTES = 2 * 2**30  # dozens of networks: the programs that train skip_resnet50 take some 20 MB
 
 
@@ -22,6 +25,25 @@ def print_every_letter() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does anyway
+
+
+def keep_interruptions() -> None:
+    """Repeats a Ctrl-C that Python would drop.
+
+    Python's garbage collector calls JAX back. If Ctrl-C comes meanwhile, nothing can raise KeyboardInterrupt there:
+    Python would report that it ignores the exception, and the program would go on.
+    """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            report(unraisable)
+        elif threading.current_thread() is threading.main_thread():
+            again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+
+    sys.unraisablehook = report_others
 
 
 def quieten_orbax() -> None:

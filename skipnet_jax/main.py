@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
       Exit status: 0 = done, 1 = the machine failed, 2 = a user's mistake, 130 and 143 = stopped by SIGINT and
       SIGTERM, 141 = nobody reads the output any more, 75 = another host is lost, so start all hosts again.
     """
+    libraries.keep_interruptions()
     libraries.quieten_orbax()
     libraries.print_every_letter()
     name = str(flags.FLAGS["mode"].value)  # not MODE.value: a test or a notebook may call this without parsing flags

@@ -55,6 +55,7 @@ def main(argv: Sequence[str], program: str = "skipnet predict") -> int:
       The exit status.
     """
     arguments = _parse(argv, program)
+    libraries.keep_interruptions()
     libraries.print_every_letter()
     joined = finished = False
     try:

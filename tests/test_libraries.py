@@ -1,7 +1,9 @@
+import gc
 import os
 import pathlib
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -19,6 +21,23 @@ def test_only_abandoned_reads_are_silenced(monkeypatch):
     for error in (*dropped, RuntimeError("another")):
         sys.unraisablehook(types.SimpleNamespace(exc_value=error))
     assert [str(unraisable.exc_value) for unraisable in told] == ["another"]
+
+
+def test_ctrl_c_during_the_garbage_collection_comes_back(monkeypatch):
+    """JAX has such a callback, and Python ignores what a callback raises."""
+
+    def interrupted(phase, info):
+        gc.callbacks.remove(interrupted)
+        raise KeyboardInterrupt
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    libraries.keep_interruptions()
+    gc.callbacks.append(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gc.collect()
+        time.sleep(10)
+    assert not told
 
 
 def test_a_plugin_that_fails_is_one_line_with_its_cause(tmp_path):
