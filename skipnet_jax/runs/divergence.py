@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from skipnet_jax.errors import DivergedError
+from skipnet_jax.errors import DivergedError, is_full_disk
 from skipnet_jax.runs.lease import NO_LEASE, Lease
 from skipnet_jax.specs import TrainSpec
 from skipnet_jax.training import nonfinite, steps
@@ -61,7 +61,7 @@ class Guard:
             self._stop(step, {**self._last, "a parameter or statistic": math.nan})
 
     def _stop(self, step: int, numbers: Mapping[str, float | int]) -> NoReturn:
-        optim, where = self._spec.optim, self._keep_batch(step, numbers)
+        optim, batch = self._spec.optim, self._keep_batch(step, numbers)
         words = {"learning_rate": "learning rate", "grad_norm": "gradient norm"}
         bad = [f"{words.get(name, name)} {value}" for name, value in numbers.items() if not math.isfinite(value)]
         good = [f"{words[name]} {numbers[name]:g}" for name in words if math.isfinite(numbers.get(name, math.nan))]
@@ -69,18 +69,28 @@ class Guard:
         skip = "; or skip such updates: `on_nonfinite`=skip `allow_change`=on_nonfinite"
         raise DivergedError(
             f"training diverged: at step {step} got {', '.join(bad)} ({', '.join(good) or 'nothing finite'}), expected "
-            f"finite numbers; its batch is in {where}; {self._saved()}. "
+            f"finite numbers; {batch}; {self._saved()}. "
             f"Lower `optim.lr` (now {optim.lr:g}), warm up longer (`optim.warmup_epochs`, now {optim.warmup_epochs})"
             f"{in_float32}, in a new `workdir` or from what is saved with `allow_change`=optim.lr"
             f"{skip if self._spec.on_nonfinite == 'stop' else ''}."
         )
 
-    def _keep_batch(self, step: int, numbers: Mapping[str, Any]) -> epath.Path:
-        """Writes the step's metrics and this host's share of its batch, as it came from the input."""
+    def _keep_batch(self, step: int, numbers: Mapping[str, Any]) -> str:
+        """Writes the step's metrics and this host's share of its batch, as it came from the input.
+
+        Returns:
+          Where they are, in words. A full disk is no reason to hide the divergence.
+        """
         host = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
         file = self._workdir / f"nonfinite_step_{step}{host}.npz"
         arrays: dict[str, Any] = {"step": step, **numbers, **next(self._batches_from(step - 1))}
         self._lease.require()
-        with file.open("wb") as stream:
-            np.savez_compressed(stream, **{name.replace(" ", "_"): array for name, array in arrays.items()})
-        return file
+        try:
+            with file.open("wb") as stream:
+                np.savez_compressed(stream, **{name.replace(" ", "_"): array for name, array in arrays.items()})
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            file.unlink(missing_ok=True)
+            return "the disk has no room for its batch"
+        return f"its batch is in {file}"

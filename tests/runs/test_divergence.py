@@ -71,6 +71,13 @@ def test_the_first_bad_step_of_several_is_named_with_its_rate_norm_and_batch(gua
             assert report[name].dtype == array.dtype
 
 
+def test_a_full_disk_does_not_hide_that_training_diverged(guard, tmp_path):
+    (tmp_path / "nonfinite_step_3.npz").symlink_to("/dev/full")
+    with pytest.raises(errors.DivergedError, match=r"at step 3 got loss nan .*; the disk has no room for its batch; "):
+        guard.check_steps([{**GOOD, "loss": math.nan}], 3)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(guard):
     with pytest.raises(errors.DivergedError, match=r"at step 3 got gradient norm nan \(learning rate 0.125\)"):
         guard.check_steps([{**GOOD, "grad_norm": math.nan}], 3)
