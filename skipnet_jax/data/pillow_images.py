@@ -81,7 +81,7 @@ def _read(encoded: bytes, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
 def _upright(image: Any) -> Any:
     """Turns an image as its EXIF or XMP says.
 
-    Pillow's `exif_transpose` writes all of the EXIF anew, too, and fails if any other entry is of a wrong type.
+    Pillow's `exif_transpose` also rewrites the EXIF, and fails if any of its other entries has a wrong type.
     """
     from PIL import Image
 

@@ -73,10 +73,10 @@ def locate(path: epath.PathLike) -> epath.Path:
 
 
 def require_plain(path: epath.PathLike) -> None:
-    """Refuses a workdir in whose path Orbax would see a pattern for names of files.
+    """Refuses a workdir whose path Orbax would misread as a pattern.
 
-    Orbax looks for the arrays it has just written by such a pattern, finds none, and leaves a checkpoint without arrays
-    that nobody can read.
+    Orbax searches its own folder with `glob` for the arrays that it has just written. In such a folder it finds none,
+    and leaves a checkpoint without arrays.
 
     Raises:
       UserError: the path, with the folders above it, has one of the characters.
@@ -165,7 +165,7 @@ def read_spec(path: epath.PathLike) -> TrainSpec:
     content = files.read_json(file, mend=MEND)
     try:
         spec = config.from_dict(content, may_be_older=True)
-        zoo.find(spec.model.name)
+        zoo.find(spec.model.name)  # raises if no network has this name
         return spec
     except UserError as error:
         raise UserError(f"{file}: {error.field}", error.got, error.expected, MEND) from error

@@ -123,7 +123,7 @@ def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused_before_anyth
 
 @pytest.mark.parametrize("name", ["plain", "50% of a {b} 'é'", "#1 (new), x=1~", "猫]", "a*b?"])
 def test_a_checkpoint_in_any_other_folder_can_be_read(name, tmp_path):
-    """Orbax writes the arrays in two steps, and finds those of the first by the path of the folder."""
+    """Orbax writes each array to a file, then joins these files, which it finds by a pattern with the folder's path."""
     workdir.require_plain(tmp_path / name)
     state = {"params": {"w": jnp.ones(3)}}
     with checkpoint.open_manager(workdir.locate(tmp_path / name)) as manager:
